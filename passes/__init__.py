@@ -1,0 +1,1 @@
+"""Rewrites of a model that prove themselves, and recipes made of them."""

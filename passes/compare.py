@@ -1,0 +1,71 @@
+"""Compare the answers of two programs on the same samples, one sample at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import inf, log10
+
+import numpy as np
+
+from passes.dataset import Array, Dataset
+from passes.metric import Metric, paired_interval
+from passes.program import Program
+from passes.proof import Drift, MetricChange
+
+__all__ = ["compare", "compare_metric", "sqnr_db"]
+
+
+def sqnr_db(signal_power: float, noise_power: float) -> float:
+    """10 log10(signal / noise): infinite where there is no noise, minus infinite where there is only noise."""
+    if noise_power == 0:
+        return inf
+    return 10 * log10(signal_power / noise_power) if signal_power > 0 else -inf
+
+
+def compare(reference: Program, candidate: Program, data: Dataset) -> tuple[Drift, ...]:
+    """Signal-to-noise ratio and largest error of each output over all samples.
+
+    A value that is not finite in one and differs in the other makes the noise infinite.
+    """
+    power: dict[str, list[float]] = {}
+    for truth, answer in zip(reference.answers(data), candidate.answers(data), strict=True):
+        for name, signal, noise, worst in _errors(truth, answer):
+            totals = power.setdefault(name, [0.0, 0.0, 0.0])
+            totals[0] += signal
+            totals[1] += noise
+            totals[2] = max(totals[2], worst)
+    return tuple(
+        Drift(output=name, sqnr_db=-inf if noise == inf else sqnr_db(signal, noise), max_abs_error=worst)
+        for name, (signal, noise, worst) in power.items()
+    )
+
+
+def _errors(truth: Mapping[str, Array], answer: Mapping[str, Array]) -> list[tuple[str, float, float, float]]:
+    rows = []
+    for name, want in truth.items():
+        have = answer[name]
+        if want.shape != have.shape:
+            rows.append((name, 0.0, inf, inf))
+            continue
+        want64, have64 = np.asarray(want, np.float64), np.asarray(have, np.float64)
+        same = (want64 == have64) | (np.isnan(want64) & np.isnan(have64))
+        error = np.where(same, 0.0, np.nan_to_num(np.abs(want64 - have64), nan=inf, posinf=inf))
+        finite = np.where(np.isfinite(want64), want64, 0.0)
+        rows.append((name, float(np.square(finite).sum()), float(np.square(error).sum()), float(error.max(initial=0))))
+    return rows
+
+
+def compare_metric(reference: Program, candidate: Program, data: Dataset, metric: Metric) -> MetricChange | None:
+    """The metric of both programs where `data` has labels."""
+    if data.labels is None:
+        return None
+    labels = [int(label) for label in data.labels]
+    before = [metric.score(a, label) for a, label in zip(reference.answers(data), labels, strict=True)]
+    after = [metric.score(a, label) for a, label in zip(candidate.answers(data), labels, strict=True)]
+    return MetricChange(
+        name=metric.name,
+        before=float(np.mean(before)),
+        after=float(np.mean(after)),
+        drop_interval=paired_interval(before, after),
+        samples=len(labels),
+    )

@@ -1,0 +1,78 @@
+"""What a pass may use beside the program: nothing else, and never global."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from passes.dataset import Array, Dataset
+from passes.metric import Metric
+from passes.signature import Signature
+from targets.stack import Stack
+
+__all__ = ["Budget", "Context", "synthetic_data"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How far an approximate pass may move the answers before it is narrowed or reverted.
+
+    `min_sqnr_db` is the signal-to-quantization-noise ratio of the worst output; `max_metric_drop` is in the unit of
+    the metric and counts where there are labels.
+    """
+
+    min_sqnr_db: float = 10.0
+    max_metric_drop: float = 0.01
+
+
+def _silent(_step: str, _done: float) -> None:
+    pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What a pass may use.
+
+    Args:
+        stack: Where the model will run.
+        data: Calibration samples; None where the user gave none.
+        validation: Samples that proofs and metrics are taken on; the calibration data where None.
+        metric: Judges the answers where `validation` has labels.
+        fit: Trains a torch module; set by the driver for recipes that need it.
+        seed: Of every random choice.
+        progress: Called with a step's name and its share done.
+    """
+
+    stack: Stack
+    data: Dataset | None = None
+    validation: Dataset | None = None
+    metric: Metric | None = None
+    fit: Callable[..., Any] | None = None
+    seed: int = 0
+    budget: Budget = field(default_factory=Budget)
+    progress: Callable[[str, float], None] = _silent
+
+    def proof_data(self, signature: Signature) -> Dataset:
+        """Samples to prove a pass on: validation, else calibration, else synthetic ones that say so."""
+        chosen = self.validation or self.data
+        return chosen if chosen is not None else synthetic_data(signature, self.seed)
+
+
+SYNTHETIC = "synthetic"
+
+
+def synthetic_data(signature: Signature, seed: int, size: int = 4) -> Dataset:
+    """Seeded noise of the right shape: shows that two graphs compute the same, says nothing about accuracy."""
+    rng = np.random.default_rng(seed)
+    samples = [{spec.name: _noise(rng, spec.dtype, spec.shape) for spec in signature.inputs} for _ in range(size)]
+    return Dataset(SYNTHETIC, lambda: samples, size)
+
+
+def _noise(rng: np.random.Generator, dtype: str, shape: tuple[int | str, ...]) -> Array:
+    static = tuple(d if isinstance(d, int) else 1 for d in shape)
+    if np.issubdtype(np.dtype(dtype), np.floating):
+        return rng.standard_normal(static).astype(dtype)
+    return rng.integers(0, 2, static).astype(dtype)

@@ -1,0 +1,189 @@
+"""The contract of a pass: what it promises, and the ceremony that holds it to that.
+
+    requires(program) -> apply -> signature unchanged, structure valid -> ensures(before, after) -> answers compared
+    -> cost compared -> kept, narrowed or reverted
+
+A pass is a frozen dataclass: its fields are its configuration, and it holds no other state.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import fields, replace
+from enum import StrEnum
+from typing import Any, ClassVar, final
+
+from passes.compare import compare, compare_metric
+from passes.context import Context
+from passes.program import Level, Program
+from passes.proof import Decision, Proof
+from passes.structure import check_structure, inferred
+from targets.cost import estimate
+from targets.errors import InvalidInput, MissingDependency
+
+__all__ = ["Kind", "Pass", "PassFailed"]
+
+_EXACT_SQNR_DB = {"float32": 80.0, "float16": 40.0}
+"""What "the same to rounding" means: float32 carries 144 dB and float16 66 dB; reordered sums may cost four digits
+of the one and 26 dB of the other."""
+
+_SLOWER = 1.001  # predicted times within a thousandth count as equal
+
+
+class PassFailed(InvalidInput):
+    """This model cannot take this pass."""
+
+
+class Kind(StrEnum):
+    EXACT = "exact"
+    APPROXIMATE = "approximate"
+    RETRAINED = "retrained"
+
+
+class Pass(ABC):
+    """A rewrite of a program.
+
+    Class attributes:
+        kind: `exact` is compared with the program before it, `approximate` with the reference, `retrained` by the
+            metric; the result of the last becomes the reference of what follows.
+        level: Where it works; `becomes` is set by the one pass that changes level.
+        needs, gives, breaks: Facts about programs. A recipe checks their order when it is built.
+        essential: The road cannot go on without it: its refusal is an error and it is never reverted.
+    """
+
+    kind: ClassVar[Kind]
+    level: ClassVar[Level] = Level.ONNX
+    becomes: ClassVar[Level | None] = None
+    needs: ClassVar[frozenset[str]] = frozenset()
+    gives: ClassVar[frozenset[str]] = frozenset()
+    breaks: ClassVar[frozenset[str]] = frozenset()
+    essential: ClassVar[bool] = False
+
+    @property
+    def name(self) -> str:
+        return type(self).__name__
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The configuration, as plain data."""
+        return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}  # type: ignore[arg-type]
+
+    def requires(self, program: Program, ctx: Context) -> None:  # noqa: B027 - most passes take any program
+        """Refuse a program or context that the pass cannot work on.
+
+        Raises:
+            PassFailed: with the reason; the recipe records it and goes on unless the pass is essential.
+        """
+
+    @abstractmethod
+    def apply(self, program: Program, ctx: Context) -> Program:
+        """The rewritten program; the one given stays as it was."""
+
+    def ensures(self, before: Program, after: Program, ctx: Context) -> None:  # noqa: B027
+        """Check on the result what only this pass promises.
+
+        Raises:
+            PassFailed: the promise does not hold.
+        """
+
+    def narrower(self, before: Program, ctx: Context, proof: Proof) -> Pass | None:
+        """The same pass on fewer layers, to try after `proof` was over budget; None where there is no less."""
+        return None
+
+    @final
+    def __call__(self, program: Program, ctx: Context) -> tuple[Program, Proof]:
+        """Apply the pass and judge it. The program that comes back is the one to go on with."""
+        if program.level is not self.level:
+            raise PassFailed(f"{self.name} works on {self.level} programs, this one is {program.level}",
+                             hint="put the pass before or after Export in the recipe")
+        self.requires(program, ctx)
+        attempt: Pass = self
+        while True:
+            try:
+                after = attempt._checked_apply(program, ctx)
+                proof = attempt._judge(program, after, ctx)
+            except (InvalidInput, MissingDependency) as error:
+                if isinstance(error, PassFailed) or attempt.essential:
+                    raise
+                raise PassFailed(f"the result is not usable: {error.problem}", hint=error.hint) from error
+            if not proof.reason or attempt.essential:
+                narrowed = attempt is not self
+                decision = Decision.NARROWED if narrowed else Decision.KEPT
+                return after, replace(proof, decision=decision, reason=attempt._narrowing(self) if narrowed else "")
+            narrower = attempt.narrower(program, ctx, proof)
+            if narrower is None:
+                return program, replace(proof, decision=Decision.REVERTED)
+            attempt = narrower
+
+    def _checked_apply(self, program: Program, ctx: Context) -> Program:
+        after = self.apply(program, ctx)
+        if after.signature != program.signature:
+            raise PassFailed(f"{self.name} changed the signature", hint="this is a bug in the pass: please report it")
+        expected = self.becomes or program.level
+        if after.level is not expected:
+            raise PassFailed(f"{self.name} left a {after.level} program, not {expected}",
+                             hint="this is a bug in the pass: please report it")
+        check_structure(after)
+        self.ensures(program, after, ctx)
+        facts = (program.facts - self.breaks) | self.gives
+        reference = after if self.kind is Kind.RETRAINED else program.truth
+        return replace(after, facts=facts, reference=reference)
+
+    def _judge(self, before: Program, after: Program, ctx: Context) -> Proof:
+        data = ctx.proof_data(before.signature)
+        against = before if self.kind is Kind.EXACT else before.truth
+        drift = compare(against, after, data)
+        metric = compare_metric(before.truth, after, data, ctx.metric) if ctx.metric else None
+        proof = Proof(
+            name=self.name,
+            settings=self.settings,
+            kind=str(self.kind),
+            decision=Decision.KEPT,
+            drift=drift,
+            metric=metric,
+            data=data.name,
+            samples=len(data),
+            cost_s=_costs(before, after, ctx),
+            size_bytes=_sizes(before, after),
+            nodes=_nodes(before, after),
+        )
+        return replace(proof, reason=self._objection(proof, ctx, after))
+
+    def _objection(self, proof: Proof, ctx: Context, after: Program) -> str:
+        """Why the result may not be kept, or an empty string."""
+        if self.kind is Kind.EXACT:
+            floor = _EXACT_SQNR_DB["float16" if "float16" in after.facts else "float32"]
+            if proof.worst_sqnr_db < floor:
+                return f"answers moved by {proof.worst_sqnr_db:.1f} dB SQNR; an exact pass must keep {floor:g} dB"
+        elif self.kind is Kind.APPROXIMATE and proof.worst_sqnr_db < ctx.budget.min_sqnr_db:
+            return f"{proof.worst_sqnr_db:.1f} dB SQNR is under the budget of {ctx.budget.min_sqnr_db:g} dB"
+        if proof.metric and proof.metric.drop > ctx.budget.max_metric_drop:
+            return f"{proof.metric.name} fell by {proof.metric.drop:.4f}, the budget is {ctx.budget.max_metric_drop:g}"
+        if proof.cost_s and proof.cost_s[1] > proof.cost_s[0] * _SLOWER:
+            before_ms, after_ms = (1e3 * s for s in proof.cost_s)
+            return f"predicted to be slower on {ctx.stack.id}: {before_ms:.4g} ms before, {after_ms:.4g} ms after"
+        return ""
+
+    def _narrowing(self, wanted: Pass) -> str:
+        changed = {k: v for k, v in self.settings.items() if v != wanted.settings[k]}
+        return f"narrowed to {changed}"
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, (tuple, frozenset)) else value
+
+
+def _costs(before: Program, after: Program, ctx: Context) -> tuple[float, float] | None:
+    if before.level is not Level.ONNX:
+        return None
+    return tuple(  # type: ignore[return-value]
+        estimate(inferred(p), ctx.stack, as_is=True).latency_s for p in (before, after)
+    )
+
+
+def _sizes(before: Program, after: Program) -> tuple[int, int] | None:
+    return (len(before.onnx_bytes), len(after.onnx_bytes)) if before.level is Level.ONNX else None
+
+
+def _nodes(before: Program, after: Program) -> tuple[int, int] | None:
+    return (before.graph.num_nodes(), after.graph.num_nodes()) if before.level is Level.ONNX else None

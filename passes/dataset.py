@@ -1,0 +1,72 @@
+"""Samples with a digest: what calibrates a quantizer, proves a pass and measures a metric."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Array", "Dataset", "Sample"]
+
+Array = np.ndarray[Any, Any]
+Sample = Mapping[str, Array]
+"""One sample: an array for each input of the model, with its batch dimension."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Samples that can be read again and again, one at a time; labels where there are any.
+
+    Args:
+        name: How the user named it, for the report.
+        read: Gives a fresh iterator over the samples; called for every pass over the data, so that nothing is held.
+        size: Number of samples.
+        labels: (size,) class of each sample, or None.
+    """
+
+    name: str
+    read: Callable[[], Iterable[Sample]]
+    size: int
+    labels: Array | None = None
+
+    def __iter__(self) -> Iterator[Sample]:
+        return iter(self.read())
+
+    def __len__(self) -> int:
+        return self.size
+
+    def take(self, count: int) -> Dataset:
+        """The first `count` samples; the same data set where it has no more."""
+        if count >= self.size:
+            return self
+        labels = None if self.labels is None else self.labels[:count]
+        return Dataset(self.name, lambda: islice(self.read(), count), count, labels)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over names, types, shapes and values of every sample, and the labels."""
+        state = hashlib.sha256()
+        for sample in self:
+            for name in sorted(sample):
+                array = np.ascontiguousarray(sample[name])
+                state.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
+                state.update(array.tobytes())
+        if self.labels is not None:
+            state.update(np.ascontiguousarray(self.labels, dtype=np.int64).tobytes())
+        return state.hexdigest()
+
+    @classmethod
+    def of_arrays(cls, name: str, arrays: Mapping[str, Array], labels: Array | None = None) -> Dataset:
+        """Samples along the first axis of each array; every sample keeps a batch dimension of 1."""
+        size = len(next(iter(arrays.values())))
+
+        def read() -> Iterator[Sample]:
+            for i in range(size):
+                yield {key: array[i : i + 1] for key, array in arrays.items()}
+
+        return cls(name, read, size, labels)

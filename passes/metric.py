@@ -1,0 +1,44 @@
+"""Judge answers against labels, sample by sample, so that two models can be compared in pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import sqrt
+
+import numpy as np
+
+from passes.dataset import Array
+
+__all__ = ["Metric", "TOP1", "paired_interval"]
+
+_Z_90 = 1.645
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A score for each answer, higher is better; the metric is its mean.
+
+    Args:
+        name: As printed.
+        score: From the outputs for one sample and its label to a number, usually in [0, 1].
+    """
+
+    name: str
+    score: Callable[[Mapping[str, Array], int], float]
+
+
+def _top1(answer: Mapping[str, Array], label: int) -> float:
+    first = next(iter(answer.values()))
+    return float(int(np.argmax(first.reshape(-1))) == label)
+
+
+TOP1 = Metric("top-1 accuracy", _top1)
+"""Share of samples whose largest value of the first output is at the label."""
+
+
+def paired_interval(before: list[float], after: list[float]) -> tuple[float, float]:
+    """90 % normal interval of mean(before - after) over paired samples."""
+    drops = np.asarray(before) - np.asarray(after)
+    half = _Z_90 * float(drops.std(ddof=1)) / sqrt(len(drops)) if len(drops) > 1 else float("inf")
+    return float(drops.mean()) - half, float(drops.mean()) + half

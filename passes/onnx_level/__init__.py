@@ -1,0 +1,1 @@
+"""Passes on an ONNX graph, after export."""

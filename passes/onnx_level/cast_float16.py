@@ -1,0 +1,47 @@
+"""Store and compute in float16, except where its range or precision does not do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from passes.context import Context
+from passes.contract import Kind, Pass, PassFailed
+from passes.onnxruntime import import_onnxruntime
+from passes.program import Program
+
+__all__ = ["CastFloat16"]
+
+
+@dataclass(frozen=True)
+class CastFloat16(Pass):
+    """Weights and activations in float16; inputs and outputs stay float32, so the signature does.
+
+    `protect` names operator types that stay in float32 beside onnxruntime's own list of those that must.
+    """
+
+    protect: tuple[str, ...] = ()
+    kind = Kind.APPROXIMATE
+    needs = frozenset({"constants_folded"})
+    gives = frozenset({"float16"})
+
+    def requires(self, program: Program, ctx: Context) -> None:
+        if not any(t.dtype == "float32" for t in (*program.signature.inputs, *program.signature.outputs)):
+            raise PassFailed("the model has no float32 input or output to cast behind", hint="nothing to do")
+
+    def apply(self, program: Program, ctx: Context) -> Program:
+        import onnx
+        import onnx_ir
+
+        import_onnxruntime()
+        from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
+
+        proto = onnx.load_model_from_string(program.onnx_bytes)
+        cast = convert_float_to_float16(
+            proto,
+            keep_io_types=True,
+            op_block_list=[*DEFAULT_OP_BLOCK_LIST, *self.protect],
+            disable_shape_infer=False,
+        )
+        model = onnx_ir.from_proto(cast)
+        model.graph.sort()  # the converter appends its casts at the end
+        return program.with_model(model)

@@ -1,0 +1,44 @@
+"""Compute at compile time what does not depend on the input, and drop what nothing reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from passes.context import Context
+from passes.contract import Kind, Pass
+from passes.program import Program
+
+__all__ = ["FoldConstants"]
+
+
+@dataclass(frozen=True)
+class FoldConstants(Pass):
+    """Constant folding, dead code, duplicate constants and identities, by onnxscript's optimizer.
+
+    Results of more than `max_elements` elements stay computed, so that an expanded constant does not bloat the file.
+    """
+
+    max_elements: int = 262_144
+    kind = Kind.EXACT
+    needs = frozenset({"exported"})
+    gives = frozenset({"constants_folded"})
+
+    def apply(self, program: Program, ctx: Context) -> Program:
+        from onnx_ir.passes import Sequential, common
+        from onnxscript.optimizer import fold_constants_ir
+
+        model = program.clone()
+        common.InlinePass()(model)
+        fold_constants_ir(
+            model, onnx_shape_inference=True, input_size_limit=8192, output_size_limit=self.max_elements
+        )
+        Sequential(
+            common.IdentityEliminationPass(),
+            common.RemoveUnusedNodesPass(),
+            common.RemoveUnusedFunctionsPass(),
+            common.RemoveUnusedOpsetsPass(),
+            common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+            common.DeduplicateInitializersPass(),
+            common.NameFixPass(),
+        )(model)
+        return program.with_model(model)

@@ -1,0 +1,39 @@
+"""Write activations that were spelled out as the one operator they are, so that runtimes fuse them with Conv."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from passes.context import Context
+from passes.contract import Kind, Pass
+from passes.onnx_level.rewriting import rewrite
+from passes.program import Program
+
+__all__ = ["FuseActivation"]
+
+
+@dataclass(frozen=True)
+class FuseActivation(Pass):
+    """x * clip(x + 3, 0, 6) / 6 becomes HardSwish; Relu, Min, Max and Clip chains become one Clip.
+
+    The Conv and its activation stay two nodes, which every runtime of `targets/grouping.py` computes in one go:
+    ONNX has no operator for the pair.
+    """
+
+    kind = Kind.EXACT
+    needs = frozenset({"constants_folded"})
+
+    def apply(self, program: Program, ctx: Context) -> Program:
+        from onnxscript.rewriter.rules import common as rules
+
+        chosen = [
+            rules.successive_relu_rule,
+            rules.successive_clip_rule,
+            rules.successive_clip_relu_rule,
+            rules.successive_relu_clip_rule,
+            rules.min_max_rule,
+            rules.max_min_rule,
+        ]
+        if program.opset >= 14:
+            chosen += rules.fuse_hardswish_rules().rules
+        return rewrite(program, chosen)

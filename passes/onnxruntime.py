@@ -1,0 +1,91 @@
+"""The one door to onnxruntime: telemetry off, errors turned into ours, sessions that run on one thread count.
+
+onnxruntime 1.29 and later report usage from the Linux wheel unless ORT_DISABLE_TELEMETRY is set before the import.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from passes.dataset import Array
+from targets.errors import InvalidInput, MissingDependency, ToolkitError
+
+__all__ = ["Session", "import_onnxruntime", "mapped_errors"]
+
+
+def import_onnxruntime() -> Any:
+    """The onnxruntime module, with its telemetry switched off.
+
+    Raises:
+        MissingDependency: it is not installed.
+    """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingDependency(f"onnxruntime: {error}", hint="pip install onnxruntime") from error
+    return onnxruntime
+
+
+_INPUT_ERRORS = {"InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NoModel", "NotFound"}
+_RUNTIME_ERRORS = {
+    "DeviceReset", "EPFail", "EngineError", "Fail", "ModelLoadCanceled", "ModelLoaded", "ModelRequiresCompilation",
+    "NotImplemented", "RuntimeException",
+}  # fmt: skip
+
+
+@contextmanager
+def mapped_errors(doing: str) -> Iterator[None]:
+    """Turn onnxruntime's exceptions into ours while `doing` something.
+
+    Raises:
+        InvalidInput: the model or its inputs are at fault.
+        MissingDependency: this build of onnxruntime cannot run the model.
+    """
+    try:
+        yield
+    except ToolkitError:
+        raise
+    except Exception as error:
+        name = type(error).__name__
+        if not type(error).__module__.startswith("onnxruntime"):
+            raise
+        text = " ".join(str(error).split())[:300]
+        if name in _INPUT_ERRORS:
+            raise InvalidInput(f"onnxruntime, {doing}: {text}", hint="check the file with `toolkit inspect`") from error
+        if name in _RUNTIME_ERRORS:
+            raise MissingDependency(
+                f"onnxruntime cannot run this, {doing}: {text}",
+                hint="replace the operator it names, or export the model with another opset",
+            ) from error
+        raise
+
+
+class Session:
+    """A loaded ONNX model: arrays in by name, arrays out by name.
+
+    Args:
+        model: The serialized ModelProto.
+        optimize: Let onnxruntime rewrite the graph, as a device would; off to compare graphs as they stand.
+        threads: Threads inside one operator.
+    """
+
+    def __init__(self, model: bytes, *, optimize: bool = True, threads: int = 1) -> None:
+        ort = import_onnxruntime()
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        options.use_deterministic_compute = True
+        level = ort.GraphOptimizationLevel
+        options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+        with mapped_errors("loading the model"):
+            self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self.output_names = [o.name for o in self._session.get_outputs()]
+
+    def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        with mapped_errors("running the model"):
+            return dict(zip(self.output_names, self._session.run(None, dict(inputs)), strict=True))

@@ -1,0 +1,137 @@
+"""A model at one level of the road, with what is known about it and what its answers are compared with."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from passes.dataset import Array, Dataset, Sample
+from passes.onnxruntime import Session
+from passes.signature import Signature
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["Level", "Program"]
+
+_ANSWERS_KEPT_BYTES = 64 * 2**20
+
+
+class Level(StrEnum):
+    TORCH = "torch"
+    ONNX = "onnx"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Program:
+    """A model on the road from source to artefact. A pass maps one to the next and changes none.
+
+    Args:
+        name: What the user calls the model; names files and reports.
+        level: `torch` (model is an nn.Module or ScriptModule) or `onnx` (model is an onnx_ir Model).
+        signature: Inputs and outputs; the same at every level.
+        example: One sample that the model accepts; shapes only, its values mean nothing.
+        facts: What earlier passes established, for instance "batchnorm_folded".
+        reference: The program whose answers count as right; None means this one.
+    """
+
+    name: str
+    level: Level
+    model: Any
+    signature: Signature
+    example: Sample
+    facts: frozenset[str] = frozenset()
+    reference: Program | None = None
+    _answers: dict[str, list[dict[str, Array]]] = field(default_factory=dict, repr=False)
+
+    def with_model(self, model: Any, *, level: Level | None = None) -> Program:
+        """The next program: `model` in place of this one, compared with the same reference."""
+        return replace(
+            self, model=model, level=level or self.level, reference=self.reference or self, _answers={}
+        )
+
+    @property
+    def truth(self) -> Program:
+        return self.reference or self
+
+    @property
+    def graph(self) -> ir.Graph:
+        """The ONNX graph."""
+        assert self.level is Level.ONNX
+        graph: ir.Graph = self.model.graph
+        return graph
+
+    @property
+    def opset(self) -> int:
+        """Version of the standard operator set that the graph imports."""
+        version: int = self.model.opset_imports.get("", 0)
+        return version
+
+    def clone(self) -> ir.Model:
+        """A copy of the ONNX model that a pass may change; tensors are shared."""
+        copy: ir.Model = self.model.clone()
+        return copy
+
+    @cached_property
+    def onnx_bytes(self) -> bytes:
+        """The serialized ModelProto; equal graphs give equal bytes."""
+        import onnx_ir
+
+        proto = onnx_ir.to_proto(self.model)
+        return proto.SerializeToString(deterministic=True)
+
+    @cached_property
+    def exported(self) -> Any:
+        """The `torch.export` graph of a torch-level program."""
+        from passes.torch_level.capture import capture
+
+        return capture(self)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the graph and every weight: the identity of the model, whatever file or factory it came from."""
+        if self.level is Level.ONNX:
+            return hashlib.sha256(self.onnx_bytes).hexdigest()
+        from passes.torch_level.capture import torch_digest
+
+        return torch_digest(self)
+
+    def run(self, sample: Sample) -> dict[str, Array]:
+        """The answers to one sample, by output name."""
+        return self._runner(sample)
+
+    def answers(self, data: Dataset) -> Iterator[dict[str, Array]]:
+        """The answers to each sample of `data`; kept and given again where they are small."""
+        key = data.digest
+        if key in self._answers:
+            yield from self._answers[key]
+            return
+        kept: list[dict[str, Array]] = []
+        size = 0
+        for sample in data:
+            answer = self.run(sample)
+            yield answer
+            size += sum(a.nbytes for a in answer.values())
+            if size <= _ANSWERS_KEPT_BYTES:
+                kept.append(answer)
+        if size <= _ANSWERS_KEPT_BYTES:
+            self._answers[key] = kept
+
+    @cached_property
+    def _runner(self) -> Any:
+        if self.level is Level.ONNX:
+            return Session(self.onnx_bytes)
+        from passes.torch_level.capture import torch_runner
+
+        return torch_runner(self)
+
+
+def onnx_program(name: str, model: ir.Model, signature: Signature, example: Mapping[str, Array]) -> Program:
+    """A program that starts at the ONNX level."""
+    return Program(
+        name=name, level=Level.ONNX, model=model, signature=signature, example=example, facts=frozenset({"exported"})
+    )

@@ -1,0 +1,97 @@
+"""Is this a valid model, and what are its shapes? onnx's own checker and shape inference, errors turned into ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from passes.program import Level, Program
+from targets.errors import InvalidInput
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["check_structure", "infer_shapes", "inferred", "onnx_errors"]
+
+
+@contextmanager
+def onnx_errors(doing: str) -> Iterator[None]:
+    """Turn the exceptions of onnx into InvalidInput while `doing` something."""
+    import google.protobuf.message
+    import onnx.checker
+    import onnx.shape_inference
+
+    try:
+        yield
+    except (
+        onnx.checker.ValidationError,
+        onnx.shape_inference.InferenceError,
+        google.protobuf.message.DecodeError,
+        google.protobuf.message.EncodeError,
+    ) as error:
+        text = " ".join(str(error).split())[:300]
+        raise InvalidInput(f"{doing}: {text}", hint="export the model again, or check the file's origin") from error
+
+
+def check_structure(program: Program) -> None:
+    """Refuse an ONNX program that onnx's checker refuses, or whose inputs and outputs left its signature.
+
+    Raises:
+        InvalidInput: with the checker's own words.
+    """
+    if program.level is not Level.ONNX:
+        return
+    import onnx
+
+    with onnx_errors("the graph is not valid ONNX"):
+        onnx.checker.check_model(program.onnx_bytes)
+    for have, want in ((program.graph.inputs, program.signature.inputs), (program.graph.outputs, program.signature.outputs)):
+        if [v.name for v in have] != [s.name for s in want]:
+            raise InvalidInput(
+                f"the graph's tensors {[v.name for v in have]} are not those of the signature",
+                hint="this is a bug in a pass: please report it",
+            )
+
+
+def infer_shapes(model: ir.Model, dims: Mapping[str, int] | None = None) -> ir.Model:
+    """A copy of `model` with shapes inferred afresh; symbolic input dimensions take their value from `dims`.
+
+    A symbolic first dimension is a batch and becomes 1 where `dims` is silent.
+    """
+    import onnx_ir as ir
+    from onnx_ir.passes.common import ShapeInferencePass
+
+    copy = model.clone()
+    known = dict(dims or {})
+    changed = False
+    for value in copy.graph.inputs:
+        if value.shape is None:
+            continue
+        sizes = [_size(d, i, known) for i, d in enumerate(value.shape.dims)]
+        changed = changed or not value.shape.is_static()
+        value.shape = ir.Shape(sizes)
+    if changed:
+        for node in copy.graph:
+            for value in node.outputs:
+                value.shape = None
+    with onnx_errors("shape inference"):
+        return ShapeInferencePass()(copy).model
+
+
+def _size(dim: int | ir.SymbolicDim, position: int, known: Mapping[str, int]) -> int | ir.SymbolicDim:
+    if isinstance(dim, int):
+        return dim
+    name = str(dim.value)
+    return known.get(name, 1 if position == 0 else dim)  # type: ignore[arg-type]
+
+
+def inferred(program: Program) -> ir.Model:
+    """The program's graph with static shapes, as cost models read it; dims come from the example sample."""
+    dims = {
+        str(want): have
+        for spec in program.signature.inputs
+        for want, have in zip(spec.shape, program.example[spec.name].shape, strict=True)
+        if isinstance(want, str)
+    }
+    return infer_shapes(program.model, dims)

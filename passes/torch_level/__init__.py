@@ -1,0 +1,1 @@
+"""Passes on an nn.Module, before export."""

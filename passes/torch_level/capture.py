@@ -1,0 +1,180 @@
+"""A torch module as a graph: captured by torch.export, digested, and run on numpy samples."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from passes.dataset import Array, Sample
+from passes.program import Program
+from passes.signature import Signature, TensorSpec
+from targets.errors import InvalidInput
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from torch.export import ExportedProgram
+
+__all__ = ["capture", "export_errors", "quiet_exporter", "signature_of", "torch_digest", "torch_runner"]
+
+
+@contextmanager
+def quiet_exporter() -> Iterator[None]:
+    """Keep the exporters' deprecation notes and progress lines out of the user's terminal."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+@contextmanager
+def export_errors(name: str) -> Iterator[None]:
+    """Turn whatever torch's exporters raise on a user's module into InvalidInput."""
+    try:
+        yield
+    except (KeyboardInterrupt, MemoryError, InvalidInput):
+        raise
+    except Exception as error:  # the exporters raise anything, the user's own forward included
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        text = lines[0][:300] if lines else type(error).__name__
+        raise InvalidInput(
+            f"{name} cannot be captured as a graph: {text}",
+            hint="rewrite what the message names without data-dependent Python, or export it to ONNX yourself and "
+            "compile the .onnx; -vv shows the whole trace",
+        ) from error
+
+
+def capture(program: Program) -> ExportedProgram:
+    """The graph of a torch-level program, its varying dimensions kept symbolic."""
+    import torch
+
+    args = tuple(to_tensor(program.example[spec.name]) for spec in program.signature.inputs)
+    with quiet_exporter(), export_errors(program.name), torch.no_grad():
+        return torch.export.export(program.model, args, dynamic_shapes=_dynamic(program.signature), strict=False)
+
+
+def _dynamic(signature: Signature) -> tuple[dict[int, Any], ...] | None:
+    from torch.export import Dim
+
+    dims = {d: Dim(d) for spec in signature.inputs for d in spec.shape if isinstance(d, str)}
+    if not dims:
+        return None
+    return tuple({i: dims[d] for i, d in enumerate(spec.shape) if isinstance(d, str)} for spec in signature.inputs)
+
+
+def torch_digest(program: Program) -> str:
+    """SHA-256 of a torch-level program: the captured graph's code and every tensor of its state."""
+    state = hashlib.sha256(str(program.signature).encode())
+    code = program.model.code if is_script(program.model) else program.exported.graph_module.code
+    state.update(code.encode())
+    tensors: Mapping[str, torch.Tensor] = (
+        program.model.state_dict()
+        if is_script(program.model)
+        else {**program.exported.state_dict, **_tensors(program.exported.constants)}
+    )
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        state.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
+        state.update(_raw(value))
+    return state.hexdigest()
+
+
+def _tensors(constants: Mapping[str, Any]) -> dict[str, Any]:
+    import torch
+
+    return {name: value for name, value in constants.items() if isinstance(value, torch.Tensor)}
+
+
+def _raw(value: torch.Tensor) -> bytes:
+    import torch
+
+    raw: bytes = value.reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b""
+    return raw
+
+
+def is_script(model: Any) -> bool:
+    import torch
+
+    return isinstance(model, torch.jit.ScriptModule)
+
+
+def torch_runner(program: Program) -> Callable[[Sample], dict[str, Array]]:
+    """A function from a numpy sample to numpy answers by output name."""
+    import torch
+
+    model: nn.Module = program.model
+
+    def run(sample: Sample) -> dict[str, Array]:
+        args = [to_tensor(sample[spec.name]) for spec in program.signature.inputs]
+        with torch.no_grad():
+            outputs = flatten(model(*args))
+        return {spec.name: _numpy(value) for spec, value in zip(program.signature.outputs, outputs, strict=True)}
+
+    return run
+
+
+def signature_of(model: nn.Module, example: Mapping[str, Array], dynamic: Mapping[str, Mapping[int, str]]) -> Signature:
+    """Run `model` once on `example` and name what came out `output`, or `output_0`, `output_1` and so on.
+
+    `dynamic` names the varying dimensions of each input; an output dimension varies where it equals the size of a
+    varying first dimension.
+    """
+    import torch
+
+    with torch.no_grad(), export_errors(type(model).__name__):
+        outputs = [_numpy(t) for t in flatten(model(*(to_tensor(a) for a in example.values())))]
+    inputs = tuple(
+        TensorSpec(name, a.dtype.name, tuple(dynamic.get(name, {}).get(i, d) for i, d in enumerate(a.shape)))
+        for name, a in example.items()
+    )
+    batch = next((spec.shape[0] for spec in inputs if spec.shape and isinstance(spec.shape[0], str)), None)
+    names = ["output"] if len(outputs) == 1 else [f"output_{i}" for i in range(len(outputs))]
+    return Signature(
+        inputs,
+        tuple(
+            TensorSpec(name, a.dtype.name, (batch, *a.shape[1:]) if batch is not None and a.ndim else a.shape)
+            for name, a in zip(names, outputs, strict=True)
+        ),
+    )
+
+
+def flatten(outputs: Any) -> list[Any]:
+    """The tensors in whatever a forward returns, in order.
+
+    Raises:
+        InvalidInput: it returned something else than tensors.
+    """
+    import torch
+    from torch.utils._pytree import tree_leaves
+
+    leaves = [leaf for leaf in tree_leaves(outputs) if leaf is not None]
+    if not leaves or any(not isinstance(leaf, torch.Tensor) for leaf in leaves):
+        kinds = sorted({type(leaf).__name__ for leaf in leaves}) or ["nothing"]
+        raise InvalidInput(
+            f"the model returns {', '.join(kinds)}, not tensors", hint="return a tensor, or a tuple or dict of tensors"
+        )
+    return leaves
+
+
+def to_tensor(array: Array) -> torch.Tensor:
+    import torch
+
+    return torch.from_numpy(np.array(array))
+
+
+def _numpy(tensor: torch.Tensor) -> Array:
+    array: Array = tensor.detach().cpu().numpy()
+    return array

@@ -1,0 +1,128 @@
+"""From a torch module to an ONNX graph: the one pass that changes level."""
+
+from __future__ import annotations
+
+import io
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from passes.context import Context
+from passes.contract import Kind, Pass, PassFailed
+from passes.program import Level, Program
+from passes.torch_level.capture import export_errors, is_script, quiet_exporter, to_tensor
+from targets.graph import SOURCE_KEY
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["MODULE_KEY", "Export"]
+
+LOWEST_OPSET = 18
+"""The dynamo exporter has implementations from here on, and returns 18 without a word when asked for less."""
+
+MODULE_KEY = "toolkit.module"
+"""Node metadata that holds the name of the torch module a node came from."""
+
+
+@dataclass(frozen=True)
+class Export(Pass):
+    """Translate the captured graph to ONNX at `opset`, keeping for each node its module and its source line.
+
+    TorchScript has no captured graph: it goes through torch's older exporter, which keeps no source lines.
+    """
+
+    opset: int = LOWEST_OPSET
+    kind = Kind.EXACT
+    level = Level.TORCH
+    becomes = Level.ONNX
+    gives = frozenset({"exported"})
+    essential = True
+
+    def requires(self, program: Program, ctx: Context) -> None:
+        if not LOWEST_OPSET <= self.opset <= 23:
+            raise PassFailed(f"cannot export to opset {self.opset}", hint="choose 18 to 23; ConvertOpset goes lower")
+
+    def apply(self, program: Program, ctx: Context) -> Program:
+        with quiet_exporter(), export_errors(program.name):
+            model = self._from_script(program) if is_script(program.model) else self._from_graph(program)
+        came_back = model.opset_imports.get("", 0)
+        if came_back != self.opset:
+            raise PassFailed(f"asked the exporter for opset {self.opset}, it returned {came_back}",
+                             hint="choose another opset")
+        _rename(model, program)
+        _keep_sources(model)
+        model.graph.name = program.name
+        model.producer_name, model.producer_version = "edge-toolkit", ""
+        return program.with_model(model, level=Level.ONNX)
+
+    def _from_graph(self, program: Program) -> ir.Model:
+        import torch
+
+        result: Any = torch.onnx.export(
+            program.exported, (), dynamo=True, opset_version=self.opset, optimize=False, verbose=False
+        )
+        model: ir.Model = result.model
+        return model
+
+    def _from_script(self, program: Program) -> ir.Model:
+        import onnx
+        import onnx_ir
+        import torch
+
+        args = tuple(to_tensor(program.example[spec.name]) for spec in program.signature.inputs)
+        file = io.BytesIO()
+        torch.onnx.export(
+            program.model,
+            args,
+            file,
+            dynamo=False,
+            opset_version=self.opset,
+            input_names=[spec.name for spec in program.signature.inputs],
+            output_names=[spec.name for spec in program.signature.outputs],
+        )
+        return onnx_ir.from_proto(onnx.load_model_from_string(file.getvalue()))
+
+
+def _rename(model: ir.Model, program: Program) -> None:
+    """Give the graph's inputs and outputs the names of the signature."""
+    taken = {v.name for node in model.graph for v in node.outputs} | set(model.graph.initializers)
+    specs = [*program.signature.inputs, *program.signature.outputs]
+    for value, spec in zip([*model.graph.inputs, *model.graph.outputs], specs, strict=True):
+        if value.name != spec.name and spec.name in taken:
+            _free(model, spec.name)
+        value.name = spec.name
+
+
+def _free(model: ir.Model, name: str) -> None:
+    for node in model.graph:
+        for value in node.outputs:
+            if value.name == name:
+                value.name = f"{name}_inner"
+
+
+def _keep_sources(model: ir.Model) -> None:
+    """Replace the exporter's notes on each node by its module and its line; absolute paths do not stay."""
+    for node in model.graph.all_nodes():
+        source = _line(node.metadata_props.get("pkg.torch.onnx.stack_trace", ""))
+        scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes", "")
+        names = [name.strip(" '\"") for name in scopes.strip("[]").split(",")]
+        node.metadata_props.clear()
+        node.doc_string = None
+        if source:
+            node.metadata_props[SOURCE_KEY] = source
+        if len(names) > 1 and names[-2]:
+            node.metadata_props[MODULE_KEY] = names[-2]
+
+
+def _line(stack_trace: str) -> str:
+    """`folder/file.py:12` of the innermost frame outside torch."""
+    import torch
+
+    library = os.path.dirname(torch.__file__)
+    for line in reversed(stack_trace.splitlines()):
+        parts = line.strip().split('"')
+        if len(parts) == 3 and parts[0].startswith("File") and not parts[1].startswith(library):
+            number = parts[2].split(",")[1].strip().removeprefix("line ")
+            return f"{'/'.join(parts[1].split(os.sep)[-2:])}:{number}"
+    return ""

@@ -1,0 +1,179 @@
+"""Latency, memory and energy of a workload on a stack. The one place that is asked what operators cost.
+
+The latency is additive (see `LatencyFit`): launch, arithmetic at a rate for each class of operator, activation
+and weight traffic. A better model replaces `_terms` and the interval; callers see only `estimate`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import log10
+from typing import TYPE_CHECKING
+
+from targets.estimate import Estimate, OperatorCost
+from targets.memory import peak_activation_bytes
+from targets.operators import MAC_CLASSES
+from targets.prior import PRIOR_INTERVAL
+from targets.stack import LatencyFit, Stack
+from targets.support import Placement, place
+from targets.target import load_stack
+from targets.workload import Operator, Workload
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["estimate", "latency_terms"]
+
+_SIZE_MARGIN = 2.0  # a network may have half or twice the arithmetic of those measured before it counts as outside
+_WIDEN_PER_DECADE = 0.5  # assumed: relative widening of the interval for each factor of ten beyond that
+
+
+def estimate(model: Workload | ir.Model, stack: Stack, *, as_is: bool = False) -> Estimate:
+    """What one inference of `model` costs on `stack`.
+
+    Args:
+        model: A workload, or an ONNX graph with static, inferred shapes.
+        stack: Where it would run.
+        as_is: Price a float32 graph as float32 even where the stack would run it in its own lower precision.
+
+    Raises:
+        InvalidInput: a graph input has a dimension without a value.
+    """
+    work = model if isinstance(model, Workload) else _read(model, stack)
+    assumed = ""
+    if not as_is and work.is_float32 and stack.dtype != "float32":
+        work, assumed = work.at_precision(stack.dtype), stack.dtype
+    priced = [_price(op, where, stack) for op, where in zip(work.operators, place(work, stack), strict=True)]
+    rows = tuple(row for row in (*priced, *_streaming(work, stack)))
+    latency_s = stack.latency.fixed_s + sum(row.latency_s for row in rows)
+    low, high = _interval(rows, latency_s, work.macs, stack.latency)
+    power = stack.power
+    activation, weights = peak_activation_bytes(work), work.weight_bytes
+    return Estimate(
+        model=work.name,
+        stack=stack.id,
+        runtime=stack.describe(),
+        operators=rows,
+        fixed_s=stack.latency.fixed_s,
+        latency_s=latency_s,
+        latency_interval_s=(low, high),
+        weight_bytes=weights,
+        activation_bytes=activation,
+        peak_memory_bytes=weights + activation + stack.runtime_bytes,
+        memory_interval_bytes=(weights + activation, 2 * (weights + activation) + stack.runtime_bytes),
+        energy_j=power.active_w * latency_s,
+        energy_interval_j=(
+            power.active_w * (1 - power.uncertainty) * low,
+            power.active_w * (1 + power.uncertainty) * high,
+        ),
+        calibrated=stack.latency.calibrated,
+        extrapolated=any(row.extrapolated for row in rows) or _decades_outside(work.macs, stack.latency) > 0,
+        provenance=stack.provenance,
+        memory_provenance="weights + peak of live activations + runtime; interval: no runtime … weights packed twice "
+        "and no buffer shared in half the arena (assumed, not measured)",
+        energy_provenance=f"{power.active_w:g} W ± {power.uncertainty:.0%} while active ({power.source}) x latency",
+        assumed_dtype=assumed,
+    )
+
+
+def latency_terms(op: Operator, fit: LatencyFit) -> Mapping[str, float]:
+    """Seconds of one operator by cause; they add up to its latency."""
+    rate = fit.mac_s.get(op.op_class)
+    return {
+        "arithmetic": op.macs / rate if rate else 0.0,
+        "activations": op.activation_bytes / fit.activation_bytes_s,
+        "weights": op.weight_bytes / fit.weight_bytes_s,
+        "launch": fit.operator_s,
+    }
+
+
+def _read(model: ir.Model, stack: Stack) -> Workload:
+    from targets.graph import read_workload
+
+    return read_workload(model, fuses=stack.fuses)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pricing:
+    fit: LatencyFit
+    power_w: float
+    trusted: bool
+
+
+def _pricing(op: Operator, stack: Stack) -> _Pricing:
+    """The coefficients that hold for the element type this operator computes in."""
+    own = _Pricing(stack.latency, stack.power.active_w, True)
+    if op.dtype != "float32" or stack.dtype == "float32" or op.op_class not in MAC_CLASSES:
+        return own
+    if stack.float_stack:
+        return _Pricing(load_stack(stack.float_stack).latency, stack.power.active_w, True)
+    return _Pricing(stack.latency, stack.power.active_w, False)
+
+
+def _price(op: Operator, where: Placement, stack: Stack) -> OperatorCost:
+    runs_on = load_stack(stack.host) if where.place == "host" else stack
+    pricing = _pricing(op, runs_on)
+    terms = dict(latency_terms(op, pricing.fit))
+    if where.crosses:
+        terms["transfer"] = where.crosses / stack.link_bytes_s
+    latency_s = sum(terms.values())
+    known = op.op_class not in MAC_CLASSES or op.op_class in pricing.fit.seen_classes
+    return OperatorCost(
+        name=op.name,
+        op_type=op.op_type,
+        op_class=op.op_class,
+        dtype=op.dtype,
+        place=where.place,
+        macs=op.macs,
+        latency_s=latency_s,
+        energy_j=latency_s * pricing.power_w,
+        terms=terms,
+        bound=max(terms, key=lambda name: terms[name]),
+        extrapolated=not (known and op.static and pricing.trusted and op.op_class != "unknown"),
+        fused=op.fused,
+        source=op.source,
+        reason=where.reason,
+    )
+
+
+def _streaming(work: Workload, stack: Stack) -> tuple[OperatorCost, ...]:
+    """Weights that do not fit the accelerator's own memory cross the link at every inference."""
+    excess = work.weight_bytes - stack.parameter_cache_bytes
+    if not stack.parameter_cache_bytes or excess <= 0:
+        return ()
+    latency_s = excess / stack.link_bytes_s
+    return (
+        OperatorCost(
+            name="parameter streaming",
+            op_type="Stream",
+            op_class="copy",
+            dtype=stack.dtype,
+            place="link",
+            macs=0,
+            latency_s=latency_s,
+            energy_j=latency_s * stack.power.active_w,
+            terms={"transfer": latency_s},
+            bound="transfer",
+            extrapolated=False,
+        ),
+    )
+
+
+def _interval(
+    rows: tuple[OperatorCost, ...], latency_s: float, total_macs: int, fit: LatencyFit
+) -> tuple[float, float]:
+    """Held-out residual factors; the share of time that is extrapolated gets those of a stack never measured."""
+    foreign_s = sum(row.latency_s for row in rows if row.extrapolated)
+    low = (latency_s - foreign_s) * fit.interval[0] + foreign_s * min(fit.interval[0], PRIOR_INTERVAL[0])
+    high = (latency_s - foreign_s) * fit.interval[1] + foreign_s * max(fit.interval[1], PRIOR_INTERVAL[1])
+    widen = 1 + _WIDEN_PER_DECADE * _decades_outside(total_macs, fit)
+    return low / widen, high * widen
+
+
+def _decades_outside(total_macs: int, fit: LatencyFit) -> float:
+    """How many factors of ten the network's arithmetic lies beyond what was measured."""
+    if not fit.calibrated or total_macs <= 0:
+        return 0.0
+    smallest, largest = fit.seen_macs[0] / _SIZE_MARGIN, fit.seen_macs[1] * _SIZE_MARGIN
+    return max(0.0, log10(smallest / total_macs), log10(total_macs / largest))

@@ -1,0 +1,317 @@
+"""Read an ONNX graph into a Workload: dead and constant parts dropped, QDQ contracted, operators grouped.
+
+A QuantizeLinear/DequantizeLinear pair between two operators is not work: it says that the tensor is stored in
+8 bits and that its consumer computes in integers. Only the conversions at the edge of the integer part are priced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from math import ceil, prod
+from typing import TYPE_CHECKING
+
+from targets.errors import InvalidInput
+from targets.grouping import ANCHORS, GATES, absorbs
+from targets.operators import VIEWS, macs, operator_class
+from targets.workload import Operator, Workload
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["SOURCE_KEY", "read_workload"]
+
+SOURCE_KEY = "toolkit.source"
+"""Node metadata that holds the line of the user's Python, as `file.py:12`."""
+
+_Q, _DQ = "QuantizeLinear", "DequantizeLinear"
+
+
+def read_workload(model: ir.Model, *, fuses: Collection[str] = ()) -> Workload:
+    """The work of `model`, whose shapes are static and inferred, grouped by the rows of `fuses`.
+
+    Raises:
+        InvalidInput: a graph input has a dimension without a value.
+    """
+    for value in model.graph.inputs:
+        if value.shape is None or not value.shape.is_static():
+            raise InvalidInput(
+                f"input {value.name!r} has a dimension without a value: {value.shape}",
+                hint="state it, for instance --dim batch=1",
+            )
+    return _Reader(model, frozenset(fuses)).read()
+
+
+@dataclass
+class _Group:
+    """An anchor node and the nodes that the runtime computes with it."""
+
+    nodes: list[ir.Node]
+    tail: ir.Value = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.tail = self.nodes[0].outputs[0]
+
+
+class _Reader:
+    def __init__(self, model: ir.Model, fuses: frozenset[str]) -> None:
+        self.graph, self.fuses, self.name = model.graph, fuses, model.graph.name or "model"
+        self.outputs = {id(v) for v in model.graph.outputs}
+        live = _live_nodes(model.graph)
+        self.constant = {id(v) for v in model.graph.initializers.values()}
+        self.nodes: list[ir.Node] = []
+        for node in model.graph:
+            if id(node) not in live:
+                continue
+            if all(v is None or id(v) in self.constant for v in node.inputs) and not _random(node):
+                self.constant.update(id(v) for v in node.outputs)
+            else:
+                self.nodes.append(node)
+        self.tensor_bytes: dict[str, int] = {}
+
+    def read(self) -> Workload:
+        groups = self._groups()
+        operators = [self._operator(group) for group in groups]
+        inputs = tuple(self._touch(v) for v in self.graph.inputs if self._is_activation(v))
+        outputs = tuple(self._touch(v) for v in self.graph.outputs)
+        return Workload(
+            name=self.name,
+            operators=tuple(op for op in operators if op is not None),
+            tensor_bytes=self.tensor_bytes,
+            inputs=inputs,
+            outputs=outputs,
+        )
+
+    # ---- grouping
+
+    def _groups(self) -> list[_Group]:
+        taken: set[int] = set()
+        groups = []
+        for node in self.nodes:
+            if id(node) in taken or self._is_free(node):
+                continue
+            group = _Group([node])
+            if node.op_type in ANCHORS:
+                while added := self._epilogue(group.tail):
+                    group.nodes += added
+                    group.tail = added[-1].outputs[0]
+            taken.update(map(id, group.nodes))
+            groups.append(group)
+        position = {id(node): i for i, node in enumerate(self.nodes)}
+        return sorted(groups, key=lambda g: max(position[id(n)] for n in g.nodes))
+
+    def _epilogue(self, tail: ir.Value) -> list[ir.Node]:
+        """The next nodes that the runtime folds into the operator that ends at `tail`."""
+        if id(tail) in self.outputs:
+            return []
+        users = self._users(tail)
+        if len(users) == 1 and absorbs(self.fuses, users[0].op_type) and self._adds_up(users[0], tail):
+            return users
+        if len(users) == 2 and "activation" in self.fuses:
+            gates = [n for n in users if n.op_type in GATES]
+            muls = [n for n in users if n.op_type == "Mul"]
+            if gates and muls and self._users(gates[0].outputs[0]) == muls:
+                return [gates[0], muls[0]]
+        return []
+
+    def _adds_up(self, node: ir.Node, tail: ir.Value) -> bool:
+        """A residual addition is folded only where both terms have the output's shape."""
+        return node.op_type != "Add" or all(
+            _shape(v) == _shape(tail) for v in node.inputs if v is not None and id(v) not in self.constant
+        )
+
+    def _users(self, value: ir.Value) -> list[ir.Node]:
+        """Nodes that compute with `value`, seen through QDQ pairs."""
+        found: list[ir.Node] = []
+        for node in value.consumers():
+            if node.op_type in (_Q, _DQ):
+                found += [n for n in self._users(node.outputs[0]) if n not in found]
+            elif node not in found:
+                found.append(node)
+        return found
+
+    # ---- one operator
+
+    def _is_free(self, node: ir.Node) -> bool:
+        if node.op_type in VIEWS and not node.domain:
+            return True
+        if node.op_type == "Cast":
+            return self._converts_at_the_edge(node)
+        if node.op_type == _Q:
+            return self._float_producer(node) is None
+        return node.op_type == _DQ and not self._float_consumer(node)
+
+    def _converts_at_the_edge(self, node: ir.Node) -> bool:
+        """A cast of an input to float16, or of an output back: runtimes that compute in float16 take float32 tensors,
+        and their measured times hold that copy."""
+        value = node.inputs[0]
+        names = {_dtype_name(v) for v in (value, node.outputs[0]) if v is not None}
+        at_edge = value is None or value.producer() is None or id(node.outputs[0]) in self.outputs
+        return at_edge and names == {"float32", "float16"}
+
+    def _float_producer(self, node: ir.Node) -> ir.Value | None:
+        """What a QuantizeLinear converts, where that is a graph input or the result of float arithmetic."""
+        value = node.inputs[0]
+        assert value is not None
+        producer = self._root(value).producer()
+        if producer is None:
+            return value
+        return None if self._dtype(producer) in ("int8", "uint8") else value
+
+    def _float_consumer(self, node: ir.Node) -> bool:
+        """Whether the float side of a DequantizeLinear is really read."""
+        value = node.outputs[0]
+        if id(value) in self.outputs:
+            return True
+        return any(self._dtype(n) not in ("int8", "uint8") for n in self._users(value))
+
+    def _dtype(self, node: ir.Node) -> str:
+        """The element type in which `node` computes: integer where its operands come out of DequantizeLinear."""
+        operands = [v for v in node.inputs if v is not None and id(v) not in self.constant]
+        quantized = bool(operands) and all(_producer_type(self._unview(v)) == _DQ for v in operands)
+        if quantized and (node.op_type in ANCHORS or self._leaves_quantized(node)):
+            return "int8"
+        value = next((v for v in node.inputs if v is not None), node.outputs[0])
+        return _dtype_name(node.outputs[0]) or _dtype_name(value) or "float32"
+
+    def _leaves_quantized(self, node: ir.Node) -> bool:
+        users = node.outputs[0].consumers()
+        return bool(users) and all(n.op_type == _Q for n in users)
+
+    def _operator(self, group: _Group) -> Operator | None:
+        anchor = group.nodes[0]
+        inside = {id(v) for n in group.nodes for v in n.outputs}
+        reads, weights = self._operands(group, inside)
+        shapes = [_shape(v) if v is not None else None for v in anchor.inputs]
+        output = _shape(anchor.outputs[0])
+        filters = shapes[1] if len(shapes) > 1 else None
+        tails = [group.tail, *anchor.outputs[1:]] if len(group.nodes) == 1 else [group.tail]
+        writes = tuple(self._touch(v) for v in tails if v.name)
+        known = output is not None and all(_shape(v) is not None for v in anchor.inputs if v is not None)
+        return Operator(
+            name=anchor.name or anchor.outputs[0].name or anchor.op_type,
+            op_type=anchor.op_type if not anchor.domain else f"{anchor.domain}.{anchor.op_type}",
+            op_class=operator_class(anchor, filters) if not anchor.domain else "unknown",
+            dtype=self._dtype(anchor),
+            macs=macs(anchor, shapes, output),
+            input_bytes=sum(self.tensor_bytes[name] for name in reads),
+            output_bytes=sum(self.tensor_bytes[name] for name in writes),
+            weight_bytes=sum(weights.values()),
+            reads=reads,
+            writes=writes,
+            fused=tuple(n.op_type for n in group.nodes[1:]),
+            source=anchor.metadata_props.get(SOURCE_KEY, ""),
+            rank=len(output or ()),
+            static=known,
+        )
+
+    def _operands(self, group: _Group, inside: set[int]) -> tuple[tuple[str, ...], dict[int, int]]:
+        """Activation tensors that the group reads, and the bytes of each constant it holds."""
+        reads: dict[str, None] = {}
+        weights: dict[int, int] = {}
+        for node in group.nodes:
+            for value in node.inputs:
+                if value is None or id(self._root(value)) in inside or id(value) in inside:
+                    continue
+                if id(value) in self.constant:
+                    stored = _stored(value)
+                    weights[id(stored)] = _bytes(stored)
+                else:
+                    reads[self._touch(value)] = None
+        return tuple(reads), weights
+
+    # ---- tensors
+
+    def _unview(self, value: ir.Value) -> ir.Value:
+        while (producer := value.producer()) is not None and producer.op_type in VIEWS and producer.inputs[0]:
+            value = producer.inputs[0]
+        return value
+
+    def _root(self, value: ir.Value) -> ir.Value:
+        """The tensor whose bytes `value` shares: through views and QDQ pairs."""
+        while True:
+            producer = value.producer()
+            if producer is None or producer.op_type not in (*VIEWS, _Q, _DQ) or not self._passes_through(producer):
+                return value
+            source = producer.inputs[0]
+            assert source is not None
+            value = source
+
+    def _passes_through(self, producer: ir.Node) -> bool:
+        return producer.op_type in VIEWS or producer.inputs[0] is not None and id(producer.inputs[0]) not in self.constant
+
+    def _is_activation(self, value: ir.Value) -> bool:
+        return id(value) not in self.constant
+
+    def _touch(self, value: ir.Value) -> str:
+        """Name of the activation tensor behind `value`, with its stored size entered in the table."""
+        root = self._root(value)
+        name = root.name or f"tensor{id(root)}"
+        if name not in self.tensor_bytes:
+            users = root.consumers()
+            in_8_bits = bool(users) and all(n.op_type == _Q for n in users) and id(root) not in self.outputs
+            self.tensor_bytes[name] = prod(_shape(root) or (0,)) if in_8_bits else _bytes(root)
+        return name
+
+
+def _live_nodes(graph: ir.Graph) -> set[int]:
+    live: set[int] = set()
+    stack = [v.producer() for v in graph.outputs]
+    while stack:
+        node = stack.pop()
+        if node is None or id(node) in live or node.graph is not graph:
+            continue
+        live.add(id(node))
+        stack += [v.producer() for v in _all_inputs(node)]
+    return live
+
+
+def _all_inputs(node: ir.Node) -> Iterator[ir.Value]:
+    """Inputs of a node and whatever its subgraphs capture from outside."""
+    yield from (v for v in node.inputs if v is not None)
+    for attribute in node.attributes.values():
+        for body in _bodies(attribute):
+            for inner in body:
+                yield from _all_inputs(inner)
+
+
+def _bodies(attribute: ir.Attr) -> Sequence[ir.Graph]:
+    kind = attribute.type.name
+    if kind == "GRAPH":
+        return [attribute.as_graph()]
+    return list(attribute.as_graphs()) if kind == "GRAPHS" else []
+
+
+def _random(node: ir.Node) -> bool:
+    return node.op_type.startswith("Random") or node.op_type in ("Bernoulli", "Multinomial")
+
+
+def _stored(value: ir.Value) -> ir.Value:
+    """The constant as it lies in the file: behind a DequantizeLinear, the integers."""
+    producer = value.producer()
+    if producer is not None and producer.op_type == _DQ and producer.inputs[0] is not None:
+        return producer.inputs[0]
+    return value
+
+
+def _producer_type(value: ir.Value) -> str:
+    producer = value.producer()
+    return producer.op_type if producer is not None else ""
+
+
+def _shape(value: ir.Value) -> tuple[int, ...] | None:
+    if value.shape is None or not value.shape.is_static():
+        return None
+    return tuple(int(d) for d in value.shape)
+
+
+def _dtype_name(value: ir.Value) -> str:
+    """The numpy name of a tensor's element type; empty where the graph does not say."""
+    if value.dtype is None:
+        return ""
+    return {"FLOAT": "float32", "DOUBLE": "float64"}.get(value.dtype.name, value.dtype.name.lower())
+
+
+def _bytes(value: ir.Value) -> int:
+    shape = _shape(value)
+    return 0 if shape is None or value.dtype is None else ceil(prod(shape) * value.dtype.itemsize)

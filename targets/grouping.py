@@ -1,0 +1,29 @@
+"""What a runtime computes in one go: the table that costs are grouped by and that fusing passes read.
+
+A stack names the rows it fuses (`fuses = ["batch_norm", "relu"]` in its profile).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+__all__ = ["ANCHORS", "EPILOGUES", "GATES", "absorbs"]
+
+ANCHORS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+
+EPILOGUES: Mapping[str, frozenset[str]] = {
+    "batch_norm": frozenset({"BatchNormalization"}),
+    "relu": frozenset({"Relu", "Clip"}),
+    "activation": frozenset(
+        {"Relu", "Clip", "LeakyRelu", "PRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Elu", "Gelu", "Mish"}
+    ),
+    "residual_add": frozenset({"Add"}),
+}
+
+GATES = frozenset({"Sigmoid", "HardSigmoid"})
+"""Operators g for which x * g(x) counts as one activation (SiLU, hard-swish)."""
+
+
+def absorbs(fuses: Collection[str], op_type: str) -> bool:
+    """Whether a stack that fuses these rows computes `op_type` in the operator before it."""
+    return any(op_type in EPILOGUES[row] for row in fuses)

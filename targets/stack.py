@@ -1,0 +1,138 @@
+"""A stack: device and power mode, runtime and version, precision, threads. A latency belongs to a stack."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+__all__ = ["DTYPE_OF_PRECISION", "LatencyFit", "Power", "QuantFormat", "Stack"]
+
+Precision = Literal["fp32", "fp16", "int8"]
+DTYPE_OF_PRECISION: Mapping[str, str] = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantFormat:
+    """How a stack wants its integers: the numbers that QuantizeLinear will carry.
+
+    `activation` is "uint8" or "int8"; weights are int8 and symmetric, per output channel or per tensor.
+    """
+
+    activation: Literal["uint8", "int8"]
+    activation_symmetric: bool
+    per_channel: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Power:
+    """Watts at the supply while the stack infers back to back, and while it waits."""
+
+    active_w: float
+    idle_w: float
+    uncertainty: float  # relative half-width of active_w
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyFit:
+    """Coefficients of the additive latency model, and what they were fitted on.
+
+    t = fixed_s + sum over operators of
+        MACs / mac_s[class] + activation bytes / activation_bytes_s + weight bytes / weight_bytes_s + operator_s
+
+    `interval` are the factors on t that hold 80 % of held-out networks; `rows` is 0 where nothing was measured.
+    """
+
+    fixed_s: float
+    operator_s: float
+    mac_s: Mapping[str, float]
+    activation_bytes_s: float
+    weight_bytes_s: float
+    interval: tuple[float, float]
+    rows: int
+    networks: int
+    seen_classes: frozenset[str]
+    seen_macs: tuple[int, int]
+    provenance: str
+
+    @property
+    def calibrated(self) -> bool:
+        return self.rows > 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stack:
+    """One way of running networks on a target. Units are SI.
+
+    `measured_as` holds, verbatim, the columns of the published measurements that this stack stands for.
+    `rules` names the operator rules of an accelerator that cannot run everything; `host` is then the stack that
+    runs the rest. `float_stack` prices the operators that stay in float32 when the graph is of lower precision.
+    `loads_float32` is set where the runtime converts a float32 file by itself; `batch` inferences are made at once,
+    and every latency is then that of one of them.
+    """
+
+    name: str
+    target: str
+    runtime: str
+    runtime_version: str
+    precision: Precision
+    artifact: Literal["onnx", "tflite"]
+    backend: str
+    opset: int
+    latency: LatencyFit
+    power: Power
+    runtime_bytes: int
+    threads: int | None = None
+    power_mode: str = ""
+    fuses: frozenset[str] = frozenset()
+    quantization: QuantFormat | None = None
+    rules: str = ""
+    host: str = ""
+    float_stack: str = ""
+    parameter_cache_bytes: int = 0
+    link_bytes_s: float = 0.0
+    device_instance: str = ""
+    batch: int = 1
+    loads_float32: bool = False
+    next_step: str = ""
+    measured_as: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """`target/stack`: the name a user types after --stack, with or without the target."""
+        return f"{self.target}/{self.name}"
+
+    @property
+    def dtype(self) -> str:
+        """The numpy name of the element type that this stack computes in."""
+        return DTYPE_OF_PRECISION[self.precision]
+
+    @property
+    def provenance(self) -> str:
+        """Where a latency of this stack comes from, in one line."""
+        return self.latency.provenance if self.latency.calibrated else f"uncalibrated: {self.latency.provenance}"
+
+    def describe(self) -> str:
+        """Runtime, version, precision and threads in one short phrase."""
+        threads = f", {self.threads} thread{'s' if self.threads != 1 else ''}" if self.threads else ""
+        batch = f", batch {self.batch}" if self.batch > 1 else ""
+        device = f"{self.device_instance}, " if self.device_instance else ""
+        return f"{device}{self.runtime} {self.runtime_version}, {self.precision}{threads}{batch}"
+
+    def digest(self) -> str:
+        """SHA-256 of everything that decides a compile or an estimate for this stack."""
+        text = json.dumps(_plain(asdict(self)), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return value

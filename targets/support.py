@@ -1,0 +1,112 @@
+"""What an accelerator refuses, by rule files in `rules/`, and the partition that follows from it."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from targets.errors import UnknownName
+from targets.stack import Stack
+from targets.workload import Operator, Workload
+
+__all__ = ["Placement", "Rules", "load_rules", "place", "refusals"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """Operators that an accelerator runs. `partition` is "prefix" where one refusal sends the rest to the host too.
+
+    `operators` maps an ONNX operator to the name of a condition in `CONDITIONS`, or "" for none.
+    """
+
+    name: str
+    partition: str
+    needs_dtype: str
+    max_rank: int
+    max_opset: int
+    operators: Mapping[str, str]
+    unverified: frozenset[str]
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where an operator runs; `reason` is empty on the accelerator; `crosses` are bytes moved over the link."""
+
+    place: str
+    reason: str = ""
+    crosses: int = 0
+
+
+def _weights_are_constant(op: Operator) -> str:
+    return "" if op.weight_bytes else "its weights are not constant"
+
+
+def _rank_at_most_four(op: Operator) -> str:
+    return "" if op.rank <= 4 else f"its output has {op.rank} dimensions"
+
+
+_CONVERSIONS = ("QuantizeLinear", "DequantizeLinear")  # to and from float at the edge of the graph: always the host's
+
+CONDITIONS: Mapping[str, Callable[[Operator], str]] = {
+    "": lambda op: "",
+    "constant_weights": _weights_are_constant,
+    "rank_4": _rank_at_most_four,
+}
+
+
+@cache
+def load_rules(name: str) -> Rules:
+    """Read `rules/<name>.toml`.
+
+    Raises:
+        UnknownName: there is no such file.
+    """
+    folder = files("targets").joinpath("rules")
+    known = sorted(p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml"))
+    if name not in known:
+        raise UnknownName("operator rules", name, known)
+    data = tomllib.loads(folder.joinpath(f"{name}.toml").read_text("utf-8"))
+    return Rules(**{**data, "unverified": frozenset(data.get("unverified", ()))})
+
+
+def refusals(op: Operator, rules: Rules) -> str:
+    """Why the accelerator does not run `op`, or an empty string."""
+    if op.op_type not in rules.operators:
+        return f"{op.op_type} is not in the operator list of {rules.name}"
+    if rules.needs_dtype and op.dtype not in (rules.needs_dtype, f"u{rules.needs_dtype}"):
+        return f"it computes in {op.dtype}, {rules.name} needs {rules.needs_dtype}"
+    for folded in op.fused:
+        if folded not in rules.operators:
+            return f"{folded} is not in the operator list of {rules.name}"
+    if not op.static:
+        return "its shape is not static"
+    if rules.max_rank and op.rank > rules.max_rank:
+        return f"its output has {op.rank} dimensions, {rules.name} takes {rules.max_rank}"
+    return CONDITIONS[rules.operators[op.op_type]](op)
+
+
+def place(workload: Workload, stack: Stack) -> list[Placement]:
+    """Where each operator runs on `stack`, in the workload's order."""
+    if not stack.rules:
+        return [Placement("device")] * len(workload.operators)
+    rules = load_rules(stack.rules)
+    placements: list[Placement] = []
+    left = ""
+    for op in workload.operators:
+        if op.op_type in _CONVERSIONS:
+            placements.append(Placement("host"))
+            continue
+        refusal = refusals(op, rules)
+        reason = left or refusal
+        if not reason:
+            placements.append(Placement(stack.rules))
+            continue
+        ran_before = any(p.place == stack.rules for p in placements)
+        placements.append(Placement("host", reason, op.input_bytes if ran_before and not left else 0))
+        if rules.partition == "prefix" and not left:
+            left = f"it comes after {op.name}, which leaves the accelerator"
+    return placements
