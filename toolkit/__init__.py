@@ -1,0 +1,42 @@
+"""From a PyTorch model to a verified artefact for a board that is not on the desk.
+
+    import toolkit
+
+    bundle = toolkit.compile(model, target="jetson_nano", data=samples)
+    estimate = toolkit.estimate(model, target="raspberry_pi_4")
+    answers = toolkit.load("build/digits-jetson_nano")(image)
+
+Importing this module loads neither torch nor onnx.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from toolkit.bundle.bundle import Bundle
+    from targets.estimate import Estimate
+
+__all__ = ["__version__", "compile", "estimate", "load"]
+__version__ = "0.1.0"
+
+
+def compile(model: Any = None, target: str = "desktop_cpu", **options: Any) -> Bundle:  # noqa: A001 - the verb's name
+    """Make a bundle. See `toolkit.driver.compile_model` for `options`."""
+    from toolkit.driver import compile_model
+
+    return compile_model(model, target=target, **options)
+
+
+def estimate(model: Any = None, target: str = "desktop_cpu", **options: Any) -> Estimate:
+    """Seconds, bytes and joules of one inference. See `toolkit.driver.estimate_model` for `options`."""
+    from toolkit.driver import estimate_model
+
+    return estimate_model(model, target=target, **options)
+
+
+def load(path: str) -> Bundle:
+    """Open a bundle, its hashes checked; call it like a function."""
+    from toolkit.bundle.bundle import open_bundle
+
+    return open_bundle(path)
