@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from math import inf, log10
 
 import numpy as np
@@ -12,7 +11,7 @@ from passes.metric import Metric, paired_interval
 from passes.program import Program
 from passes.proof import Drift, MetricChange
 
-__all__ = ["compare", "compare_metric", "sqnr_db"]
+__all__ = ["compare", "compare_metric", "errors", "sqnr_db"]
 
 
 def sqnr_db(signal_power: float, noise_power: float) -> float:
@@ -29,7 +28,8 @@ def compare(reference: Program, candidate: Program, data: Dataset) -> tuple[Drif
     """
     power: dict[str, list[float]] = {}
     for truth, answer in zip(reference.answers(data), candidate.answers(data), strict=True):
-        for name, signal, noise, worst in _errors(truth, answer):
+        for name, want in truth.items():
+            signal, noise, worst = errors(want, answer[name])
             totals = power.setdefault(name, [0.0, 0.0, 0.0])
             totals[0] += signal
             totals[1] += noise
@@ -40,19 +40,19 @@ def compare(reference: Program, candidate: Program, data: Dataset) -> tuple[Drif
     )
 
 
-def _errors(truth: Mapping[str, Array], answer: Mapping[str, Array]) -> list[tuple[str, float, float, float]]:
-    rows = []
-    for name, want in truth.items():
-        have = answer[name]
-        if want.shape != have.shape:
-            rows.append((name, 0.0, inf, inf))
-            continue
-        want64, have64 = np.asarray(want, np.float64), np.asarray(have, np.float64)
-        same = (want64 == have64) | (np.isnan(want64) & np.isnan(have64))
+def errors(want: Array, have: Array) -> tuple[float, float, float]:
+    """(signal power, noise power, largest error) of `have` against `want`.
+
+    Equal infinities and NaN in both places are no error; a differing one, or another shape, is an infinite one.
+    """
+    if want.shape != have.shape:
+        return 0.0, inf, inf
+    want64, have64 = np.asarray(want, np.float64), np.asarray(have, np.float64)
+    same = (want64 == have64) | (np.isnan(want64) & np.isnan(have64))
+    with np.errstate(invalid="ignore"):
         error = np.where(same, 0.0, np.nan_to_num(np.abs(want64 - have64), nan=inf, posinf=inf))
-        finite = np.where(np.isfinite(want64), want64, 0.0)
-        rows.append((name, float(np.square(finite).sum()), float(np.square(error).sum()), float(error.max(initial=0))))
-    return rows
+    finite = np.where(np.isfinite(want64), want64, 0.0)
+    return float(np.square(finite).sum()), float(np.square(error).sum()), float(error.max(initial=0))
 
 
 def compare_metric(reference: Program, candidate: Program, data: Dataset, metric: Metric) -> MetricChange | None:

@@ -67,7 +67,9 @@ class Program:
 
     @property
     def opset(self) -> int:
-        """Version of the standard operator set that the graph imports."""
+        """Version of the standard operator set that the graph imports; 0 for a torch program."""
+        if self.level is Level.TORCH:
+            return 0
         version: int = self.model.opset_imports.get("", 0)
         return version
 

@@ -24,7 +24,7 @@ from passes.torch_level.fold_batch_norm import FoldBatchNorm
 from targets.errors import InvalidInput, UnknownName
 from targets.stack import Stack
 
-__all__ = ["PASSES", "RECIPES", "PassCache", "Recipe", "recipe_for", "run"]
+__all__ = ["PASSES", "RECIPES", "Outcome", "PassCache", "Recipe", "recipe_for", "run"]
 
 PASSES: Mapping[str, type[Pass]] = {
     p.__name__: p
@@ -137,11 +137,23 @@ def recipe_for(stack: Stack, level: Level) -> Recipe:
 class PassCache(Protocol):
     """Remembers what a pass made, by a key that covers everything it depends on."""
 
-    def load(self, key: str, like: Program) -> tuple[Program | None, Proof] | None:
-        """The stored result; the program is None where only the proof was stored."""
+    def proof(self, key: str) -> tuple[Proof, bool] | None:
+        """The stored proof, and whether the program is stored with it: torch modules are not."""
+
+    def program(self, key: str, like: Program) -> Program | None:
+        """The stored program, with the signature and reference of `like`."""
 
     def store(self, key: str, program: Program, proof: Proof) -> None:
         """Keep a result."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a recipe made. `exported` is the first program at the ONNX level: the float model as it came."""
+
+    program: Program
+    exported: Program
+    proofs: tuple[Proof, ...]
 
 
 def run(
@@ -153,7 +165,7 @@ def run(
     fingerprint: str = "",
     dump: Path | None = None,
     note: Callable[[Proof], None] = lambda proof: None,
-) -> tuple[Program, list[Proof]]:
+) -> Outcome:
     """Apply every pass of `recipe` in turn.
 
     A pass that cannot take this model is skipped with its reason, and so is one whose needs were lost that way.
@@ -163,29 +175,25 @@ def run(
         fingerprint: Of the code and versions that decide results; part of every key.
         dump: Folder that gets `02-FoldConstants.onnx` and so on.
         note: Called with each proof as it is known.
-
-    Returns:
-        The last program and one proof for each pass.
     """
     keys = _keys(recipe, program, ctx, fingerprint) if cache else []
-    proofs: list[Proof] = []
-    done = _resume(cache, keys, program) if cache else None
-    if done is not None:
-        program, proofs = done
-        for proof in proofs:
-            note(proof)
+    exported, program, proofs = _resume(cache, keys, program)
+    for proof in proofs:
+        note(proof)
     for position, step in enumerate(recipe.passes[len(proofs) :], start=len(proofs)):
         ctx.progress(step.name, position / len(recipe.passes))
         program, proof = _step(step, program, ctx)
         proofs.append(proof)
         note(proof)
+        if exported is None and program.level is Level.ONNX:
+            exported = program
         if cache:
             cache.store(keys[position], program, proof)
         if dump is not None and program.level is Level.ONNX:
             dump.mkdir(parents=True, exist_ok=True)
             (dump / f"{position + 1:02}-{step.name}.onnx").write_bytes(program.onnx_bytes)
     ctx.progress("passes", 1.0)
-    return program, proofs
+    return Outcome(program, exported or program, tuple(proofs))
 
 
 def _step(step: Pass, program: Program, ctx: Context) -> tuple[Program, Proof]:
@@ -222,16 +230,22 @@ def _keys(recipe: Recipe, program: Program, ctx: Context, fingerprint: str) -> l
     return keys
 
 
-def _resume(cache: PassCache, keys: Sequence[str], start: Program) -> tuple[Program, list[Proof]] | None:
-    """The latest stored program whose proofs, and those of all passes before it, are stored too."""
+def _resume(cache: PassCache | None, keys: Sequence[str], start: Program) -> tuple[Program | None, Program, list[Proof]]:
+    """The first and the latest stored program, and the proofs up to the latter."""
+    exported = start if start.level is Level.ONNX else None
     proofs: list[Proof] = []
-    best: tuple[Program, list[Proof]] | None = None
-    for key in keys:
-        found = cache.load(key, start)
+    stored: list[int] = []
+    for position, key in enumerate(keys):
+        found = cache.proof(key) if cache else None
         if found is None:
             break
-        program, proof = found
-        proofs.append(proof)
-        if program is not None:
-            best = program, list(proofs)
-    return best
+        proofs.append(found[0])
+        if found[1]:
+            stored.append(position)
+    while cache and stored:
+        latest = cache.program(keys[stored[-1]], start)
+        first = exported or (latest if len(stored) == 1 else cache.program(keys[stored[0]], start))
+        if latest is not None and first is not None:
+            return first, latest, proofs[: stored[-1] + 1]
+        stored.pop()
+    return exported, start, []

@@ -12,7 +12,7 @@ from targets.errors import UnknownName
 from targets.stack import Stack
 from targets.workload import Operator, Workload
 
-__all__ = ["Placement", "Rules", "load_rules", "place", "refusals"]
+__all__ = ["Placement", "Rules", "load_rules", "place", "refusals", "rule_names"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +58,12 @@ CONDITIONS: Mapping[str, Callable[[Operator], str]] = {
 }
 
 
+def rule_names() -> list[str]:
+    """Every accelerator that has rules, sorted."""
+    entries = files("targets").joinpath("rules").iterdir()
+    return sorted(p.name.removesuffix(".toml") for p in entries if p.name.endswith(".toml"))
+
+
 @cache
 def load_rules(name: str) -> Rules:
     """Read `rules/<name>.toml`.
@@ -65,11 +71,9 @@ def load_rules(name: str) -> Rules:
     Raises:
         UnknownName: there is no such file.
     """
-    folder = files("targets").joinpath("rules")
-    known = sorted(p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml"))
-    if name not in known:
-        raise UnknownName("operator rules", name, known)
-    data = tomllib.loads(folder.joinpath(f"{name}.toml").read_text("utf-8"))
+    if name not in rule_names():
+        raise UnknownName("operator rules", name, rule_names())
+    data = tomllib.loads(files("targets").joinpath("rules", f"{name}.toml").read_text("utf-8"))
     return Rules(**{**data, "unverified": frozenset(data.get("unverified", ()))})
 
 

@@ -14,7 +14,7 @@ from targets.errors import InvalidInput, UnknownName
 from targets.prior import prior_fit
 from targets.stack import LatencyFit, Power, QuantFormat, Stack
 
-__all__ = ["Target", "load_stack", "load_target", "target_names"]
+__all__ = ["Target", "load_stack", "load_target", "prior_of", "target_names"]
 
 _NOT_NUMBERS = {"name", "title", "device_type", "default_stack", "stacks", "source", "notes"}
 
@@ -80,8 +80,14 @@ def load_target(name: str) -> Target:
     known = target_names()
     if name not in known:
         raise UnknownName("target", name, known)
-    return parse_target(
-        tomllib.loads(files("targets").joinpath("profiles", f"{name}.toml").read_text("utf-8")), _fits(name)
+    return parse_target(_profile(name), _fits(name))
+
+
+def prior_of(target: Target, stack: str) -> LatencyFit:
+    """What the stack's latency model starts from: data-sheet peaks, whether or not it has been fitted since."""
+    profile = _profile(target.name)
+    return prior_fit(
+        target.peak_flop_s, target.dram_bytes_s, {**profile.get("defaults", {}), **profile["stacks"][stack]}
     )
 
 
@@ -152,6 +158,10 @@ def _parse_fit(fit: Mapping[str, Any]) -> LatencyFit:
             "seen_macs": tuple(fit["seen_macs"]),
         }
     )
+
+
+def _profile(name: str) -> dict[str, Any]:
+    return tomllib.loads(files("targets").joinpath("profiles", f"{name}.toml").read_text("utf-8"))
 
 
 def _fits(name: str) -> Mapping[str, Any]:

@@ -6,6 +6,7 @@ unit batch is cut along its first axis.
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from passes.dataset import Array, Dataset, Sample
 from passes.signature import Signature
 from targets.errors import InvalidInput
 
-__all__ = ["LABELS", "load_data", "load_factory"]
+__all__ = ["LABELS", "first_sample", "load_data", "load_factory"]
 
 LABELS = "labels"
 """Name of the array that holds the class of each sample."""
@@ -46,6 +47,24 @@ def load_data(spec: Any, signature: Signature, *, name: str = "") -> Dataset:
         raise InvalidInput(f"data {data.name!r} has no samples", hint="give at least one sample")
     signature.check_inputs(first)
     return data
+
+
+def first_sample(spec: Any) -> Any:
+    """One sample of data given before the model's signature is known, to take its shapes from; None where unclear."""
+    if isinstance(spec, Dataset):
+        return next(iter(spec), None)
+    if isinstance(spec, (str, Path)):
+        path = Path(spec)
+        if path.suffix != ".npz" or not path.is_file():
+            return None
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                spec = {key: stored[key] for key in stored.files}
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            return None  # load_data says what is wrong with it
+    if isinstance(spec, Mapping):
+        return {str(key): np.asarray(value)[:1] for key, value in spec.items() if key != LABELS}
+    return None if spec is None else np.asarray(spec)[:1]
 
 
 def load_factory(spec: str) -> Any:
@@ -86,7 +105,7 @@ def _from_path(spec: str, signature: Signature) -> Dataset:
     try:
         loaded = np.load(path, allow_pickle=False)
         arrays = {k: loaded[k] for k in loaded.files} if hasattr(loaded, "files") else {"arr_0": loaded}
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise InvalidInput(f"cannot read data {spec}: {reason}", hint="give .npz, .npy, a folder of .npy, or module:factory") from error
     return _from_arrays(path.name, arrays, signature)

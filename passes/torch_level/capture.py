@@ -61,9 +61,15 @@ def capture(program: Program) -> ExportedProgram:
     """The graph of a torch-level program, its varying dimensions kept symbolic."""
     import torch
 
-    args = tuple(to_tensor(program.example[spec.name]) for spec in program.signature.inputs)
+    args = tuple(to_tensor(_widened(program.example[spec.name], spec)) for spec in program.signature.inputs)
     with quiet_exporter(), export_errors(program.name), torch.no_grad():
         return torch.export.export(program.model, args, dynamic_shapes=_dynamic(program.signature), strict=False)
+
+
+def _widened(array: Array, spec: TensorSpec) -> Array:
+    """The sample with at least two along each varying dimension: torch.export takes a size of one for fixed."""
+    shape = [max(2, have) if isinstance(want, str) else have for want, have in zip(spec.shape, array.shape, strict=True)]
+    return np.resize(array, shape)
 
 
 def _dynamic(signature: Signature) -> tuple[dict[int, Any], ...] | None:
@@ -119,11 +125,24 @@ def torch_runner(program: Program) -> Callable[[Sample], dict[str, Array]]:
 
     def run(sample: Sample) -> dict[str, Array]:
         args = [to_tensor(sample[spec.name]) for spec in program.signature.inputs]
-        with torch.no_grad():
+        with torch.no_grad(), _one_thread():
             outputs = flatten(model(*args))
         return {spec.name: _numpy(value) for spec, value in zip(program.signature.outputs, outputs, strict=True)}
 
     return run
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums come out the same whatever the number of cores, and small operators do not wait for each other."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def signature_of(model: nn.Module, example: Mapping[str, Array], dynamic: Mapping[str, Mapping[int, str]]) -> Signature:

@@ -1,0 +1,15 @@
+"""Lower the final graph to what a stack runs, and run it here where that is possible. One registry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from toolkit.backends.backend import Artifact, Backend, Runnable
+from toolkit.backends.litert import LiteRT
+from toolkit.backends.onnxruntime import OnnxRuntime
+from toolkit.backends.tensorrt import TensorRT
+
+__all__ = ["BACKENDS", "Artifact", "Backend", "Runnable"]
+
+BACKENDS: Mapping[str, Backend] = {b.name: b for b in (OnnxRuntime(), TensorRT(), LiteRT())}
+"""Every backend, by the name that profiles use."""

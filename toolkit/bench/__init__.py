@@ -1,0 +1,1 @@
+"""Side-by-side benchmarks, and the published networks that calibrate the cost model."""

@@ -1,0 +1,106 @@
+"""Open a bundle: every file is checked against the manifest before anything is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from passes.dataset import Array
+from passes.signature import Signature
+from targets.errors import InvalidInput
+from toolkit.backends import BACKENDS
+from toolkit.backends.backend import Artifact
+from toolkit.bundle.golden import Golden, read_golden
+
+__all__ = ["MANIFEST", "SCHEMA", "TIMINGS", "Bundle", "hashes_of", "open_bundle"]
+
+MANIFEST, TIMINGS = "manifest.json", "timings.json"
+SCHEMA = "toolkit.bundle/1"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A compiled model on disk. Call it with an array (one input) or a mapping of arrays."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def signature(self) -> Signature:
+        return Signature.from_json(self.manifest["signature"])
+
+    @property
+    def artifact(self) -> Artifact:
+        return Artifact.from_json(self.manifest["artifact"])
+
+    @property
+    def report(self) -> Mapping[str, Any]:
+        """The content of report.json."""
+        document: Mapping[str, Any] = json.loads((self.path / "report.json").read_text("utf-8"))
+        return document
+
+    @property
+    def golden(self) -> list[Golden]:
+        return read_golden(self.path / "golden.npz")
+
+    def __call__(self, inputs: Array | Mapping[str, Array]) -> dict[str, Array]:
+        """The artefact's answers, by output name.
+
+        Raises:
+            InvalidInput: the arrays do not fit the signature.
+        """
+        signature = self.signature
+        named = inputs if isinstance(inputs, Mapping) else {signature.inputs[0].name: np.asarray(inputs)}
+        signature.check_inputs(named)
+        answers: dict[str, Array] = self._runnable(named)
+        return answers
+
+    @cached_property
+    def _runnable(self) -> Any:
+        return BACKENDS[self.manifest["backend"]].load(self.path / self.artifact.file)
+
+    def _repr_html_(self) -> str:
+        return (self.path / "report.html").read_text("utf-8")
+
+
+def open_bundle(path: str | Path) -> Bundle:
+    """Open the bundle at `path`.
+
+    Raises:
+        InvalidInput: it is not a bundle, a file is missing, or a file is not the one that was written.
+    """
+    folder = Path(path)
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+    except OSError as error:
+        raise InvalidInput(f"{folder} is not a bundle: no {MANIFEST}", hint="name the folder that `toolkit compile` wrote") from error
+    except ValueError as error:
+        raise InvalidInput(f"{folder / MANIFEST} is damaged", hint="compile again") from error
+    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
+        raise InvalidInput(f"{folder} is a bundle of another version", hint="compile again with this version")
+    bundle = Bundle(folder, manifest)
+    for name, want in manifest["sha256"].items():
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise InvalidInput(f"the manifest names a file outside the bundle: {name}", hint="do not use this bundle")
+        file = folder / name
+        if not file.is_file():
+            raise InvalidInput(f"{file} is missing", hint="copy the bundle again, or compile again")
+        if hashlib.sha256(file.read_bytes()).hexdigest() != want:
+            raise InvalidInput(f"{file} is not the file that was written: its hash differs", hint="copy the bundle again, or compile again")
+    return bundle
+
+
+def hashes_of(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file of a bundle but the manifest, which holds them, and the timings, which differ."""
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and p.name not in (MANIFEST, TIMINGS)
+    }

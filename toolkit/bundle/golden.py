@@ -1,0 +1,47 @@
+"""Golden inputs and outputs: what the artefact was given when it was made, and what it answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from passes.dataset import Array, Sample
+
+__all__ = ["GOLDEN_SAMPLES", "Golden", "read_golden", "write_golden"]
+
+GOLDEN_SAMPLES = 4
+
+
+@dataclass(frozen=True)
+class Golden:
+    """One sample: inputs, the artefact's outputs, and those of the float reference."""
+
+    inputs: Sample
+    outputs: Mapping[str, Array]
+    reference: Mapping[str, Array]
+
+
+def write_golden(
+    path: Path, samples: Sequence[Sample], artefact: Callable[[Sample], Mapping[str, Array]],
+    reference: Callable[[Sample], Mapping[str, Array]],
+) -> None:
+    """Run both on `samples` and store everything, as `0/input/NAME`, `0/output/NAME`, `0/reference/NAME` and so on."""
+    arrays: dict[str, Array] = {}
+    for i, sample in enumerate(samples):
+        for kind, values in (("input", sample), ("output", artefact(sample)), ("reference", reference(sample))):
+            arrays.update({f"{i}/{kind}/{name}": np.ascontiguousarray(value) for name, value in values.items()})
+    np.savez(path, **arrays)  # type: ignore[arg-type]  # entries carry a fixed date: equal arrays give equal bytes
+
+
+def read_golden(path: Path) -> list[Golden]:
+    """Every sample of a golden file."""
+    with np.load(path, allow_pickle=False) as stored:
+        count = 1 + max(int(key.partition("/")[0]) for key in stored.files)
+        return [Golden(*(_part(stored, f"{i}/{kind}/") for kind in ("input", "output", "reference"))) for i in range(count)]
+
+
+def _part(stored: Mapping[str, Array], prefix: str) -> dict[str, Array]:
+    return {key.removeprefix(prefix): stored[key] for key in stored if key.startswith(prefix)}

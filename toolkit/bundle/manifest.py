@@ -1,0 +1,98 @@
+"""The plain-data files of a bundle: what it was made of, in a form that others read and that replays it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from passes.context import Budget
+from passes.dataset import Dataset
+from passes.program import Program
+from passes.recipe import Recipe
+from targets.stack import Stack
+from toolkit.bundle.bundle import MANIFEST, SCHEMA, hashes_of
+
+__all__ = ["dump_json", "library_versions", "model_facts", "portable", "recipe_data", "write_manifest", "write_recipe"]
+
+_LIBRARIES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxscript", "torch")
+
+
+def library_versions() -> dict[str, str]:
+    """The versions that decide a bundle's bytes."""
+    import toolkit
+
+    return {"edge-toolkit": toolkit.__version__, **{name: version(name) for name in _LIBRARIES}}
+
+
+def model_facts(program: Program, spec: str, data: Dataset | None, validation: Dataset | None) -> dict[str, Any]:
+    """Identity of the model and of the data it was calibrated and proved on."""
+    return {
+        "name": program.name,
+        "source": portable(spec),
+        "digest": program.digest,
+        "inputs": [str(s) for s in program.signature.inputs],
+        "outputs": [str(s) for s in program.signature.outputs],
+        "data": data.name if data else "",
+        "data_digest": data.digest if data else "",
+        "validation": validation.name if validation else "",
+        "validation_digest": validation.digest if validation else "",
+    }
+
+
+def recipe_data(
+    *, spec: str, stack: Stack, recipe: Recipe, seed: int, budget: Budget, data: Any, validation: Any, inputs: list[str]
+) -> dict[str, Any]:
+    """A Config that makes the same bundle again; what lives in memory only is left out and must be given again."""
+    fields = {
+        "model": portable(spec) or None,
+        "target": stack.target,
+        "stack": stack.name,
+        "data": portable(data) if isinstance(data, (str, Path)) else None,
+        "validation": portable(validation) if isinstance(validation, (str, Path)) else None,
+        "input": inputs or None,
+        "seed": seed,
+        "budget": asdict(budget),
+        "recipe": recipe.name,
+        "passes": recipe.to_data(),
+    }
+    return {key: value for key, value in fields.items() if value is not None}
+
+
+def portable(spec: str | Path) -> str:
+    """A path without the machine it was typed on: relative to here where it lies below, else the bare name."""
+    path = Path(spec)
+    if not path.is_absolute():
+        return str(spec)
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else path.name
+
+
+def write_recipe(folder: Path, data: Mapping[str, Any]) -> None:
+    """recipe.yaml"""
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(dict(data), sort_keys=False), "utf-8")
+
+
+def write_manifest(folder: Path, report: Mapping[str, Any], program: Program, stack: Stack) -> None:
+    """manifest.json, last of all files: it holds the hash of every other one."""
+    manifest = {
+        "schema": SCHEMA,
+        "name": program.name,
+        "signature": program.signature.to_json(),
+        "target": report["target"]["name"],
+        "stack": stack.id,
+        "backend": stack.backend,
+        **{key: report[key] for key in ("artifact", "model", "recipe", "verdict", "proofs", "versions")},
+        "sha256": hashes_of(folder),
+    }
+    dump_json(folder / MANIFEST, manifest)
+
+
+def dump_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Write JSON that is the same for the same content."""
+    path.write_text(json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n", "utf-8")

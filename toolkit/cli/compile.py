@@ -1,0 +1,194 @@
+"""toolkit compile"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from toolkit.cli.app import app
+from toolkit.cli.options import (
+    ConfigOpt,
+    DataOpt,
+    InputOpt,
+    JsonOpt,
+    ModelArg,
+    ModelOpt,
+    QuietOpt,
+    SeedOpt,
+    StackOpt,
+    TargetOpt,
+    TrustOpt,
+    VerboseOpt,
+    one_model,
+    place,
+    project,
+)
+from toolkit.cli.output import progress, say, show_json
+
+if TYPE_CHECKING:
+    from passes.proof import Proof
+    from toolkit.bundle.bundle import Bundle
+
+__all__: list[str] = []
+
+
+@app.command("compile")
+def compile_(
+    model: ModelArg = None,
+    model_option: ModelOpt = None,
+    target: TargetOpt = None,
+    stack: StackOpt = None,
+    data: DataOpt = None,
+    validation: Annotated[str | None, typer.Option(help="Labelled samples for proofs; the forms of --data.")] = None,
+    inputs: InputOpt = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the bundle. [build/MODEL-TARGET]")] = None,
+    config: ConfigOpt = None,
+    recipe: Annotated[str | None, typer.Option(help="float32, float16 or int8 in place of what the stack wants.")] = None,
+    min_sqnr: Annotated[float | None, typer.Option("--min-sqnr-db", help="Budget for drift. [10 dB]")] = None,
+    max_drop: Annotated[float | None, typer.Option("--max-metric-drop", help="Budget for the metric. [0.01]")] = None,
+    seed: SeedOpt = None,
+    dump: Annotated[Path | None, typer.Option(help="Folder that gets the graph after each pass.")] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Compute every pass again.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an output folder that is not a bundle.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the recipe and stop.")] = False,
+    trust: TrustOpt = False,
+    json: JsonOpt = False,
+    verbose: VerboseOpt = 0,
+    quiet: QuietOpt = False,
+) -> int:
+    """Make a bundle: quantized, proved, priced and packed for a target.
+
+    Exits with 0 when the bundle was made, whatever its verdict.
+    """
+    file = project(config)
+    device, stack_name = place(target, stack, file)
+    named = one_model(model, model_option) or file.model
+    if dry_run:
+        return _dry_run(named, device, stack_name, recipe or file.recipe, file.passes, json)
+    from passes.context import Budget
+    from toolkit.driver import compile_model
+
+    budget = Budget(
+        min_sqnr_db=file.budget.min_sqnr_db if min_sqnr is None else min_sqnr,
+        max_metric_drop=file.budget.max_metric_drop if max_drop is None else max_drop,
+    )
+    with progress(quiet or json) as report:
+        bundle = compile_model(
+            named,
+            target=device,
+            stack=stack_name,
+            data=data or file.data,
+            validation=validation or file.validation,
+            inputs=inputs or file.input,
+            output=output or file.output,
+            recipe=recipe or file.recipe,
+            passes=None if recipe else file.passes,
+            seed=file.seed if seed is None else seed,
+            budget=budget,
+            trust=trust,
+            force=force,
+            cache=not no_cache,
+            dump=dump,
+            progress=report,
+            note=_log if verbose and not quiet else _ignore,
+        )
+    show_json(bundle.report) if json else _show(bundle)
+    return 0
+
+
+def _ignore(proof: Proof) -> None:
+    pass
+
+
+def _log(proof: Proof) -> None:
+    print(f"{proof.decision:9} {proof.name:15} {_drift(proof.to_json())} {proof.reason}".rstrip(), file=sys.stderr)
+
+
+def _dry_run(
+    model: str | None, target: str, stack_name: str | None, recipe: str | None, passes: list[dict[str, Any]] | None, json: bool
+) -> int:
+    """Print what would be done, without loading the model."""
+    from passes.program import Level
+    from passes.recipe import RECIPES, Recipe, recipe_for
+    from targets.errors import UnknownName
+    from targets.target import load_target
+
+    stack = load_target(target).stack(stack_name)
+    level = Level.ONNX if (model or "").endswith(".onnx") else Level.TORCH
+    if recipe and recipe not in RECIPES:
+        raise UnknownName("recipe", recipe, RECIPES)
+    built = RECIPES[recipe](stack, level) if recipe else recipe_for(stack, level)
+    if passes is not None:
+        built = Recipe.from_data(recipe or "custom", passes, built.given)
+    if json:
+        show_json({"schema": "toolkit.recipe/1", "stack": stack.id, "name": built.name, "passes": built.to_data()})
+        return 0
+    say(f"recipe {built.name} for {stack.id} ({stack.describe()})")
+    for entry in built.to_data():
+        settings = ", ".join(f"{k}={v}" for k, v in entry.items() if k != "pass")
+        say(f"  {entry['pass']}({settings})")
+    return 0
+
+
+def _show(bundle: Bundle) -> None:
+    """The bundle in a dozen lines."""
+    from toolkit import units
+    from toolkit.cli.output import table
+
+    report = bundle.report
+    before, after = report["before"], report["after"]
+    say(f"{report['model']['name']} on {report['target']['title']}: {report['stack']['runtime']}")
+    say()
+    table(
+        ["pass", "", "drift", "metric", "predicted latency"],
+        [[p["pass"], p["decision"], _drift(p), _metric(p), _cost(p)] for p in report["proofs"]],
+    )
+    for proof in report["proofs"]:
+        if proof["reason"]:
+            say(f"  {proof['pass']}: {proof['reason']}")
+    say()
+    rows = [("size", units.bytes_(before["size_bytes"]), units.bytes_(after["size_bytes"]), "exact")]
+    for label, key, spread in (
+        ("latency", "latency_s", "latency_interval_s"),
+        ("memory", "memory_bytes", "memory_interval_bytes"),
+        ("energy", "energy_j", "energy_interval_j"),
+    ):
+        shown = [units.quantity(key, row[key]) for row in (before, after)]
+        rows.append((label, *shown, units.interval(key, after[spread])))
+    table(["", "before", "after", "interval"], rows, right=(1, 2))
+    say()
+    notes = [report["stack"]["provenance"]]
+    if after["extrapolated"]:
+        notes.append("partly extrapolated: this network lies outside what was measured, the interval is widened")
+    say(f"latency: {'; '.join(notes)}")
+    for check in report["verdict"]["checks"]:
+        say(f"{check['quantity'].rpartition('_')[0]}: {check['outcome']} (limit {units.quantity(check['quantity'], check['limit'])})")
+    say(f"bundle: {bundle.path}  (report.html to read, `toolkit verify {bundle.path}` to check)")
+    if report["artifact"]["remaining"]:
+        say(f"next: {report['artifact']['remaining']}")
+
+
+def _drift(proof: dict[str, Any]) -> str:
+    if not proof["drift"]:
+        return "-"
+    values = [d["sqnr_db"] for d in proof["drift"] if d["sqnr_db"] is not None]
+    where = " (synthetic data)" if proof["data"] == "synthetic" else ""
+    return (f"{min(values):.1f} dB SQNR" if values else "identical") + where
+
+
+def _metric(proof: dict[str, Any]) -> str:
+    metric = proof["metric"]
+    if not metric:
+        return "-"
+    half = (metric["drop_interval"][1] - metric["drop_interval"][0]) / 2
+    return f"{metric['name']} {metric['after']:.4f} (drop {metric['before'] - metric['after']:+.4f} ± {half:.4f})"
+
+
+def _cost(proof: dict[str, Any]) -> str:
+    from toolkit import units
+
+    cost = proof["predicted_latency_s"]
+    return f"{units.seconds(cost[0])} -> {units.seconds(cost[1])}" if cost else "-"

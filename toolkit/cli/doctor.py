@@ -1,0 +1,26 @@
+"""toolkit doctor"""
+
+from __future__ import annotations
+
+from toolkit.cli.app import app
+from toolkit.cli.options import JsonOpt, QuietOpt, VerboseOpt
+from toolkit.cli.output import say, show_json
+
+__all__: list[str] = []
+
+
+@app.command("doctor")
+def doctor_(json: JsonOpt = False, verbose: VerboseOpt = 0, quiet: QuietOpt = False) -> int:
+    """Is this installation whole? Versions, folders, and the traps known so far. Exits with 3 when it is not."""
+    from toolkit.health import examine
+
+    findings = examine()
+    broken = any(not f.ok and f.required for f in findings)
+    if json:
+        rows = [{"name": f.name, "ok": f.ok, "required": f.required, "found": f.found, "hint": f.hint} for f in findings]
+        show_json({"schema": "toolkit.doctor/1", "ok": not broken, "findings": rows})
+        return 3 if broken else 0
+    for f in findings:
+        mark = "ok" if f.ok else ("MISSING" if f.required else "absent")
+        say(f"{mark:8} {f.name:22} {f.found}" + (f"  -> {f.hint}" if f.hint and not f.ok else ""))
+    return 3 if broken else 0

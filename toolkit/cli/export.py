@@ -1,0 +1,59 @@
+"""toolkit export"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from toolkit.cli.app import app
+from toolkit.cli.options import (
+    InputOpt,
+    ModelArg,
+    ModelOpt,
+    QuietOpt,
+    TrustOpt,
+    VerboseOpt,
+    one_model,
+    project,
+)
+from toolkit.cli.output import progress, say
+
+__all__: list[str] = []
+
+
+class Format(StrEnum):
+    ONNX = "onnx"
+    TORCHSCRIPT = "torchscript"
+    PT2 = "pt2"
+
+
+@app.command("export")
+def export_(
+    model: ModelArg = None,
+    model_option: ModelOpt = None,
+    to: Annotated[Format, typer.Option("--to", help="Format of the file.")] = Format.ONNX,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The file. [MODEL.onnx, .pt or .pt2]")] = None,
+    opset: Annotated[int | None, typer.Option(help="ONNX operator set. [18, or the file's own]")] = None,
+    inputs: InputOpt = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    trust: TrustOpt = False,
+    verbose: VerboseOpt = 0,
+    quiet: QuietOpt = False,
+) -> int:
+    """Just the file: ONNX, TorchScript or a torch.export program, its answers compared with the model's."""
+    from toolkit import units
+    from toolkit.exporting import export_model
+
+    file = project(None)
+    with progress(quiet) as report:
+        written, drift = export_model(
+            one_model(model, model_option) or file.model, to=str(to), output=output, opset=opset,
+            inputs=inputs or file.input, force=force, trust=trust, progress=report,
+        )  # fmt: skip
+    worst = min((d.sqnr_db for d in drift), default=float("inf"))
+    same = "identical answers" if worst == float("inf") else f"answers within {units.decibels(worst)} SQNR"
+    say(f"{written}: {units.bytes_(written.stat().st_size)}, {same} on synthetic inputs")
+    return 0

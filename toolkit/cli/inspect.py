@@ -1,0 +1,63 @@
+"""toolkit inspect"""
+
+from __future__ import annotations
+
+from toolkit.cli.app import app
+from toolkit.cli.options import (
+    InputOpt,
+    JsonOpt,
+    ModelArg,
+    ModelOpt,
+    QuietOpt,
+    TrustOpt,
+    VerboseOpt,
+    one_model,
+    project,
+)
+from toolkit.cli.output import progress, say, show_json, table
+
+__all__: list[str] = []
+
+
+@app.command("inspect")
+def inspect_(
+    model: ModelArg = None,
+    model_option: ModelOpt = None,
+    inputs: InputOpt = None,
+    trust: TrustOpt = False,
+    json: JsonOpt = False,
+    verbose: VerboseOpt = 0,
+    quiet: QuietOpt = False,
+) -> int:
+    """What is in a model: inputs, operators, parameters, and what each accelerator would refuse."""
+    from toolkit.inspection import inspect_model
+
+    file = project(None)
+    with progress(quiet or json) as report:
+        found = inspect_model(
+            one_model(model, model_option) or file.model, inputs=inputs or file.input, trust=trust, progress=report
+        )
+    if json:
+        show_json(found)
+        return 0
+    from toolkit import units
+
+    say(f"{found['name']}: ONNX opset {found['opset']}, {units.count(found['parameters'], 'parameters')}, "
+        f"{units.count(found['macs'], 'MAC')} an inference, weights {units.bytes_(found['weight_bytes'])}")
+    for kind in ("inputs", "outputs"):
+        for spec in found["signature"][kind]:
+            say(f"  {kind[:-1]:6} {spec['name']}: {spec['dtype']}{spec['shape']}")
+    say()
+    table(
+        ["operator", "nodes", "MACs", "share"],
+        [[o["op_type"], str(o["nodes"]), units.count(o["macs"], "") if o["macs"] else "-", f"{o['share']:.0%}"]
+         for o in found["operators"]],
+        right=(1, 2, 3),
+    )
+    say()
+    for name, refused in found["refusals"].items():
+        if not refused:
+            say(f"{name}: takes every operator once the model is in its integer format")
+        for row in refused:
+            say(f"{name}: refuses {row['op_type']} {row['name']} {row['source']}: {row['reason']}")
+    return 0

@@ -1,0 +1,90 @@
+"""Entry point: run a verb, turn errors into one line, a next step and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+import typer
+
+from targets.errors import ToolkitError
+from toolkit.cli import compile as _compile  # noqa: F401 - each import registers a verb, in the order of --help
+from toolkit.cli import estimate as _estimate  # noqa: F401
+from toolkit.cli import inspect as _inspect  # noqa: F401
+from toolkit.cli import export as _export  # noqa: F401
+from toolkit.cli import verify as _verify  # noqa: F401
+from toolkit.cli import run as _run  # noqa: F401
+from toolkit.cli import targets as _targets  # noqa: F401
+from toolkit.cli import passes as _passes  # noqa: F401
+from toolkit.cli import doctor as _doctor  # noqa: F401
+from toolkit.cli.app import app
+
+__all__ = ["main"]
+
+_INTERNAL, _INTERRUPTED, _MISSING = 70, 130, 3
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = app(args=argv, prog_name="toolkit", standalone_mode=False)
+        code = code if isinstance(code, int) else 0
+        if code == _INTERRUPTED:
+            _say("interrupted; finished passes are kept", "run the same command again to go on from there")
+        return code
+    except ToolkitError as error:
+        _trace(argv)
+        return _say(error.problem, error.hint, error.exit_code)
+    except typer.TyperException as error:
+        return _usage(error)
+    except typer.Abort:
+        return _say("interrupted", "run the same command again to go on", _INTERRUPTED)
+    except ImportError as error:
+        _trace(argv)
+        name = error.name or str(error)
+        return _say(f"a dependency is missing: {name}", "install the toolkit again, or see `toolkit doctor`", _MISSING)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has left: `toolkit targets | head`
+        return 0
+    except Exception as error:
+        if _trace(argv):
+            return _INTERNAL
+        text = " ".join(str(error).split())[:300]
+        return _say(f"internal error: {type(error).__name__}: {text}",
+                    "this is a bug: please report it with the output of the same command and -vv", _INTERNAL)
+
+
+def _usage(error: typer.TyperException) -> int:
+    text = error.format_message()
+    word = text.rpartition(": ")[2].strip("'\". ?")
+    known = sorted(command.name or "" for command in app.registered_commands)
+    near = get_close_matches(word, known, n=1)
+    command = getattr(getattr(error, "ctx", None), "command_path", "toolkit")
+    hint = f"did you mean {near[0]!r}?" if near and "ommand" in text else f"see `{command} --help`"
+    return _say(" ".join(text.split()), hint, error.exit_code)
+
+
+def _say(problem: str, hint: str, code: int = 0) -> int:
+    print(f"error: {problem}\n  next: {hint}", file=sys.stderr)
+    return code
+
+
+def _trace(argv: Sequence[str]) -> bool:
+    """Print the traceback where the user asked for it with -vv."""
+    wanted = "-vv" in argv or list(argv).count("-v") > 1
+    if wanted:
+        import traceback
+
+        traceback.print_exc()
+    return wanted
+
+
+def run() -> None:
+    """The console script."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,85 @@
+"""Options that several verbs share, and how a project file fills in what the user left out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from targets.errors import UsageError
+
+if TYPE_CHECKING:
+    from toolkit.config import Config
+
+__all__ = [
+    "ConfigOpt", "DataOpt", "InputOpt", "JsonOpt", "ModelArg", "ModelOpt", "QuietOpt", "SeedOpt", "StackOpt",
+    "TargetOpt", "TrustOpt", "VerboseOpt", "one_model", "place", "project",
+]  # fmt: skip
+
+ModelArg = Annotated[
+    str | None,
+    typer.Argument(metavar="[MODEL]", help="module:factory, .pt2, .pt (TorchScript), .onnx or a zoo name; "
+                   "the project file's model, else the built-in example `digits`, if left out."),
+]
+ModelOpt = Annotated[str | None, typer.Option("--model", "-m", help="The same as MODEL.")]
+TargetOpt = Annotated[str | None, typer.Option("--target", "-t", help="Device; `toolkit targets` lists them.")]
+StackOpt = Annotated[str | None, typer.Option("--stack", help="Stack of the target, or target/stack.")]
+InputOpt = Annotated[
+    list[str] | None,
+    typer.Option("--input", help="Input shape where the model does not say it: [name=]1x3x224x224[:dtype]; "
+                 "a letter is a dimension that varies. May be repeated."),
+]
+DataOpt = Annotated[
+    str | None, typer.Option("--data", help="Calibration samples: .npz, .npy, a folder of .npy, or module:factory.")
+]
+ConfigOpt = Annotated[
+    Path | None, typer.Option("--config", "-c", help="Project file or recipe.yaml; ./toolkit.yaml if it is there.")
+]
+SeedOpt = Annotated[int | None, typer.Option("--seed", help="Seed of every random choice. [0]")]
+TrustOpt = Annotated[bool, typer.Option("--trust", help="Load files that could run code.")]
+JsonOpt = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+QuietOpt = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no log.")]
+VerboseOpt = Annotated[int, typer.Option("--verbose", "-v", count=True, help="More detail; -vv shows tracebacks.")]
+
+
+def project(path: Path | None) -> Config:
+    """The named project file, else ./toolkit.yaml where there is one, else an empty one."""
+    from toolkit.config import PROJECT_FILE, Config, load_config
+
+    if path is not None:
+        return load_config(path)
+    here = Path(PROJECT_FILE)
+    return load_config(here) if here.is_file() else Config()
+
+
+def one_model(argument: str | None, option: str | None) -> str | None:
+    """MODEL may be given either way, but once.
+
+    Raises:
+        UsageError: both were given, and differ.
+    """
+    if argument and option and argument != option:
+        raise UsageError(f"two models: {argument} and {option}", hint="give MODEL or --model, not both")
+    return argument or option
+
+
+def place(target: str | None, stack: str | None, config: Config) -> tuple[str, str | None]:
+    """Target and stack from flags, then from the file; a stack written target/stack names both.
+
+    Raises:
+        UsageError: no target was named, or two different ones.
+    """
+    named, _, bare = (stack or "").rpartition("/")
+    if named and target and named != target:
+        raise UsageError(f"--target {target} and --stack {stack} name different devices", hint="leave one of them out")
+    chosen = target or named or config.target
+    if not chosen:
+        raise UsageError("no target was named", hint="say --target NAME; `toolkit targets` lists them")
+    same_device = chosen == config.target
+    return chosen, bare or (config.stack if same_device else None) or None
+
+
+def without_none(**values: Any) -> dict[str, Any]:
+    """The values that were given."""
+    return {key: value for key, value in values.items() if value is not None}

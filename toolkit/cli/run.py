@@ -1,0 +1,53 @@
+"""toolkit run"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from toolkit.cli.app import app
+from toolkit.cli.options import JsonOpt, QuietOpt, VerboseOpt
+from toolkit.cli.output import say, show_json
+from toolkit.cli.verify import BundleArg
+
+__all__: list[str] = []
+
+
+@app.command("run")
+def run_(
+    bundle: BundleArg,
+    inputs: Annotated[str, typer.Argument(metavar="INPUT", help="Samples: .npz, .npy, a folder of .npy, or module:factory.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the answers to this .npz.")] = None,
+    json: JsonOpt = False,
+    verbose: VerboseOpt = 0,
+    quiet: QuietOpt = False,
+) -> int:
+    """Run a bundle on samples, on this machine."""
+    import numpy as np
+
+    from targets.errors import InvalidInput
+    from toolkit.bundle.bundle import open_bundle
+    from toolkit.data import load_data
+
+    opened = open_bundle(bundle)
+    data = load_data(inputs, opened.signature)
+    answers = [opened(sample) for sample in data]
+    stacked = {name: np.concatenate([a[name] for a in answers]) for name in answers[0]}
+    if output is not None:
+        try:
+            np.savez(output, **stacked)
+        except OSError as error:
+            raise InvalidInput(f"cannot write {output}: {error.strerror}", hint="choose another --output") from error
+    if json:
+        show_json({"schema": "toolkit.run/1", "outputs": {k: v.tolist() for k, v in stacked.items()}})
+        return 0
+    for name, values in stacked.items():
+        say(f"{name}: {values.dtype}{list(values.shape)}")
+        for i, row in enumerate(values.reshape(len(values), -1)[:10]):
+            best = np.argsort(row)[::-1][:3]
+            say(f"  sample {i}: " + ", ".join(f"[{int(b)}] {row[b]:.4g}" for b in best))
+    if output is not None:
+        say(f"written to {output}")
+    return 0

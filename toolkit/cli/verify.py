@@ -1,0 +1,40 @@
+"""toolkit verify"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from toolkit.cli.app import app
+from toolkit.cli.options import JsonOpt, QuietOpt, VerboseOpt
+from toolkit.cli.output import say, show_json
+
+__all__: list[str] = []
+
+BundleArg = Annotated[Path, typer.Argument(metavar="BUNDLE", help="The folder that `toolkit compile` wrote.")]
+
+
+@app.command("verify")
+def verify_(bundle: BundleArg, json: JsonOpt = False, verbose: VerboseOpt = 0, quiet: QuietOpt = False) -> int:
+    """Check a bundle's hashes, run its golden inputs here, and compare. Exits with 1 when the answers differ."""
+    from toolkit import units
+    from toolkit.bundle.bundle import open_bundle
+    from toolkit.verify.golden import verify_bundle
+
+    opened = open_bundle(bundle)
+    result = verify_bundle(opened)
+    if json:
+        show_json(result.to_json())
+        return 0 if result.passed else 1
+    say(f"{len(opened.manifest['sha256'])} files match their hashes")
+    say(
+        f"{result.samples} golden samples through {opened.artifact.file} on this machine: {units.decibels(result.sqnr_db)}"
+        f" against the answers recorded (needed: {units.decibels(result.floor_db)}); those are"
+        f" {units.decibels(result.reference_sqnr_db)} from the float model"
+    )
+    say("verified" if result.passed else "NOT verified: the answers on this machine are not those recorded")
+    if not opened.artifact.complete:
+        say(f"not run here: the device's own runtime; next: {opened.artifact.remaining}")
+    return 0 if result.passed else 1

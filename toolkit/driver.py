@@ -1,0 +1,235 @@
+"""The road, readable on one screen: source, passes, backend, estimate, proof, bundle."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from passes.context import Budget, Context
+from passes.dataset import Dataset
+from passes.metric import TOP1
+from passes.program import Program
+from passes.proof import Proof
+from passes.recipe import RECIPES, Recipe, recipe_for, run
+from passes.structure import inferred
+from passes.torch_level.export import LOWEST_OPSET
+from targets.cost import estimate
+from targets.errors import InvalidInput, UnknownName
+from targets.estimate import Estimate
+from targets.stack import Stack
+from targets.target import load_target
+from targets.verdict import Limits, judge
+from toolkit.backends import BACKENDS
+from toolkit.bundle.atomic import replacing_folder
+from toolkit.bundle.bundle import MANIFEST, TIMINGS, Bundle, open_bundle
+from toolkit.bundle.golden import GOLDEN_SAMPLES, write_golden
+from toolkit.bundle.manifest import (
+    dump_json,
+    library_versions,
+    model_facts,
+    recipe_data,
+    write_manifest,
+    write_recipe,
+)
+from toolkit.cache import DiskCache, fingerprint
+from toolkit.data import first_sample, load_data
+from toolkit.report.document import build_report
+from toolkit.report.html import render
+from toolkit.sources import Source, load_source
+
+__all__ = ["Options", "compile_model", "estimate_model", "export_program", "load_program"]
+
+_PROOF_SAMPLES = 512  # a proof on more samples would cost more time than it narrows the interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a compile may be told beside the model and the target.
+
+    Args:
+        stack: Name of the target's stack; its default where None.
+        data: Calibration samples; see `toolkit.data.load_data`.
+        validation: Labelled samples for proofs; the calibration data where None.
+        inputs: Input shapes where the source does not say them; see `toolkit.sources.parse_input`.
+        output: Folder of the bundle; `build/<model>-<target>` where None.
+        recipe: Name of a recipe; the one that the stack wants where None.
+        passes: The passes themselves, as recipe.yaml holds them.
+        trust: Load files that could run code.
+        force: Replace an output folder that is not a bundle.
+        cache: Keep finished passes and use those of earlier runs.
+        dump: Folder that gets the graph after each pass.
+        progress: Called with a step and its share done.
+        note: Called with each proof.
+    """
+
+    stack: str | None = None
+    data: Any = None
+    validation: Any = None
+    inputs: Sequence[str] = ()
+    output: str | Path | None = None
+    recipe: str | None = None
+    passes: Sequence[Mapping[str, Any]] | None = None
+    seed: int = 0
+    budget: Budget = field(default_factory=Budget)
+    trust: bool = False
+    force: bool = False
+    cache: bool = True
+    dump: Path | None = None
+    progress: Callable[[str, float], None] = lambda step, done: None
+    note: Callable[[Proof], None] = lambda proof: None
+
+
+def compile_model(model: Any = None, *, target: str, **options: Any) -> Bundle:
+    """Make a bundle of `model` for `target`.
+
+    Args:
+        model: See `toolkit.sources.load_source`.
+        options: Fields of `Options`.
+
+    Raises:
+        ToolkitError: with what happened and what to do next.
+    """
+    opts, laps = Options(**options), _Laps()
+    device = load_target(target)
+    stack = device.stack(opts.stack)
+    opts.progress("loading the model", 0.0)
+    source = _load(model, opts)
+    ctx = _context(source, stack, opts)
+    recipe = _recipe(source.program, stack, opts)
+    folder = Path(opts.output or Path("build") / f"{source.program.name}-{target}")
+    with replacing_folder(folder, marker=MANIFEST, force=opts.force) as scratch:
+        laps.end("load")
+        outcome = run(recipe, source.program, ctx, cache=_cache(opts), fingerprint=fingerprint(),
+                      dump=opts.dump, note=opts.note)  # fmt: skip
+        program = outcome.program
+        laps.end("passes")
+        backend = BACKENDS[stack.backend]
+        artifact = backend.lower(program, stack, scratch)
+        samples = list(islice(ctx.proof_data(program.signature), GOLDEN_SAMPLES))
+        write_golden(scratch / "golden.npz", samples, backend.load(scratch / artifact.file), program.truth.run)
+        laps.end("artefact")
+        after = estimate(inferred(program), stack, as_is=True)
+        report = build_report(
+            model=model_facts(source.program, source.spec, ctx.data, ctx.validation),
+            target=device,
+            stack=stack,
+            recipe=recipe,
+            proofs=outcome.proofs,
+            before=estimate(inferred(outcome.exported), stack, as_is=True),
+            after=after,
+            verdict=judge(after, Limits.of(device)),
+            artifact=artifact,
+            sizes_bytes=(len(outcome.exported.onnx_bytes), (scratch / artifact.file).stat().st_size),
+            versions=library_versions(),
+        )
+        dump_json(scratch / "report.json", report)
+        (scratch / "report.html").write_text(render(report), "utf-8")
+        write_recipe(scratch, _replay(source, stack, recipe, opts))
+        write_manifest(scratch, report, program, stack)
+        laps.end("report")
+        dump_json(scratch / TIMINGS, laps.seconds)
+    return open_bundle(folder)
+
+
+def estimate_model(model: Any = None, *, target: str, as_is: bool = False, **options: Any) -> Estimate:
+    """What one inference of `model` costs on `target`, priced in the stack's own precision unless `as_is`."""
+    opts = Options(**options)
+    stack = load_target(target).stack(opts.stack)
+    source = _load(model, opts)
+    return estimate(inferred(_float_program(source, stack, opts)), stack, as_is=as_is)
+
+
+def load_program(model: Any = None, **options: Any) -> Program:
+    """`model` as it is loaded, before any pass."""
+    return _load(model, Options(**options)).program
+
+
+def export_program(model: Any = None, *, opset: int | None = None, **options: Any) -> Program:
+    """`model` as an ONNX program: folded and fused, in float32, in `opset` or that which it has."""
+    opts = Options(**options)
+    source = _load(model, opts)
+    wanted = opset or source.program.opset or LOWEST_OPSET
+    stack = replace(load_target("desktop_cpu").stack("onnxruntime-fp32"), opset=wanted)
+    program = _float_program(source, stack, opts)
+    if program.opset != wanted:
+        raise InvalidInput(f"this model cannot be written in opset {wanted}; it is in {program.opset}",
+                           hint="leave --opset out, or ask for a newer one")
+    return program
+
+
+def _float_program(source: Source, stack: Stack, opts: Options) -> Program:
+    recipe = RECIPES["float32"](stack, source.program.level)
+    ctx = Context(stack=stack, seed=opts.seed, progress=opts.progress)
+    return run(recipe, source.program, ctx, cache=_cache(opts), fingerprint=fingerprint(), note=opts.note).program
+
+
+def _load(model: Any, opts: Options) -> Source:
+    return load_source(model, inputs=opts.inputs, sample=first_sample(opts.data), trust=opts.trust)
+
+
+def _context(source: Source, stack: Stack, opts: Options) -> Context:
+    """The user's data, else what came with the model; a metric where there are labels."""
+    signature = source.program.signature
+    data = load_data(opts.data, signature) if opts.data is not None else source.data
+    validation = load_data(opts.validation, signature) if opts.validation is not None else None
+    if validation is None and opts.data is None:
+        validation = source.validation
+    judged = validation or data
+    return Context(
+        stack=stack,
+        data=data,
+        validation=validation.take(_PROOF_SAMPLES) if validation else _proof_part(data),
+        metric=TOP1 if judged is not None and judged.labels is not None else None,
+        seed=opts.seed,
+        budget=opts.budget,
+        progress=opts.progress,
+    )
+
+
+def _proof_part(data: Dataset | None) -> Dataset | None:
+    return data.take(_PROOF_SAMPLES) if data is not None and len(data) > _PROOF_SAMPLES else None
+
+
+def _recipe(program: Program, stack: Stack, opts: Options) -> Recipe:
+    given = frozenset(program.facts)
+    if opts.passes is not None:
+        return Recipe.from_data(opts.recipe or "custom", opts.passes, given)
+    if opts.recipe is None:
+        return recipe_for(stack, program.level)
+    if opts.recipe not in RECIPES:
+        raise UnknownName("recipe", opts.recipe, RECIPES)
+    return RECIPES[opts.recipe](stack, program.level)
+
+
+def _replay(source: Source, stack: Stack, recipe: Recipe, opts: Options) -> dict[str, Any]:
+    return recipe_data(
+        spec=source.spec,
+        stack=stack,
+        recipe=recipe,
+        seed=opts.seed,
+        budget=opts.budget,
+        data=opts.data,
+        validation=opts.validation,
+        inputs=list(opts.inputs),
+    )
+
+
+def _cache(opts: Options) -> DiskCache | None:
+    return DiskCache() if opts.cache else None
+
+
+class _Laps:
+    """How long each step took; written to timings.json and nowhere else."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def end(self, step: str) -> None:
+        now = time.perf_counter()
+        self.seconds[f"{step}_s"] = round(now - self._last, 3)
+        self._last = now

@@ -1,0 +1,99 @@
+"""Write a model as one file and prove that the file answers like the model."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+from passes.compare import compare
+from passes.context import synthetic_data
+from passes.program import Level, Program
+from passes.proof import Drift
+from passes.torch_level.capture import is_script, quiet_exporter, to_tensor
+from targets.errors import InvalidInput, UsageError
+from toolkit.driver import export_program, load_program
+from toolkit.sources import load_source
+
+__all__ = ["SUFFIXES", "export_model"]
+
+SUFFIXES = {"onnx": ".onnx", "torchscript": ".pt", "pt2": ".pt2"}
+
+
+def export_model(
+    model: Any = None, *, to: str, output: Path | None = None, opset: int | None = None, force: bool = False, **options: Any
+) -> tuple[Path, tuple[Drift, ...]]:
+    """Write `model` in the format `to`.
+
+    Returns:
+        The file, and how far its answers are from the model's on synthetic inputs.
+
+    Raises:
+        UsageError: an ONNX model cannot become a torch file; or --opset with a torch format.
+        InvalidInput: the file exists, or cannot be written.
+    """
+    if opset is not None and to != "onnx":
+        raise UsageError(f"--opset means nothing for {to}", hint="leave it out")
+    program = export_program(model, opset=opset, **options) if to == "onnx" else load_program(model, **options)
+    path = output or Path(program.name + SUFFIXES[to])
+    if path.exists() and not force:
+        raise InvalidInput(f"{path} exists", hint="choose another --output, or replace it with --force")
+    if to != "onnx" and program.level is Level.ONNX:
+        raise UsageError("an ONNX model cannot be written as a torch file", hint="export it --to onnx")
+    _replace(path, {"onnx": _onnx, "torchscript": _torchscript, "pt2": _pt2}[to](program))
+    back = load_source(path, inputs=[], sample=program.example).program
+    return path, compare(program.truth, _renamed(back, program), synthetic_data(program.signature, 0))
+
+
+def _onnx(program: Program) -> bytes:
+    return program.onnx_bytes
+
+
+def _torchscript(program: Program) -> bytes:
+    import torch
+
+    if is_script(program.model):
+        return _saved(lambda path: torch.jit.save(program.model, path))
+    args = tuple(to_tensor(program.example[spec.name]) for spec in program.signature.inputs)
+    with quiet_exporter(), warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(program.model, args)
+    return _saved(lambda path: torch.jit.save(traced, path))
+
+
+def _pt2(program: Program) -> bytes:
+    import torch
+
+    if is_script(program.model):
+        raise UsageError("TorchScript cannot become a torch.export program", hint="export the original module")
+    with quiet_exporter():
+        return _saved(lambda path: torch.export.save(program.exported, path))
+
+
+def _saved(save: Any) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.pt2")
+        save(path)
+        return path.read_bytes()
+
+
+def _renamed(back: Program, like: Program) -> Program:
+    """The loaded file under the signature of the model it was made from: formats rename inputs and outputs."""
+    from dataclasses import replace
+
+    if back.level is Level.ONNX or len(back.signature.outputs) != len(like.signature.outputs):
+        return back
+    return replace(back, signature=like.signature, reference=None, _answers={})
+
+
+def _replace(path: Path, content: bytes) -> None:
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        scratch.write_bytes(content)
+        os.replace(scratch, path)
+    except OSError as error:
+        raise InvalidInput(f"cannot write {path}: {error.strerror}", hint="choose another --output") from error
+    finally:
+        scratch.unlink(missing_ok=True)

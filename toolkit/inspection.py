@@ -1,0 +1,50 @@
+"""What is in a model, as plain data."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from passes.structure import inferred
+from targets.graph import read_workload
+from targets.support import load_rules, refusals, rule_names
+from toolkit.driver import export_program
+
+__all__ = ["inspect_model"]
+
+
+def inspect_model(model: Any = None, **options: Any) -> dict[str, Any]:
+    """Signature, operators, parameters and refusals of `model`; `options` are those of `toolkit.driver.Options`."""
+    program = export_program(model, opset=None, **options)
+    graph = inferred(program)
+    work = read_workload(graph)
+    nodes = Counter(node.op_type for node in program.graph)
+    macs: Counter[str] = Counter()
+    for op in work.operators:
+        macs[op.op_type] += op.macs
+    total = sum(macs.values()) or 1
+    parameters = sum(v.const_value.size for v in program.graph.initializers.values() if v.const_value is not None)
+    return {
+        "schema": "toolkit.inspect/1",
+        "name": program.name,
+        "opset": program.opset,
+        "signature": program.signature.to_json(),
+        "parameters": int(parameters),
+        "macs": work.macs,
+        "weight_bytes": work.weight_bytes,
+        "operators": [
+            {"op_type": name, "nodes": count, "macs": macs[name], "share": macs[name] / total}
+            for name, count in sorted(nodes.items(), key=lambda item: (-macs[item[0]], -item[1], item[0]))
+        ],
+        "refusals": {name: _refused(work, name) for name in rule_names()},
+    }
+
+
+def _refused(work: Any, name: str) -> list[dict[str, str]]:
+    """Operators that an accelerator would not take even in its own integer format."""
+    rules = load_rules(name)
+    found = []
+    for op in work.at_precision(rules.needs_dtype or "float32").operators:
+        if reason := refusals(op, rules):
+            found.append({"op_type": op.op_type, "name": op.name, "source": op.source, "reason": reason})
+    return found

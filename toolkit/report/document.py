@@ -1,0 +1,61 @@
+"""What a report says, as plain data: report.json, and the one source of the page, the terminal and `explain`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from passes.proof import Proof
+from passes.recipe import Recipe
+from targets.estimate import Estimate
+from targets.stack import Stack
+from targets.target import Target
+from targets.verdict import Verdict
+from toolkit.backends.backend import Artifact
+
+__all__ = ["build_report"]
+
+
+def build_report(
+    *,
+    model: Mapping[str, Any],
+    target: Target,
+    stack: Stack,
+    recipe: Recipe,
+    proofs: Sequence[Proof],
+    before: Estimate,
+    after: Estimate,
+    verdict: Verdict,
+    artifact: Artifact,
+    sizes_bytes: tuple[int, int],
+    versions: Mapping[str, str],
+) -> dict[str, Any]:
+    """The document. `before` prices the float model on the same stack, as it stands."""
+    return {
+        "schema": "toolkit.report/1",
+        "model": dict(model),
+        "target": {"name": target.name, "title": target.title},
+        "stack": {"id": stack.id, "runtime": stack.describe(), "calibrated": stack.latency.calibrated,
+                  "provenance": stack.provenance},
+        "artifact": artifact.to_json(),
+        "verdict": verdict.to_json(),
+        "before": _summary(before, sizes_bytes[0]),
+        "after": _summary(after, sizes_bytes[1]),
+        "recipe": {"name": recipe.name, "passes": recipe.to_data()},
+        "proofs": [proof.to_json() for proof in proofs],
+        "estimate": after.to_json(),
+        "versions": dict(versions),
+    }  # fmt: skip
+
+
+def _summary(estimate: Estimate, size_bytes: int) -> dict[str, Any]:
+    return {
+        "size_bytes": size_bytes,
+        "latency_s": estimate.latency_s,
+        "latency_interval_s": list(estimate.latency_interval_s),
+        "memory_bytes": estimate.peak_memory_bytes,
+        "memory_interval_bytes": list(estimate.memory_interval_bytes),
+        "energy_j": estimate.energy_j,
+        "energy_interval_j": list(estimate.energy_interval_j),
+        "extrapolated": estimate.extrapolated,
+    }

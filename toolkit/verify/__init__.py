@@ -1,0 +1,1 @@
+"""Does the artefact still answer as it did?"""

@@ -1,0 +1,65 @@
+"""Run a bundle's golden inputs through its artefact on this machine and compare."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isinf
+from typing import Any
+
+from passes.compare import errors, sqnr_db
+from toolkit.bundle.bundle import Bundle
+
+__all__ = ["Verification", "verify_bundle"]
+
+_FLOAT32_FLOOR_DB = 80.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """How far this machine's answers are from those recorded, and how far those are from the float model.
+
+    `floor_db` is what the first must reach: as close as the artefact is to the float model, or 80 dB where that is
+    closer (float32 sums in another order).
+    """
+
+    samples: int
+    sqnr_db: float
+    reference_sqnr_db: float
+    floor_db: float
+
+    @property
+    def passed(self) -> bool:
+        return self.sqnr_db >= self.floor_db
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schema": "toolkit.verify/1",
+            "passed": self.passed,
+            "samples": self.samples,
+            "sqnr_db": _finite(self.sqnr_db),
+            "reference_sqnr_db": _finite(self.reference_sqnr_db),
+            "floor_db": _finite(self.floor_db),
+        }
+
+
+def verify_bundle(bundle: Bundle) -> Verification:
+    """Compare answers made here with those in golden.npz."""
+    signal = noise = reference_noise = 0.0
+    samples = bundle.golden
+    for golden in samples:
+        answers = bundle(golden.inputs)
+        for name, want in golden.outputs.items():
+            power, here, _ = errors(want, answers[name])
+            signal, noise = signal + power, noise + here
+            reference_noise += errors(want, golden.reference[name])[1]
+    drift = sqnr_db(signal, reference_noise)
+    return Verification(
+        samples=len(samples),
+        sqnr_db=sqnr_db(signal, noise),
+        reference_sqnr_db=drift,
+        floor_db=min(_FLOAT32_FLOOR_DB, drift),
+    )
+
+
+def _finite(value: float) -> float | None:
+    return None if isinf(value) else round(value, 2)
