@@ -94,8 +94,10 @@ class Pass(ABC):
     def __call__(self, program: Program, ctx: Context) -> tuple[Program, Proof]:
         """Apply the pass and judge it. The program that comes back is the one to go on with."""
         if program.level is not self.level:
-            raise PassFailed(f"{self.name} works on {self.level} programs, this one is {program.level}",
-                             hint="put the pass before or after Export in the recipe")
+            raise PassFailed(
+                f"{self.name} works on {self.level} programs, this one is {program.level}",
+                hint="put the pass before or after Export in the recipe",
+            )
         self.requires(program, ctx)
         attempt: Pass = self
         while True:
@@ -121,8 +123,10 @@ class Pass(ABC):
             raise PassFailed(f"{self.name} changed the signature", hint="this is a bug in the pass: please report it")
         expected = self.becomes or program.level
         if after.level is not expected:
-            raise PassFailed(f"{self.name} left a {after.level} program, not {expected}",
-                             hint="this is a bug in the pass: please report it")
+            raise PassFailed(
+                f"{self.name} left a {after.level} program, not {expected}",
+                hint="this is a bug in the pass: please report it",
+            )
         check_structure(after)
         self.ensures(program, after, ctx)
         facts = (program.facts - self.breaks) | self.gives

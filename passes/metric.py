@@ -10,7 +10,7 @@ import numpy as np
 
 from passes.dataset import Array
 
-__all__ = ["Metric", "TOP1", "paired_interval"]
+__all__ = ["TOP1", "Metric", "paired_interval"]
 
 _Z_90 = 1.645
 

@@ -50,9 +50,7 @@ class Program:
 
     def with_model(self, model: Any, *, level: Level | None = None) -> Program:
         """The next program: `model` in place of this one, compared with the same reference."""
-        return replace(
-            self, model=model, level=level or self.level, reference=self.reference or self, _answers={}
-        )
+        return replace(self, model=model, level=level or self.level, reference=self.reference or self, _answers={})
 
     @property
     def truth(self) -> Program:
@@ -84,7 +82,8 @@ class Program:
         import onnx_ir
 
         proto = onnx_ir.to_proto(self.model)
-        return proto.SerializeToString(deterministic=True)
+        content: bytes = proto.SerializeToString(deterministic=True)
+        return content
 
     @cached_property
     def exported(self) -> Any:
@@ -104,7 +103,8 @@ class Program:
 
     def run(self, sample: Sample) -> dict[str, Array]:
         """The answers to one sample, by output name."""
-        return self._runner(sample)
+        answers: dict[str, Array] = self._runner(sample)
+        return answers
 
     def answers(self, data: Dataset) -> Iterator[dict[str, Array]]:
         """The answers to each sample of `data`; kept and given again where they are small."""

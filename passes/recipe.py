@@ -1,4 +1,4 @@
-"""A recipe: an ordered tuple of passes, built for a stack from its capabilities, checked when built, run with a cache."""
+"""A recipe: an ordered tuple of passes, built for a stack from its capabilities, checked when built, run cached."""
 
 from __future__ import annotations
 
@@ -28,7 +28,16 @@ __all__ = ["PASSES", "RECIPES", "Outcome", "PassCache", "Recipe", "recipe_for", 
 
 PASSES: Mapping[str, type[Pass]] = {
     p.__name__: p
-    for p in (FoldBatchNorm, Export, FoldConstants, FuseBatchNorm, FuseActivation, ConvertOpset, CastFloat16, QuantizeInt8)
+    for p in (
+        FoldBatchNorm,
+        Export,
+        FoldConstants,
+        FuseBatchNorm,
+        FuseActivation,
+        ConvertOpset,
+        CastFloat16,
+        QuantizeInt8,
+    )
 }
 """Every pass, by the name that recipes use."""
 
@@ -199,13 +208,17 @@ def run(
 def _step(step: Pass, program: Program, ctx: Context) -> tuple[Program, Proof]:
     try:
         if missing := step.needs - program.facts:
-            raise PassFailed(f"needs {', '.join(sorted(missing))}, which an earlier pass did not give", hint="see above")
+            raise PassFailed(
+                f"needs {', '.join(sorted(missing))}, which an earlier pass did not give", hint="see above"
+            )
         return step(program, ctx)
     except PassFailed as refusal:
         if step.essential:
             raise
         reason = f"{refusal.problem} ({refusal.hint})"
-        skipped = Proof(name=step.name, settings=step.settings, kind=str(step.kind), decision=Decision.SKIPPED, reason=reason)
+        skipped = Proof(
+            name=step.name, settings=step.settings, kind=str(step.kind), decision=Decision.SKIPPED, reason=reason
+        )
         return program, skipped
 
 
@@ -230,7 +243,9 @@ def _keys(recipe: Recipe, program: Program, ctx: Context, fingerprint: str) -> l
     return keys
 
 
-def _resume(cache: PassCache | None, keys: Sequence[str], start: Program) -> tuple[Program | None, Program, list[Proof]]:
+def _resume(
+    cache: PassCache | None, keys: Sequence[str], start: Program
+) -> tuple[Program | None, Program, list[Proof]]:
     """The first and the latest stored program, and the proofs up to the latter."""
     exported = start if start.level is Level.ONNX else None
     proofs: list[Proof] = []

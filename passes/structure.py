@@ -46,7 +46,10 @@ def check_structure(program: Program) -> None:
 
     with onnx_errors("the graph is not valid ONNX"):
         onnx.checker.check_model(program.onnx_bytes)
-    for have, want in ((program.graph.inputs, program.signature.inputs), (program.graph.outputs, program.signature.outputs)):
+    for have, want in (
+        (program.graph.inputs, program.signature.inputs),
+        (program.graph.outputs, program.signature.outputs),
+    ):
         if [v.name for v in have] != [s.name for s in want]:
             raise InvalidInput(
                 f"the graph's tensors {[v.name for v in have]} are not those of the signature",

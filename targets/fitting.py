@@ -92,7 +92,9 @@ def predict(row: Measured, fit: LatencyFit) -> float:
 def _features(row: Measured) -> np.ndarray[Any, Any]:
     ops = row.workload.operators
     by_class = [sum(op.macs for op in ops if op.op_class == name) for name in MAC_CLASSES]
-    return np.array([1.0, len(ops), *by_class, sum(op.activation_bytes for op in ops), sum(op.weight_bytes for op in ops)])
+    return np.array(
+        [1.0, len(ops), *by_class, sum(op.activation_bytes for op in ops), sum(op.weight_bytes for op in ops)]
+    )
 
 
 def _costs(fit: LatencyFit) -> np.ndarray[Any, Any]:

@@ -238,7 +238,9 @@ class _Reader:
             value = source
 
     def _passes_through(self, producer: ir.Node) -> bool:
-        return producer.op_type in VIEWS or producer.inputs[0] is not None and id(producer.inputs[0]) not in self.constant
+        return producer.op_type in VIEWS or (
+            producer.inputs[0] is not None and id(producer.inputs[0]) not in self.constant
+        )
 
     def _is_activation(self, value: ir.Value) -> bool:
         return id(value) not in self.constant
@@ -302,7 +304,7 @@ def _producer_type(value: ir.Value) -> str:
 def _shape(value: ir.Value) -> tuple[int, ...] | None:
     if value.shape is None or not value.shape.is_static():
         return None
-    return tuple(int(d) for d in value.shape)
+    return tuple(int(d) for d in value.shape.numpy())
 
 
 def _dtype_name(value: ir.Value) -> str:

@@ -19,9 +19,7 @@ _UTILISATION = {"conv3x3": 0.45, "conv": 0.3, "pointwise": 0.35, "depthwise": 0.
 _BANDWIDTH_SHARE = 0.6
 
 
-def prior_fit(
-    peak_flop_s: Mapping[str, float], dram_bytes_s: float, stack: Mapping[str, Any]
-) -> LatencyFit:
+def prior_fit(peak_flop_s: Mapping[str, float], dram_bytes_s: float, stack: Mapping[str, Any]) -> LatencyFit:
     """Coefficients from data-sheet peaks for the stack's precision and kind of dispatch.
 
     `stack` is the stack's table. Its `prior` may state `fixed_s`, `operator_s`, `peak_share` (the part of the device

@@ -14,14 +14,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from toolkit.bundle.bundle import Bundle
     from targets.estimate import Estimate
+    from toolkit.bundle.bundle import Bundle
 
 __all__ = ["__version__", "compile", "estimate", "load"]
 __version__ = "0.1.0"
 
 
-def compile(model: Any = None, target: str = "desktop_cpu", **options: Any) -> Bundle:  # noqa: A001 - the verb's name
+def compile(model: Any = None, target: str = "desktop_cpu", **options: Any) -> Bundle:
     """Make a bundle. See `toolkit.driver.compile_model` for `options`."""
     from toolkit.driver import compile_model
 

@@ -1,4 +1,4 @@
-"""Project files and recipes: what the user asked for, as a file. `toolkit.yaml` and a bundle's `recipe.yaml` read alike."""
+"""What the user asked for, as a file: `toolkit.yaml` of a project and `recipe.yaml` of a bundle read alike."""
 
 from __future__ import annotations
 
@@ -51,7 +51,9 @@ def load_config(path: Path) -> Config:
     except OSError as error:
         raise InvalidInput(f"cannot read {path}: {error.strerror}", hint="check the path") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"{path} is not YAML: {' '.join(str(error).split())[:200]}", hint="correct the line it names") from error
+        raise InvalidInput(
+            f"{path} is not YAML: {' '.join(str(error).split())[:200]}", hint="correct the line it names"
+        ) from error
     if not isinstance(data, dict):
         raise InvalidInput(f"{path} is not a mapping of fields", hint=f"fields: {', '.join(Config.model_fields)}")
     try:
@@ -59,4 +61,6 @@ def load_config(path: Path) -> Config:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
-        raise InvalidInput(f"{path}: {field}: {first['msg']}", hint=f"fields: {', '.join(Config.model_fields)}") from error
+        raise InvalidInput(
+            f"{path}: {field}: {first['msg']}", hint=f"fields: {', '.join(Config.model_fields)}"
+        ) from error

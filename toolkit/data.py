@@ -82,7 +82,9 @@ def load_factory(spec: str) -> Any:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        raise InvalidInput(f"no module {error.name!r}", hint=f"run from the folder that holds {module_name}.py, or install it") from error
+        raise InvalidInput(
+            f"no module {error.name!r}", hint=f"run from the folder that holds {module_name}.py, or install it"
+        ) from error
     target: Any = module
     for part in attribute.split("."):
         if not hasattr(target, part):
@@ -107,7 +109,9 @@ def _from_path(spec: str, signature: Signature) -> Dataset:
         arrays = {k: loaded[k] for k in loaded.files} if hasattr(loaded, "files") else {"arr_0": loaded}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise InvalidInput(f"cannot read data {spec}: {reason}", hint="give .npz, .npy, a folder of .npy, or module:factory") from error
+        raise InvalidInput(
+            f"cannot read data {spec}: {reason}", hint="give .npz, .npy, a folder of .npy, or module:factory"
+        ) from error
     return _from_arrays(path.name, arrays, signature)
 
 
@@ -117,7 +121,9 @@ def _from_arrays(name: str, arrays: dict[str, Array], signature: Signature) -> D
         arrays = {signature.inputs[0].name: next(iter(arrays.values()))}
     sizes = {len(a) if a.ndim else 0 for a in arrays.values()} | ({len(labels)} if labels is not None else set())
     if len(sizes) != 1:
-        raise InvalidInput(f"data {name!r}: arrays of different length: {sorted(sizes)}", hint="give every array one row a sample")
+        raise InvalidInput(
+            f"data {name!r}: arrays of different length: {sorted(sizes)}", hint="give every array one row a sample"
+        )
     _check_batch(signature)
     for spec in signature.inputs:
         if spec.name in arrays and arrays[spec.name].ndim == len(spec.shape) - 1 == 0:

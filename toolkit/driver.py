@@ -156,8 +156,10 @@ def export_program(model: Any = None, *, opset: int | None = None, **options: An
     stack = replace(load_target("desktop_cpu").stack("onnxruntime-fp32"), opset=wanted)
     program = _float_program(source, stack, opts)
     if program.opset != wanted:
-        raise InvalidInput(f"this model cannot be written in opset {wanted}; it is in {program.opset}",
-                           hint="leave --opset out, or ask for a newer one")
+        raise InvalidInput(
+            f"this model cannot be written in opset {wanted}; it is in {program.opset}",
+            hint="leave --opset out, or ask for a newer one",
+        )
     return program
 
 

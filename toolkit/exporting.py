@@ -23,7 +23,13 @@ SUFFIXES = {"onnx": ".onnx", "torchscript": ".pt", "pt2": ".pt2"}
 
 
 def export_model(
-    model: Any = None, *, to: str, output: Path | None = None, opset: int | None = None, force: bool = False, **options: Any
+    model: Any = None,
+    *,
+    to: str,
+    output: Path | None = None,
+    opset: int | None = None,
+    force: bool = False,
+    **options: Any,
 ) -> tuple[Path, tuple[Drift, ...]]:
     """Write `model` in the format `to`.
 
@@ -59,7 +65,7 @@ def _torchscript(program: Program) -> bytes:
     args = tuple(to_tensor(program.example[spec.name]) for spec in program.signature.inputs)
     with quiet_exporter(), warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        traced = torch.jit.trace(program.model, args)
+        traced = torch.jit.trace(program.model, args)  # type: ignore[no-untyped-call]
     return _saved(lambda path: torch.jit.save(traced, path))
 
 

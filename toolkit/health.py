@@ -75,7 +75,9 @@ def _cache() -> Finding:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        return Finding("cache folder", False, True, f"{folder}: {error.strerror}", "set TOOLKIT_CACHE to a folder you may write")
+        return Finding(
+            "cache folder", False, True, f"{folder}: {error.strerror}", "set TOOLKIT_CACHE to a folder you may write"
+        )
     return Finding("cache folder", True, True, str(folder))
 
 
@@ -86,7 +88,9 @@ def _integer_instructions() -> Finding:
     except OSError:
         return Finding("VNNI", True, False, "unknown on this system")
     has = "avx512_vnni" in flags or "avx_vnni" in flags
-    return Finding("VNNI", has, False, "yes" if has else "no", "int8 answers here may differ from those of a processor that has it")
+    return Finding(
+        "VNNI", has, False, "yes" if has else "no", "int8 answers here may differ from those of a processor that has it"
+    )
 
 
 def _extras() -> list[Finding]:
@@ -96,5 +100,3 @@ def _extras() -> list[Finding]:
                 f"pip install '{DISTRIBUTION}[{extra}]'")
         for module, extra in sorted(names.items())
     ]  # fmt: skip
-
-

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -73,10 +73,12 @@ def _load_named(spec: str, specs: Sequence[TensorSpec], sample: Sample | Array |
         return Source(spec=spec, program=source.program, data=entry.calibration(), validation=entry.validation())
     if path.is_file():
         return _from_file(path, specs, sample, trust)
-    if ":" in spec and not path.suffix == ".onnx":
+    if ":" in spec and path.suffix != ".onnx":
         return _from_object(load_factory(spec), spec.rpartition(":")[2], spec, specs, sample)
     if path.is_dir():
-        raise InvalidInput(f"{spec} is a folder, not a model", hint="name a file; a finished bundle goes to `toolkit verify`")
+        raise InvalidInput(
+            f"{spec} is a folder, not a model", hint="name a file; a finished bundle goes to `toolkit verify`"
+        )
     if path.suffix or "/" in spec:
         raise InvalidInput(f"there is no file {spec}", hint="check the path")
     raise UnknownName("model", spec, models.names())
@@ -104,7 +106,9 @@ def _read_pt2(path: Path, trust: bool) -> Any:
     try:
         return torch.export.load(path)
     except Exception as error:  # torch raises anything on a damaged archive
-        raise InvalidInput(f"{path.name} cannot be loaded: {_first_line(error)}", hint="save it again with torch.export.save") from error
+        raise InvalidInput(
+            f"{path.name} cannot be loaded: {_first_line(error)}", hint="save it again with torch.export.save"
+        ) from error
 
 
 def _read_torchscript(path: Path) -> Any:
@@ -115,9 +119,11 @@ def _read_torchscript(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
-            return torch.jit.load(path, map_location="cpu")
+            return torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError) as error:
-        raise InvalidInput(f"{path.name} cannot be loaded: {_first_line(error)}", hint="save it again with torch.jit.save") from error
+        raise InvalidInput(
+            f"{path.name} cannot be loaded: {_first_line(error)}", hint="save it again with torch.jit.save"
+        ) from error
 
 
 def _read_pickle(path: Path, trust: bool) -> Any:
@@ -136,8 +142,10 @@ def _read_pickle(path: Path, trust: bool) -> Any:
     except (RuntimeError, ValueError, EOFError, OSError, AttributeError, ImportError) as error:
         raise InvalidInput(f"{path.name} cannot be loaded: {_first_line(error)}", hint="save it again") from error
     if isinstance(loaded, Mapping):
-        raise InvalidInput(f"{path.name} holds weights without the network they belong to",
-                           hint="name a function that builds the network and loads them: module:factory")
+        raise InvalidInput(
+            f"{path.name} holds weights without the network they belong to",
+            hint="name a function that builds the network and loads them: module:factory",
+        )
     return loaded
 
 
@@ -169,9 +177,7 @@ def _drop_initializer_inputs(model: Any) -> None:
 
 
 def _onnx_signature(graph: Any, file: str) -> Signature:
-    return Signature(
-        tuple(_onnx_spec(v, file) for v in graph.input), tuple(_onnx_spec(v, file) for v in graph.output)
-    )
+    return Signature(tuple(_onnx_spec(v, file) for v in graph.input), tuple(_onnx_spec(v, file) for v in graph.output))
 
 
 def _onnx_spec(value: Any, file: str) -> TensorSpec:
@@ -179,11 +185,16 @@ def _onnx_spec(value: Any, file: str) -> TensorSpec:
 
     tensor = value.type.tensor_type
     if not value.type.HasField("tensor_type") or not tensor.elem_type:
-        raise InvalidInput(f"{file}: {value.name!r} is not a tensor", hint="sequences and maps cannot be deployed; return tensors")
+        raise InvalidInput(
+            f"{file}: {value.name!r} is not a tensor", hint="sequences and maps cannot be deployed; return tensors"
+        )
     if not tensor.HasField("shape"):
-        raise InvalidInput(f"{file}: {value.name!r} has no shape", hint="run onnx.shape_inference on the file, or export it again")
+        raise InvalidInput(
+            f"{file}: {value.name!r} has no shape", hint="run onnx.shape_inference on the file, or export it again"
+        )
     dims = tuple(
-        d.dim_value if d.HasField("dim_value") else d.dim_param or f"{value.name}_{i}" for i, d in enumerate(tensor.shape.dim)
+        d.dim_value if d.HasField("dim_value") else d.dim_param or f"{value.name}_{i}"
+        for i, d in enumerate(tensor.shape.dim)
     )
     return TensorSpec(value.name, np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name, dims)
 
@@ -208,8 +219,10 @@ def _from_object(
     else:
         dynamic_ranks = []
     if not isinstance(model, torch.nn.Module):
-        raise InvalidInput(f"{spec or name} is a {type(model).__name__}, not a torch module",
-                           hint="return an nn.Module, or (nn.Module, example_inputs)")
+        raise InvalidInput(
+            f"{spec or name} is a {type(model).__name__}, not a torch module",
+            hint="return an nn.Module, or (nn.Module, example_inputs)",
+        )
     _to_eval(model)
     names = _parameter_names(model)
     example = _example(names, specs, given, sample, spec or name)
@@ -248,7 +261,7 @@ def _parameter_names(model: nn.Module) -> list[str]:
     import torch
 
     if isinstance(model, torch.jit.ScriptModule):
-        return [a.name for a in model.forward.schema.arguments if a.name != "self"]
+        return [a.name for a in cast(Any, model.forward).schema.arguments if a.name != "self"]
     parameters = inspect.signature(model.forward).parameters.values()
     return [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
 
@@ -268,8 +281,10 @@ def _example(
         return {_name(names, 0) if len(sample) == 1 else k: np.asarray(v) for k, v in sample.items()}
     if sample is not None:
         return {_name(names, 0): np.asarray(sample)}
-    raise InvalidInput(f"the input shape of {what} is not known",
-                       hint="return (module, example_inputs) from the factory, or say --input 1x3x224x224")
+    raise InvalidInput(
+        f"the input shape of {what} is not known",
+        hint="return (module, example_inputs) from the factory, or say --input 1x3x224x224",
+    )
 
 
 def _name(names: Sequence[str], position: int) -> str:
@@ -299,7 +314,9 @@ def parse_input(text: str) -> TensorSpec:
             raise ValueError("sizes must be positive")
         return TensorSpec(name, np.dtype(dtype or "float32").name, dims)
     except (ValueError, TypeError) as error:
-        raise InvalidInput(f"--input {text!r}: {error}", hint="write it like image=1x3x224x224 or ids=1x16:int64") from error
+        raise InvalidInput(
+            f"--input {text!r}: {error}", hint="write it like image=1x3x224x224 or ids=1x16:int64"
+        ) from error
 
 
 def _symbol(text: str) -> str:

@@ -30,8 +30,8 @@ _SIZE_OF_INPUT = re.compile(r"L(\['\w+'\]|\[\d+\])+\.(size|stride)\(\)(\[\d+\])?
 _DECIMAL = re.compile(r"\d+\.\d+")
 _PLAIN = re.compile(r"[A-Za-z0-9_+\-*/%(),<>=!&|~ ]*")
 _WORDS = frozenset(
-    "Add And CeilDiv CleanDiv Eq False FloatTrueDiv FloorDiv Ge Gt IntTrueDiv Integer Le Lt Max Min Mod ModularIndexing "
-    "Mul Ne Not Or Pow PythonMod Rational ToFloat True TruncToInt and ceiling false floor int_oo not oo or true".split()
+    "Add And CeilDiv CleanDiv Eq False FloatTrueDiv FloorDiv Ge Gt IntTrueDiv Integer Le Lt Max Min Mod "
+    "ModularIndexing Mul Ne Not Or Pow PythonMod Rational ToFloat True TruncToInt and ceiling false floor int_oo not oo or true".split()
 )
 _SYMBOL_NAME = re.compile(r"[suzf]\d+|unbacked_\w+")
 
@@ -45,7 +45,9 @@ def read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise InvalidInput(f"cannot read {path}: {error.strerror}", hint="check the path and its permissions") from error
+        raise InvalidInput(
+            f"cannot read {path}: {error.strerror}", hint="check the path and its permissions"
+        ) from error
 
 
 def file_kind(path: Path) -> str:
@@ -85,7 +87,9 @@ def check_pt2(path: Path) -> None:
                 _check_payloads(path, json.loads(archive.read(name)))
         models = [name for name in names if "/models/" in name and name.endswith(".json")]
         if not models:
-            raise InvalidInput(f"{path.name} is a .pt2 of an old layout", hint=f"save it again with torch 2.9 or later; {_TRUST}")
+            raise InvalidInput(
+                f"{path.name} is a .pt2 of an old layout", hint=f"save it again with torch 2.9 or later; {_TRUST}"
+            )
         for name in models:
             _check_program(path, json.loads(archive.read(name)))
 
@@ -151,11 +155,15 @@ def check_external_data(model: Any, folder: Path) -> None:
         location = ExternalDataInfo(tensor).location
         target = (root / location).resolve()
         if Path(location).is_absolute() or not target.is_relative_to(root):
-            raise InvalidInput(f"tensor {tensor.name!r} points outside the model's folder: {location}",
-                               hint="do not use this file unless you know who made it")
+            raise InvalidInput(
+                f"tensor {tensor.name!r} points outside the model's folder: {location}",
+                hint="do not use this file unless you know who made it",
+            )
         if not target.is_file():
-            raise InvalidInput(f"tensor {tensor.name!r} wants the file {location}, which is not there",
-                               hint="keep the .onnx and its data files in one folder")
+            raise InvalidInput(
+                f"tensor {tensor.name!r} wants the file {location}, which is not there",
+                hint="keep the .onnx and its data files in one folder",
+            )
 
 
 def _tensors(graph: Any) -> Iterator[Any]:

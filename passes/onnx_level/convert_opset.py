@@ -36,12 +36,16 @@ class ConvertOpset(Pass):
     def apply(self, program: Program, ctx: Context) -> Program:
         if program.opset == self.opset:
             return program.with_model(program.model)
-        return program.with_model(_up(program, self.opset) if program.opset < self.opset else _down(program, self.opset))
+        return program.with_model(
+            _up(program, self.opset) if program.opset < self.opset else _down(program, self.opset)
+        )
 
     def ensures(self, before: Program, after: Program, ctx: Context) -> None:
         if after.opset != self.opset:
-            raise PassFailed(f"the graph came back in opset {after.opset}, not {self.opset}",
-                             hint="export the model again in the opset that the stack wants")
+            raise PassFailed(
+                f"the graph came back in opset {after.opset}, not {self.opset}",
+                hint="export the model again in the opset that the stack wants",
+            )
 
 
 def _up(program: Program, opset: int) -> ir.Model:
@@ -55,7 +59,9 @@ def _up(program: Program, opset: int) -> ir.Model:
             return onnx_ir.from_proto(onnx.version_converter.convert_version(proto, opset))
     except RuntimeError as error:
         text = " ".join(str(error).split())[-200:]
-        raise PassFailed(f"opset {program.opset} to {opset}: {text}", hint="export the model again in a newer opset") from error
+        raise PassFailed(
+            f"opset {program.opset} to {opset}: {text}", hint="export the model again in a newer opset"
+        ) from error
 
 
 def _down(program: Program, opset: int) -> ir.Model:
@@ -76,20 +82,26 @@ def _lower(node: ir.Node, source: int, opset: int) -> None:
     try:
         now, then = (onnx.defs.get_schema(node.op_type, version, "") for version in (source, opset))
     except onnx.defs.SchemaError as error:
-        raise PassFailed(f"{node.op_type} ({node.name}) does not exist in opset {opset}",
-                         hint="choose a stack with a newer runtime, or another operator in the model") from error
+        raise PassFailed(
+            f"{node.op_type} ({node.name}) does not exist in opset {opset}",
+            hint="choose a stack with a newer runtime, or another operator in the model",
+        ) from error
     if now.since_version == then.since_version:
         return
     if rewrite := _REWRITES.get(node.op_type):
         rewrite(node)
     for name in [n for n in node.attributes if n not in then.attributes]:
         if not _is_default(node.attributes[name], now.attributes[name]):
-            raise PassFailed(f"{node.op_type} ({node.name}) uses {name}, which opset {opset} lacks",
-                             hint="choose a stack with a newer runtime, or another operator in the model")
+            raise PassFailed(
+                f"{node.op_type} ({node.name}) uses {name}, which opset {opset} lacks",
+                hint="choose a stack with a newer runtime, or another operator in the model",
+            )
         node.attributes.pop(name)
     if len([v for v in node.inputs if v is not None]) > then.max_input:
-        raise PassFailed(f"{node.op_type} ({node.name}) has more inputs than opset {opset} knows",
-                         hint="choose a stack with a newer runtime, or another operator in the model")
+        raise PassFailed(
+            f"{node.op_type} ({node.name}) has more inputs than opset {opset} knows",
+            hint="choose a stack with a newer runtime, or another operator in the model",
+        )
 
 
 def _is_default(attribute: ir.Attr, schema: onnx.defs.OpSchema.Attribute) -> bool:

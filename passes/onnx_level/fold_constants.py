@@ -29,13 +29,11 @@ class FoldConstants(Pass):
 
         model = program.clone()
         common.InlinePass()(model)
-        fold_constants_ir(
-            model, onnx_shape_inference=True, input_size_limit=8192, output_size_limit=self.max_elements
-        )
+        fold_constants_ir(model, onnx_shape_inference=True, input_size_limit=8192, output_size_limit=self.max_elements)
         Sequential(
             common.IdentityEliminationPass(),
             common.RemoveUnusedNodesPass(),
-            common.RemoveUnusedFunctionsPass(),
+            common.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
             common.RemoveUnusedOpsetsPass(),
             common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
             common.DeduplicateInitializersPass(),

@@ -49,5 +49,6 @@ class FuseBatchNorm(Pass):
                 and producer.outputs[0] not in after.graph.outputs
                 and all(v is not None and v.const_value is not None for v in (*node.inputs[1:], producer.inputs[1]))
             ):
-                raise PassFailed(f"{node.name} could be folded and was not",
-                                 hint="this is a bug in the pass: please report it")
+                raise PassFailed(
+                    f"{node.name} could be folded and was not", hint="this is a bug in the pass: please report it"
+                )

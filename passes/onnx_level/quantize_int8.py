@@ -53,11 +53,15 @@ class QuantizeInt8(Pass):
 
     def requires(self, program: Program, ctx: Context) -> None:
         if ctx.data is None:
-            raise PassFailed("no calibration data was given, and random data is not used in its place",
-                             hint="give samples with --data")
+            raise PassFailed(
+                "no calibration data was given, and random data is not used in its place",
+                hint="give samples with --data",
+            )
         if program.opset < 13:
-            raise PassFailed(f"per-channel scales need opset 13, the graph has {program.opset}",
-                             hint="export the model again with opset 18")
+            raise PassFailed(
+                f"per-channel scales need opset 13, the graph has {program.opset}",
+                hint="export the model again with opset 18",
+            )
         if not any(node.op_type in ANCHORS for node in program.graph):
             raise PassFailed("the graph has no convolution or matrix product to quantize", hint="nothing to do")
 
@@ -148,7 +152,8 @@ def _weight_sqnr(program: Program) -> list[tuple[str, float]]:
         weight = node.inputs[1] if node.op_type in ANCHORS and len(node.inputs) > 1 else None
         if weight is None or weight.const_value is None or not node.name:
             continue
-        values: Any = weight.const_value.numpy().astype(np.float64).reshape(weight.const_value.shape[0], -1)
+        values: Any = weight.const_value.numpy().astype(np.float64)
+        values = values.reshape(len(values), -1)
         scale = np.maximum(np.abs(values).max(axis=1, keepdims=True) / 127, 1e-12)
         noise = values - np.round(values / scale) * scale
         rows.append((node.name, sqnr_db(float(np.square(values).sum()), float(np.square(noise).sum()))))

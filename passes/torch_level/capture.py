@@ -68,7 +68,9 @@ def capture(program: Program) -> ExportedProgram:
 
 def _widened(array: Array, spec: TensorSpec) -> Array:
     """The sample with at least two along each varying dimension: torch.export takes a size of one for fixed."""
-    shape = [max(2, have) if isinstance(want, str) else have for want, have in zip(spec.shape, array.shape, strict=True)]
+    shape = [
+        max(2, have) if isinstance(want, str) else have for want, have in zip(spec.shape, array.shape, strict=True)
+    ]
     return np.resize(array, shape)
 
 

@@ -48,8 +48,9 @@ class Export(Pass):
             model = self._from_script(program) if is_script(program.model) else self._from_graph(program)
         came_back = model.opset_imports.get("", 0)
         if came_back != self.opset:
-            raise PassFailed(f"asked the exporter for opset {self.opset}, it returned {came_back}",
-                             hint="choose another opset")
+            raise PassFailed(
+                f"asked the exporter for opset {self.opset}, it returned {came_back}", hint="choose another opset"
+            )
         _rename(model, program)
         _keep_sources(model)
         model.graph.name = program.name
@@ -75,7 +76,7 @@ class Export(Pass):
         torch.onnx.export(
             program.model,
             args,
-            file,
+            file,  # type: ignore[arg-type]  # the older exporter writes into open files as well
             dynamo=False,
             opset_version=self.opset,
             input_names=[spec.name for spec in program.signature.inputs],

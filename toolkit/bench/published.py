@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from targets.fitting import Measured
 from targets.stack import Stack
@@ -46,7 +47,9 @@ def measured_rows(stack: Stack, rows: Sequence[Mapping[str, str]]) -> Iterator[M
             continue
         work = workload_of(row["model"], row["input_shape"], stack.fuses)
         if work is not None:
-            yield Measured(f"{name}@{row['input_shape']}", family(row["model"]), work.at_precision(stack.dtype), latency_s)
+            yield Measured(
+                f"{name}@{row['input_shape']}", family(row["model"]), work.at_precision(stack.dtype), latency_s
+            )
 
 
 def _latency_s(row: Mapping[str, str]) -> float | None:
@@ -115,9 +118,10 @@ def _folder() -> Path:
     return cache_folder() / "workloads" / state.hexdigest()[:16]
 
 
-def _parse(data: dict[str, object]) -> Workload:
-    operators = tuple(
-        Operator(**{k: tuple(v) if isinstance(v, list) else v for k, v in op.items()})
-        for op in data.pop("operators")  # type: ignore[attr-defined]
-    )
-    return Workload(operators=operators, **{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})  # type: ignore[arg-type]
+def _parse(data: dict[str, Any]) -> Workload:
+    operators = tuple(Operator(**_tupled(op)) for op in data.pop("operators"))
+    return Workload(operators=operators, **_tupled(data))
+
+
+def _tupled(data: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}

@@ -25,18 +25,24 @@ def replacing_folder(target: Path, *, marker: str, force: bool = False) -> Itera
         InvalidInput: `target` is something else, or cannot be written.
     """
     if target.exists() and not force and not _ours(target, marker):
-        raise InvalidInput(f"{target} exists and is not a bundle", hint="choose another --output, or replace it with --force")
+        raise InvalidInput(
+            f"{target} exists and is not a bundle", hint="choose another --output, or replace it with --force"
+        )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     except OSError as error:
-        raise InvalidInput(f"cannot write {target}: {error.strerror}", hint="choose a folder you may write with --output") from error
+        raise InvalidInput(
+            f"cannot write {target}: {error.strerror}", hint="choose a folder you may write with --output"
+        ) from error
     try:
         scratch.chmod(0o755)
         yield scratch
         _swap(scratch, target)
     except OSError as error:
-        raise InvalidInput(f"cannot write {target}: {error.strerror}", hint="free some space, or choose another --output") from error
+        raise InvalidInput(
+            f"cannot write {target}: {error.strerror}", hint="free some space, or choose another --output"
+        ) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

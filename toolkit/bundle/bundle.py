@@ -80,7 +80,9 @@ def open_bundle(path: str | Path) -> Bundle:
     try:
         manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
     except OSError as error:
-        raise InvalidInput(f"{folder} is not a bundle: no {MANIFEST}", hint="name the folder that `toolkit compile` wrote") from error
+        raise InvalidInput(
+            f"{folder} is not a bundle: no {MANIFEST}", hint="name the folder that `toolkit compile` wrote"
+        ) from error
     except ValueError as error:
         raise InvalidInput(f"{folder / MANIFEST} is damaged", hint="compile again") from error
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
@@ -93,7 +95,10 @@ def open_bundle(path: str | Path) -> Bundle:
         if not file.is_file():
             raise InvalidInput(f"{file} is missing", hint="copy the bundle again, or compile again")
         if hashlib.sha256(file.read_bytes()).hexdigest() != want:
-            raise InvalidInput(f"{file} is not the file that was written: its hash differs", hint="copy the bundle again, or compile again")
+            raise InvalidInput(
+                f"{file} is not the file that was written: its hash differs",
+                hint="copy the bundle again, or compile again",
+            )
     return bundle
 
 

@@ -25,7 +25,9 @@ class Golden:
 
 
 def write_golden(
-    path: Path, samples: Sequence[Sample], artefact: Callable[[Sample], Mapping[str, Array]],
+    path: Path,
+    samples: Sequence[Sample],
+    artefact: Callable[[Sample], Mapping[str, Array]],
     reference: Callable[[Sample], Mapping[str, Array]],
 ) -> None:
     """Run both on `samples` and store everything, as `0/input/NAME`, `0/output/NAME`, `0/reference/NAME` and so on."""
@@ -40,7 +42,9 @@ def read_golden(path: Path) -> list[Golden]:
     """Every sample of a golden file."""
     with np.load(path, allow_pickle=False) as stored:
         count = 1 + max(int(key.partition("/")[0]) for key in stored.files)
-        return [Golden(*(_part(stored, f"{i}/{kind}/") for kind in ("input", "output", "reference"))) for i in range(count)]
+        return [
+            Golden(*(_part(stored, f"{i}/{kind}/") for kind in ("input", "output", "reference"))) for i in range(count)
+        ]
 
 
 def _part(stored: Mapping[str, Array], prefix: str) -> dict[str, Array]:

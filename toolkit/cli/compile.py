@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,9 +45,13 @@ def compile_(
     data: DataOpt = None,
     validation: Annotated[str | None, typer.Option(help="Labelled samples for proofs; the forms of --data.")] = None,
     inputs: InputOpt = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the bundle. [build/MODEL-TARGET]")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder of the bundle. [build/MODEL-TARGET]")
+    ] = None,
     config: ConfigOpt = None,
-    recipe: Annotated[str | None, typer.Option(help="float32, float16 or int8 in place of what the stack wants.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="float32, float16 or int8 in place of what the stack wants.")
+    ] = None,
     min_sqnr: Annotated[float | None, typer.Option("--min-sqnr-db", help="Budget for drift. [10 dB]")] = None,
     max_drop: Annotated[float | None, typer.Option("--max-metric-drop", help="Budget for the metric. [0.01]")] = None,
     seed: SeedOpt = None,
@@ -108,7 +113,12 @@ def _log(proof: Proof) -> None:
 
 
 def _dry_run(
-    model: str | None, target: str, stack_name: str | None, recipe: str | None, passes: list[dict[str, Any]] | None, json: bool
+    model: str | None,
+    target: str,
+    stack_name: str | None,
+    recipe: str | None,
+    passes: list[dict[str, Any]] | None,
+    json: bool,
 ) -> int:
     """Print what would be done, without loading the model."""
     from passes.program import Level
@@ -150,7 +160,7 @@ def _show(bundle: Bundle) -> None:
         if proof["reason"]:
             say(f"  {proof['pass']}: {proof['reason']}")
     say()
-    rows = [("size", units.bytes_(before["size_bytes"]), units.bytes_(after["size_bytes"]), "exact")]
+    rows: list[Sequence[str]] = [("size", units.bytes_(before["size_bytes"]), units.bytes_(after["size_bytes"]), "exact")]
     for label, key, spread in (
         ("latency", "latency_s", "latency_interval_s"),
         ("memory", "memory_bytes", "memory_interval_bytes"),
@@ -165,7 +175,8 @@ def _show(bundle: Bundle) -> None:
         notes.append("partly extrapolated: this network lies outside what was measured, the interval is widened")
     say(f"latency: {'; '.join(notes)}")
     for check in report["verdict"]["checks"]:
-        say(f"{check['quantity'].rpartition('_')[0]}: {check['outcome']} (limit {units.quantity(check['quantity'], check['limit'])})")
+        limit = units.quantity(check["quantity"], check["limit"])
+        say(f"{check['quantity'].rpartition('_')[0]}: {check['outcome']} (limit {limit})")
     say(f"bundle: {bundle.path}  (report.html to read, `toolkit verify {bundle.path}` to check)")
     if report["artifact"]["remaining"]:
         say(f"next: {report['artifact']['remaining']}")

@@ -17,7 +17,9 @@ def doctor_(json: JsonOpt = False, verbose: VerboseOpt = 0, quiet: QuietOpt = Fa
     findings = examine()
     broken = any(not f.ok and f.required for f in findings)
     if json:
-        rows = [{"name": f.name, "ok": f.ok, "required": f.required, "found": f.found, "hint": f.hint} for f in findings]
+        rows = [
+            {"name": f.name, "ok": f.ok, "required": f.required, "found": f.found, "hint": f.hint} for f in findings
+        ]
         show_json({"schema": "toolkit.doctor/1", "ok": not broken, "findings": rows})
         return 3 if broken else 0
     for f in findings:

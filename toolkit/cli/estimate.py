@@ -72,7 +72,13 @@ def _show(estimate: Estimate, rows: int) -> None:
     say()
     for label, key, value, spread, why in (
         ("latency", "latency_s", estimate.latency_s, estimate.latency_interval_s, estimate.provenance),
-        ("memory", "memory_bytes", estimate.peak_memory_bytes, estimate.memory_interval_bytes, estimate.memory_provenance),
+        (
+            "memory",
+            "memory_bytes",
+            estimate.peak_memory_bytes,
+            estimate.memory_interval_bytes,
+            estimate.memory_provenance,
+        ),
         ("energy", "energy_j", estimate.energy_j, estimate.energy_interval_j, estimate.energy_provenance),
     ):
         say(f"{label:8} {units.quantity(key, value):>9}  {units.interval(key, spread)}  {why}")
@@ -98,7 +104,9 @@ def _show(estimate: Estimate, rows: int) -> None:
     )
     rest = slowest[rows:]
     if rest:
-        say(f"and {len(rest)} more, {units.seconds(sum(op.latency_s for op in rest))} together; "
-            f"{units.seconds(estimate.fixed_s)} do not depend on the network")
+        say(
+            f"and {len(rest)} more, {units.seconds(sum(op.latency_s for op in rest))} together; "
+            f"{units.seconds(estimate.fixed_s)} do not depend on the network"
+        )
     for op in estimate.fallbacks[:5]:
         say(f"leaves the accelerator: {op.op_type} {op.name} ({units.seconds(op.latency_s)}): {op.reason}")

@@ -42,16 +42,20 @@ def inspect_(
         return 0
     from toolkit import units
 
-    say(f"{found['name']}: ONNX opset {found['opset']}, {units.count(found['parameters'], 'parameters')}, "
-        f"{units.count(found['macs'], 'MAC')} an inference, weights {units.bytes_(found['weight_bytes'])}")
+    say(
+        f"{found['name']}: ONNX opset {found['opset']}, {units.count(found['parameters'], 'parameters')}, "
+        f"{units.count(found['macs'], 'MAC')} an inference, weights {units.bytes_(found['weight_bytes'])}"
+    )
     for kind in ("inputs", "outputs"):
         for spec in found["signature"][kind]:
             say(f"  {kind[:-1]:6} {spec['name']}: {spec['dtype']}{spec['shape']}")
     say()
     table(
         ["operator", "nodes", "MACs", "share"],
-        [[o["op_type"], str(o["nodes"]), units.count(o["macs"], "") if o["macs"] else "-", f"{o['share']:.0%}"]
-         for o in found["operators"]],
+        [
+            [o["op_type"], str(o["nodes"]), units.count(o["macs"], "") if o["macs"] else "-", f"{o['share']:.0%}"]
+            for o in found["operators"]
+        ],
         right=(1, 2, 3),
     )
     say()

@@ -10,14 +10,14 @@ import typer
 
 from targets.errors import ToolkitError
 from toolkit.cli import compile as _compile  # noqa: F401 - each import registers a verb, in the order of --help
+from toolkit.cli import doctor as _doctor  # noqa: F401
 from toolkit.cli import estimate as _estimate  # noqa: F401
-from toolkit.cli import inspect as _inspect  # noqa: F401
 from toolkit.cli import export as _export  # noqa: F401
-from toolkit.cli import verify as _verify  # noqa: F401
+from toolkit.cli import inspect as _inspect  # noqa: F401
+from toolkit.cli import passes as _passes  # noqa: F401
 from toolkit.cli import run as _run  # noqa: F401
 from toolkit.cli import targets as _targets  # noqa: F401
-from toolkit.cli import passes as _passes  # noqa: F401
-from toolkit.cli import doctor as _doctor  # noqa: F401
+from toolkit.cli import verify as _verify  # noqa: F401
 from toolkit.cli.app import app
 
 __all__ = ["main"]
@@ -52,8 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if _trace(argv):
             return _INTERNAL
         text = " ".join(str(error).split())[:300]
-        return _say(f"internal error: {type(error).__name__}: {text}",
-                    "this is a bug: please report it with the output of the same command and -vv", _INTERNAL)
+        return _say(
+            f"internal error: {type(error).__name__}: {text}",
+            "this is a bug: please report it with the output of the same command and -vv",
+            _INTERNAL,
+        )
 
 
 def _usage(error: typer.TyperException) -> int:

@@ -19,16 +19,22 @@ __all__ = [
 
 ModelArg = Annotated[
     str | None,
-    typer.Argument(metavar="[MODEL]", help="module:factory, .pt2, .pt (TorchScript), .onnx or a zoo name; "
-                   "the project file's model, else the built-in example `digits`, if left out."),
+    typer.Argument(
+        metavar="[MODEL]",
+        help="module:factory, .pt2, .pt (TorchScript), .onnx or a zoo name; "
+        "the project file's model, else the built-in example `digits`, if left out.",
+    ),
 ]
 ModelOpt = Annotated[str | None, typer.Option("--model", "-m", help="The same as MODEL.")]
 TargetOpt = Annotated[str | None, typer.Option("--target", "-t", help="Device; `toolkit targets` lists them.")]
 StackOpt = Annotated[str | None, typer.Option("--stack", help="Stack of the target, or target/stack.")]
 InputOpt = Annotated[
     list[str] | None,
-    typer.Option("--input", help="Input shape where the model does not say it: [name=]1x3x224x224[:dtype]; "
-                 "a letter is a dimension that varies. May be repeated."),
+    typer.Option(
+        "--input",
+        help="Input shape where the model does not say it: [name=]1x3x224x224[:dtype]; "
+        "a letter is a dimension that varies. May be repeated.",
+    ),
 ]
 DataOpt = Annotated[
     str | None, typer.Option("--data", help="Calibration samples: .npz, .npy, a folder of .npy, or module:factory.")

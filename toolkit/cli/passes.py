@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from toolkit.cli.app import app
 from toolkit.cli.options import JsonOpt, QuietOpt, VerboseOpt
 from toolkit.cli.output import say, show_json, table
@@ -16,7 +18,7 @@ def passes_(json: JsonOpt = False, verbose: VerboseOpt = 0, quiet: QuietOpt = Fa
 
     from passes.recipe import PASSES, RECIPES
 
-    documents = [
+    documents: list[dict[str, Any]] = [
         {
             "name": name,
             "kind": str(cls.kind),
@@ -32,7 +34,10 @@ def passes_(json: JsonOpt = False, verbose: VerboseOpt = 0, quiet: QuietOpt = Fa
     if json:
         show_json({"schema": "toolkit.passes/1", "passes": documents, "recipes": list(RECIPES)})
         return 0
-    rows = [[d["name"], d["kind"], d["level"], ", ".join(d["needs"]) or "-", ", ".join(d["gives"]) or "-"] for d in documents]
+    rows = [
+        [d["name"], d["kind"], d["level"], ", ".join(d["needs"]) or "-", ", ".join(d["gives"]) or "-"]
+        for d in documents
+    ]
     table(["pass", "kind", "level", "needs", "gives"], rows)
     say(f"\nrecipes: {', '.join(RECIPES)}; a stack chooses by its capabilities, --recipe overrules it")
     return 0

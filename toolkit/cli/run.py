@@ -18,7 +18,9 @@ __all__: list[str] = []
 @app.command("run")
 def run_(
     bundle: BundleArg,
-    inputs: Annotated[str, typer.Argument(metavar="INPUT", help="Samples: .npz, .npy, a folder of .npy, or module:factory.")],
+    inputs: Annotated[
+        str, typer.Argument(metavar="INPUT", help="Samples: .npz, .npy, a folder of .npy, or module:factory.")
+    ],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the answers to this .npz.")] = None,
     json: JsonOpt = False,
     verbose: VerboseOpt = 0,
@@ -37,7 +39,7 @@ def run_(
     stacked = {name: np.concatenate([a[name] for a in answers]) for name in answers[0]}
     if output is not None:
         try:
-            np.savez(output, **stacked)
+            np.savez(output, **stacked)  # type: ignore[arg-type]
         except OSError as error:
             raise InvalidInput(f"cannot write {output}: {error.strerror}", hint="choose another --output") from error
     if json:

@@ -16,7 +16,9 @@ __all__: list[str] = []
 
 @app.command("targets")
 def targets_(
-    name: Annotated[str | None, typer.Argument(metavar="[TARGET]", help="Show one target with the source of each number.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[TARGET]", help="Show one target with the source of each number.")
+    ] = None,
     json: JsonOpt = False,
     verbose: VerboseOpt = 0,
     quiet: QuietOpt = False,
@@ -35,7 +37,7 @@ def targets_(
             default = "*" if stack.name == target.default_stack else ""
             rows.append([target.name, stack.name + default, stack.describe(), _calibration(stack.latency)])
     table(["target", "stack", "runtime", "latency from"], rows)
-    say("\n* default stack. An uncalibrated stack is priced from the data sheet, with an interval of a third to three times.")
+    say("\n* default stack; an uncalibrated stack is priced from the data sheet, within a third and three times")
     return 0
 
 

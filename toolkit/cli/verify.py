@@ -30,7 +30,7 @@ def verify_(bundle: BundleArg, json: JsonOpt = False, verbose: VerboseOpt = 0, q
         return 0 if result.passed else 1
     say(f"{len(opened.manifest['sha256'])} files match their hashes")
     say(
-        f"{result.samples} golden samples through {opened.artifact.file} on this machine: {units.decibels(result.sqnr_db)}"
+        f"{result.samples} golden samples through {opened.artifact.file} here: {units.decibels(result.sqnr_db)}"
         f" against the answers recorded (needed: {units.decibels(result.floor_db)}); those are"
         f" {units.decibels(result.reference_sqnr_db)} from the float model"
     )

@@ -12,62 +12,128 @@ from toolkit.bench.networks import NETWORKS, build, canonical, coverage, family
 
 # torchvision's documentation (inception_v3 and googlenet without their training heads), unless another source is named
 PARAMETERS = {
-    "alexnet": 61_100_840, "vgg11": 132_863_336, "vgg11_bn": 132_868_840, "vgg13": 133_047_848, "vgg16": 138_357_544,
-    "vgg19": 143_667_240, "vgg19_bn": 143_678_248, "squeezenet_1.0": 1_248_424, "squeezenet_1.1": 1_235_496,
-    "resnet18": 11_689_512, "resnet34": 21_797_672, "resnet50": 25_557_032, "resnet101": 44_549_160,
-    "resnet152": 60_192_808, "resnext50_32x4d": 25_028_904, "resnext101_32x8d": 88_791_336,
-    "wide_resnet50_2": 68_883_240, "densenet121": 7_978_856, "densenet161": 28_681_000, "densenet169": 14_149_480,
-    "densenet201": 20_013_928, "googlenet": 6_624_904, "inception_v3": 23_834_568, "shufflenet_v2_0.5": 1_366_792,
-    "shufflenet_v2_1.0": 2_278_604, "shufflenet_v2_1.5": 3_503_624, "shufflenet_v2_2.0": 7_393_996,
-    "mobilenet_v2_1.0": 3_504_872, "mobilenet_v3_small_1.0": 2_542_856, "mobilenet_v3_large_1.0": 5_483_032,
-    "mnasnet_1.0": 4_383_312, "regnety_400m": 4_344_144, "regnety_800m": 6_432_512, "regnetx_400m": 5_495_976,
-    "efficientnet_b0": 5_288_548, "efficientnet_b1": 7_794_184, "efficientnet_b4": 19_341_616,
-    "efficientnet_b7": 66_347_960, "vit_base_patch16": 86_567_656, "vit_base_patch32": 88_224_232,
+    "alexnet": 61_100_840,
+    "vgg11": 132_863_336,
+    "vgg11_bn": 132_868_840,
+    "vgg13": 133_047_848,
+    "vgg16": 138_357_544,
+    "vgg19": 143_667_240,
+    "vgg19_bn": 143_678_248,
+    "squeezenet_1.0": 1_248_424,
+    "squeezenet_1.1": 1_235_496,
+    "resnet18": 11_689_512,
+    "resnet34": 21_797_672,
+    "resnet50": 25_557_032,
+    "resnet101": 44_549_160,
+    "resnet152": 60_192_808,
+    "resnext50_32x4d": 25_028_904,
+    "resnext101_32x8d": 88_791_336,
+    "wide_resnet50_2": 68_883_240,
+    "densenet121": 7_978_856,
+    "densenet161": 28_681_000,
+    "densenet169": 14_149_480,
+    "densenet201": 20_013_928,
+    "googlenet": 6_624_904,
+    "inception_v3": 23_834_568,
+    "shufflenet_v2_0.5": 1_366_792,
+    "shufflenet_v2_1.0": 2_278_604,
+    "shufflenet_v2_1.5": 3_503_624,
+    "shufflenet_v2_2.0": 7_393_996,
+    "mobilenet_v2_1.0": 3_504_872,
+    "mobilenet_v3_small_1.0": 2_542_856,
+    "mobilenet_v3_large_1.0": 5_483_032,
+    "mnasnet_1.0": 4_383_312,
+    "regnety_400m": 4_344_144,
+    "regnety_800m": 6_432_512,
+    "regnetx_400m": 5_495_976,
+    "efficientnet_b0": 5_288_548,
+    "efficientnet_b1": 7_794_184,
+    "efficientnet_b4": 19_341_616,
+    "efficientnet_b7": 66_347_960,
+    "vit_base_patch16": 86_567_656,
+    "vit_base_patch32": 88_224_232,
     "vit_large_patch16": 304_326_632,
-    "efficientnet_lite0": 4_652_008,                       # the weights that pip's efficientnet-lite0 package holds
+    "efficientnet_lite0": 4_652_008,  # the weights that pip's efficientnet-lite0 package holds
 }
 
 # timm's results tables (millions): parameters, and elements that convolutions and linear layers write
 TIMM = {
-    ("cspdarknet53", 256): (27.64, 16.81), ("darknet53", 256): (41.61, 12.39), ("dpn68", 224): (12.61, 10.47),
-    ("efficientnet_b3", 288): (12.23, 21.49), ("efficientnet_edgetpu_s", 224): (5.44, 8.73),
-    ("efficientnet_edgetpu_m", 240): (6.90, 14.34), ("efficientnet_edgetpu_l", 300): (10.59, 30.70),
-    ("efficientnetv2_b0", 224): (7.14, 4.77), ("efficientnetv2_rw_s", 288): (23.94, 21.41),
-    ("fbnetc_1.0", 224): (5.57, 6.51), ("ghostnet_1.0", 224): (5.18, 3.55), ("hrnet_w18", 224): (21.30, 16.31),
-    ("inception_resnet_v2", 299): (55.84, 25.06), ("lcnet_0.5", 224): (1.88, 1.26), ("lcnet_1.0", 224): (2.95, 2.52),
-    ("mixer_base_patch16", 224): (59.88, 14.53), ("mnasnet_small", 224): (2.03, 2.16),
-    ("mobilenet_v2_0.5", 224): (1.97, 3.64), ("mobilenet_v2_1.4", 224): (6.11, 9.57),
-    ("mobileone_s0", 224): (5.29, 15.48), ("mobileone_s1", 224): (4.83, 9.67), ("repvgg_a0", 224): (9.11, 3.59),
-    ("repvgg_b0", 224): (15.82, 6.15), ("resnet50", 288): (25.56, 18.37), ("seresnet50", 224): (28.09, 11.13),
-    ("spnasnet_1.0", 224): (4.42, 6.03), ("tinynet_a", 192): (6.19, 5.41), ("xception41", 299): (26.97, 39.86),
+    ("cspdarknet53", 256): (27.64, 16.81),
+    ("darknet53", 256): (41.61, 12.39),
+    ("dpn68", 224): (12.61, 10.47),
+    ("efficientnet_b3", 288): (12.23, 21.49),
+    ("efficientnet_edgetpu_s", 224): (5.44, 8.73),
+    ("efficientnet_edgetpu_m", 240): (6.90, 14.34),
+    ("efficientnet_edgetpu_l", 300): (10.59, 30.70),
+    ("efficientnetv2_b0", 224): (7.14, 4.77),
+    ("efficientnetv2_rw_s", 288): (23.94, 21.41),
+    ("fbnetc_1.0", 224): (5.57, 6.51),
+    ("ghostnet_1.0", 224): (5.18, 3.55),
+    ("hrnet_w18", 224): (21.30, 16.31),
+    ("inception_resnet_v2", 299): (55.84, 25.06),
+    ("lcnet_0.5", 224): (1.88, 1.26),
+    ("lcnet_1.0", 224): (2.95, 2.52),
+    ("mixer_base_patch16", 224): (59.88, 14.53),
+    ("mnasnet_small", 224): (2.03, 2.16),
+    ("mobilenet_v2_0.5", 224): (1.97, 3.64),
+    ("mobilenet_v2_1.4", 224): (6.11, 9.57),
+    ("mobileone_s0", 224): (5.29, 15.48),
+    ("mobileone_s1", 224): (4.83, 9.67),
+    ("repvgg_a0", 224): (9.11, 3.59),
+    ("repvgg_b0", 224): (15.82, 6.15),
+    ("resnet50", 288): (25.56, 18.37),
+    ("seresnet50", 224): (28.09, 11.13),
+    ("spnasnet_1.0", 224): (4.42, 6.03),
+    ("tinynet_a", 192): (6.19, 5.41),
+    ("xception41", 299): (26.97, 39.86),
 }
 
 # millions of multiply-accumulates, and how far the count may be off: rounding of the source, or what it also counts
 MACS = {
     # what the Edge TPU compiler counts for Google's own files
-    ("mobilenet_v1_0.25", 128): (13.6, 0.005), ("mobilenet_v1_0.5", 160): (76.5, 0.005),
-    ("mobilenet_v1_0.75", 192): (239.3, 0.005), ("mobilenet_v2_1.0", 224): (300.8, 0.001),
+    ("mobilenet_v1_0.25", 128): (13.6, 0.005),
+    ("mobilenet_v1_0.5", 160): (76.5, 0.005),
+    ("mobilenet_v1_0.75", 192): (239.3, 0.005),
+    ("mobilenet_v2_1.0", 224): (300.8, 0.001),
     ("deeplab_mobilenet_v2", 513): (2740.7, 0.001),
     # TF-Slim's tables
-    ("mobilenet_v1_1.0", 224): (569, 0.002), ("mobilenet_v1_1.0", 128): (186, 0.005),
-    ("mobilenet_v2_0.35", 224): (59, 0.01), ("mobilenet_v2_0.5", 224): (97, 0.005),
-    ("mobilenet_v2_1.3", 224): (509, 0.002), ("mobilenet_v2_1.4", 224): (582, 0.002),
-    ("mobilenet_v3_large_1.0", 224): (217, 0.005), ("mobilenet_v3_large_0.75", 224): (155, 0.005),
-    ("mobilenet_v3_large_minimalistic", 224): (209, 0.005), ("mobilenet_v3_small_0.75", 224): (44, 0.02),
+    ("mobilenet_v1_1.0", 224): (569, 0.002),
+    ("mobilenet_v1_1.0", 128): (186, 0.005),
+    ("mobilenet_v2_0.35", 224): (59, 0.01),
+    ("mobilenet_v2_0.5", 224): (97, 0.005),
+    ("mobilenet_v2_1.3", 224): (509, 0.002),
+    ("mobilenet_v2_1.4", 224): (582, 0.002),
+    ("mobilenet_v3_large_1.0", 224): (217, 0.005),
+    ("mobilenet_v3_large_0.75", 224): (155, 0.005),
+    ("mobilenet_v3_large_minimalistic", 224): (209, 0.005),
+    ("mobilenet_v3_small_0.75", 224): (44, 0.02),
     # the papers
-    ("shufflenet_v1_g3", 224): (137, 0.01), ("shufflenet_v2_1.0", 224): (146, 0.01), ("resnet50", 224): (4089, 0.001),
-    ("resnet50_caffe", 224): (3858, 0.001), ("regnety_400m", 224): (400, 0.01), ("googlenet", 224): (1500, 0.01),
+    ("shufflenet_v1_g3", 224): (137, 0.01),
+    ("shufflenet_v2_1.0", 224): (146, 0.01),
+    ("resnet50", 224): (4089, 0.001),
+    ("resnet50_caffe", 224): (3858, 0.001),
+    ("regnety_400m", 224): (400, 0.01),
+    ("googlenet", 224): (1500, 0.01),
     # torchvision's documentation
-    ("resnet18", 224): (1814, 0.001), ("alexnet", 224): (714, 0.001), ("vgg11", 224): (7609, 0.001),
-    ("squeezenet_1.0", 224): (819, 0.001), ("densenet121", 224): (2834, 0.001), ("inception_v3", 299): (5713, 0.001),
+    ("resnet18", 224): (1814, 0.001),
+    ("alexnet", 224): (714, 0.001),
+    ("vgg11", 224): (7609, 0.001),
+    ("squeezenet_1.0", 224): (819, 0.001),
+    ("densenet121", 224): (2834, 0.001),
+    ("inception_v3", 299): (5713, 0.001),
     # half of Darknet's billions of operations
-    ("yolov3", 416): (65.86e3 / 2, 0.002), ("yolov3_tiny", 416): (5.56e3 / 2, 0.002),
-    ("yolov3_spp", 608): (141.45e3 / 2, 0.002), ("yolov4", 608): (128.46e3 / 2, 0.002),
-    ("yolov4_tiny", 416): (6.91e3 / 2, 0.002), ("yolo_fastest_1.1", 320): (252 / 2, 0.01),
+    ("yolov3", 416): (65.86e3 / 2, 0.002),
+    ("yolov3_tiny", 416): (5.56e3 / 2, 0.002),
+    ("yolov3_spp", 608): (141.45e3 / 2, 0.002),
+    ("yolov4", 608): (128.46e3 / 2, 0.002),
+    ("yolov4_tiny", 416): (6.91e3 / 2, 0.002),
+    ("yolo_fastest_1.1", 320): (252 / 2, 0.01),
     ("yolo_fastest_v2", 352): (212 / 2, 0.01),
     # MLPerf's 433 and OpenVINO's 2.494, 3.775 and 1.525 billions of operations; these count more than convolutions
-    ("ssd_resnet34", 1200): (433e3 / 2, 0.002), ("ssd_mobilenet_v1_1.0", 300): (2494 / 2, 0.01),
-    ("ssd_mobilenet_v2", 300): (3775 / 2, 0.01), ("ssdlite_mobilenet_v2", 300): (1525 / 2, 0.02),
+    ("ssd_resnet34", 1200): (433e3 / 2, 0.002),
+    ("ssd_mobilenet_v1_1.0", 300): (2494 / 2, 0.01),
+    ("ssd_mobilenet_v2", 300): (3775 / 2, 0.01),
+    ("ssdlite_mobilenet_v2", 300): (1525 / 2, 0.02),
 }
 
 
@@ -127,30 +193,48 @@ def test_the_large_ssd_has_mlperfs_anchors() -> None:
     assert sum(boxes.shape[1] // 4 * boxes.shape[2] * boxes.shape[3] for boxes in network(image)[::2]) == 15_130
 
 
-@pytest.mark.parametrize(("model", "key"), [
-    ("mlperf:mobilenet-v1-0.25-128-non-quantized", "mobilenet_v1_0.25"),
-    ("mlperf:mobilenet-v2-1.3-224-quantized", "mobilenet_v2_1.3"),
-    ("mlperf:mobilenet-v3-small_224_0.75_float", "mobilenet_v3_small_0.75"),
-    ("mlperf:mobilenet-v3-small-minimalistic_224_1.0_float", "mobilenet_v3_small_minimalistic"),
-    ("mlperf:efficientnet-lite3-quantized", "efficientnet_lite3"), ("mlperf:resnet", "resnet50"),
-    ("torchvision:shufflenet_v2_x2_0", "shufflenet_v2_2.0"), ("timm:mobilenetv2_140", "mobilenet_v2_1.4"),
-    ("timm:deit_small_patch16_224", "vit_small_patch16"), ("timm:tf_efficientnet_lite0", "efficientnet_lite0"),
-    ("tfslim:mobilenet_v1_0p5_160", "mobilenet_v1_0.5"), ("tfslim:resnet_v2_152", "resnet_v2_152_slim"),
-    ("coral:Inception v1", "googlenet"), ("coral:EfficientNet-EdgeTpu-S", "efficientnet_edgetpu_s"),
-    ("coral:ResNet-50 V1", "resnet_v1_50_slim"), ("ncnn:resnet50", "resnet50_caffe"),
-    ("ncnn:vision_transformer", "vit_base_patch32"), ("yolov4-tiny-416", "yolov4_tiny"), ("yolov4", "yolov4"),
-    ("fcn-resnet18-cityscapes-512x256", "fcn_resnet18"),
-    ("coral:DenseNet", None), ("coral:Inception-ResNet V2", None), ("mobilenet-yolov3-608", None), ("yolo11n", None),
-    ("timm:mobilenetv2_120", None), ("resnet", None),
-])
+@pytest.mark.parametrize(
+    ("model", "key"),
+    [
+        ("mlperf:mobilenet-v1-0.25-128-non-quantized", "mobilenet_v1_0.25"),
+        ("mlperf:mobilenet-v2-1.3-224-quantized", "mobilenet_v2_1.3"),
+        ("mlperf:mobilenet-v3-small_224_0.75_float", "mobilenet_v3_small_0.75"),
+        ("mlperf:mobilenet-v3-small-minimalistic_224_1.0_float", "mobilenet_v3_small_minimalistic"),
+        ("mlperf:efficientnet-lite3-quantized", "efficientnet_lite3"),
+        ("mlperf:resnet", "resnet50"),
+        ("torchvision:shufflenet_v2_x2_0", "shufflenet_v2_2.0"),
+        ("timm:mobilenetv2_140", "mobilenet_v2_1.4"),
+        ("timm:deit_small_patch16_224", "vit_small_patch16"),
+        ("timm:tf_efficientnet_lite0", "efficientnet_lite0"),
+        ("tfslim:mobilenet_v1_0p5_160", "mobilenet_v1_0.5"),
+        ("tfslim:resnet_v2_152", "resnet_v2_152_slim"),
+        ("coral:Inception v1", "googlenet"),
+        ("coral:EfficientNet-EdgeTpu-S", "efficientnet_edgetpu_s"),
+        ("coral:ResNet-50 V1", "resnet_v1_50_slim"),
+        ("ncnn:resnet50", "resnet50_caffe"),
+        ("ncnn:vision_transformer", "vit_base_patch32"),
+        ("yolov4-tiny-416", "yolov4_tiny"),
+        ("yolov4", "yolov4"),
+        ("fcn-resnet18-cityscapes-512x256", "fcn_resnet18"),
+        ("coral:DenseNet", None),
+        ("coral:Inception-ResNet V2", None),
+        ("mobilenet-yolov3-608", None),
+        ("yolo11n", None),
+        ("timm:mobilenetv2_120", None),
+        ("resnet", None),
+    ],
+)
 def test_a_row_names_its_network(model: str, key: str | None) -> None:
     assert canonical(model) == key
     assert key is None or key in NETWORKS
 
 
 def test_shapes_come_out_as_nchw() -> None:
-    for written, shape in (("1x128x96x3", (1, 3, 128, 96)), ("1x3x128x96", (1, 3, 128, 96)),
-                           ("1024x3x224x224", (1024, 3, 224, 224))):
+    for written, shape in (
+        ("1x128x96x3", (1, 3, 128, 96)),
+        ("1x3x128x96", (1, 3, 128, 96)),
+        ("1024x3x224x224", (1024, 3, 224, 224)),
+    ):
         network, image = on_meta("mobilenet_v1_0.25", written)
         assert image.shape == shape
         assert not network.training
@@ -165,12 +249,20 @@ def test_unknown_networks_build_nothing() -> None:
     assert build("mlperf:rnnt", "1x3x224x224") is None
 
 
-@pytest.mark.parametrize(("model", "name"), [
-    ("mlperf:mobilenet-v1-1.0-224-quantized", "mobilenet_v1"), ("ncnn:mobilenet_yolo", "mobilenet_v1"),
-    ("ssdlite_mobilenet_v2", "mobilenet_v2"), ("trt_pose:resnet18_baseline_att_224x224_A", "resnet"),
-    ("timm:resnext50_32x4d", "resnet"), ("timm:tf_efficientnet_es", "efficientnet"), ("yolov4-608", "darknet"),
-    ("EfficientDet-lite0", "efficientdet"), ("qwen:1.8b (4-bit)", "qwen"),
-])
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("mlperf:mobilenet-v1-1.0-224-quantized", "mobilenet_v1"),
+        ("ncnn:mobilenet_yolo", "mobilenet_v1"),
+        ("ssdlite_mobilenet_v2", "mobilenet_v2"),
+        ("trt_pose:resnet18_baseline_att_224x224_A", "resnet"),
+        ("timm:resnext50_32x4d", "resnet"),
+        ("timm:tf_efficientnet_es", "efficientnet"),
+        ("yolov4-608", "darknet"),
+        ("EfficientDet-lite0", "efficientdet"),
+        ("qwen:1.8b (4-bit)", "qwen"),
+    ],
+)
 def test_families(model: str, name: str) -> None:
     assert family(model) == name
 
@@ -183,23 +275,46 @@ def test_every_network_has_a_family_and_draws_no_weight_on_meta() -> None:
 
 
 def test_coverage_counts_rows_per_stack() -> None:
-    stack = {"device": "Pi", "device_variant": "", "runtime": "TFLite", "precision": "int8", "threads": "4",
-             "batch": "1"}
-    rows = [stack | {"model": "mlperf:resnet50", "input_shape": "1x224x224x3"},
-            stack | {"model": "mlperf:resnet50", "input_shape": ""},
-            stack | {"model": "mlperf:rnnt", "input_shape": ""},
-            stack | {"model": "mlperf:resnet50", "input_shape": "1x224x224x3", "batch": "8"}]
+    stack = {
+        "device": "Pi",
+        "device_variant": "",
+        "runtime": "TFLite",
+        "precision": "int8",
+        "threads": "4",
+        "batch": "1",
+    }
+    rows = [
+        stack | {"model": "mlperf:resnet50", "input_shape": "1x224x224x3"},
+        stack | {"model": "mlperf:resnet50", "input_shape": ""},
+        stack | {"model": "mlperf:rnnt", "input_shape": ""},
+        stack | {"model": "mlperf:resnet50", "input_shape": "1x224x224x3", "batch": "8"},
+    ]
     key = ("Pi", "", "TFLite", "int8", "4")
     assert coverage(rows) == {(*key, "1"): (1, 3), (*key, "8"): (1, 1)}
 
 
-@pytest.mark.parametrize(("key", "side"), [
-    ("mobilenet_v1_0.25", 128), ("mobilenet_v3_small_1.0", 224), ("shufflenet_v2_0.5", 224), ("resnet18_pose", 224),
-    ("alexnet_caffe", 227), ("vit_tiny_patch16", 224), ("swin_tiny", 224), ("blazeface", 128), ("fastestdet", 352),
-    ("yolov4_tiny", 416), ("unet_mobilenet_v2", 128),
-])
+@pytest.mark.parametrize(
+    ("key", "side"),
+    [
+        ("mobilenet_v1_0.25", 128),
+        ("mobilenet_v3_small_1.0", 224),
+        ("shufflenet_v2_0.5", 224),
+        ("resnet18_pose", 224),
+        ("alexnet_caffe", 227),
+        ("vit_tiny_patch16", 224),
+        ("swin_tiny", 224),
+        ("blazeface", 128),
+        ("fastestdet", 352),
+        ("yolov4_tiny", 416),
+        ("unet_mobilenet_v2", 128),
+    ],
+)
 def test_networks_export(key: str, side: int) -> None:
     network, image = on_meta(key, f"1x3x{side}x{side}")
     program = torch.export.export(network, (image,))
-    assert all(isinstance(dim, int) for node in program.graph.nodes if isinstance(node.meta.get("val"), Tensor)
-               for dim in node.meta["val"].shape)
+    assert all(
+        isinstance(dim, int)
+        for node in program.graph.nodes
+        if isinstance(node.meta.get("val"), Tensor)
+        for dim in node.meta["val"].shape
+    )

@@ -37,21 +37,40 @@ from .blocks import Make
 __all__ = ["NETWORKS", "build", "canonical", "coverage", "family"]
 
 _FAMILIES: Mapping[str, Mapping[str, Make]] = {
-    "alexnet": plain.ALEXNET, "blazeface": ssd.BLAZEFACE, "darknet": darknet.DARKNET, "densenet": densenet.DENSENET,
-    "dpn": dpn.DPN, "efficientnet": efficientnet.EFFICIENTNET, "fbnet": efficientnet.FBNET,
-    "ghostnet": compact.GHOSTNET, "hrnet": hrnet.HRNET, "inception": inception.INCEPTION, "lcnet": compact.LCNET,
-    "mixer": vit.MIXER, "mnasnet": efficientnet.MNASNET, "mobilenet_v1": mobilenet.V1 | ssd.SSD_MOBILENET_V1,
-    "mobilenet_v2": mobilenet.V2 | ssd.SSD_MOBILENET_V2 | segmentation.MOBILENET_V2, "mobilenet_v3": mobilenet.V3,
+    "alexnet": plain.ALEXNET,
+    "blazeface": ssd.BLAZEFACE,
+    "darknet": darknet.DARKNET,
+    "densenet": densenet.DENSENET,
+    "dpn": dpn.DPN,
+    "efficientnet": efficientnet.EFFICIENTNET,
+    "fbnet": efficientnet.FBNET,
+    "ghostnet": compact.GHOSTNET,
+    "hrnet": hrnet.HRNET,
+    "inception": inception.INCEPTION,
+    "lcnet": compact.LCNET,
+    "mixer": vit.MIXER,
+    "mnasnet": efficientnet.MNASNET,
+    "mobilenet_v1": mobilenet.V1 | ssd.SSD_MOBILENET_V1,
+    "mobilenet_v2": mobilenet.V2 | ssd.SSD_MOBILENET_V2 | segmentation.MOBILENET_V2,
+    "mobilenet_v3": mobilenet.V3,
     "mobileone": repvgg.MOBILEONE,
-    "proxylessnas": efficientnet.PROXYLESSNAS, "regnet": regnet.REGNET, "repvgg": repvgg.REPVGG,
-    "resnet": resnet.RESNET | ssd.SSD_RESNET, "shufflenet_v1": shufflenet.V1,
-    "shufflenet_v2": shufflenet.V2 | ssd.SSD_SHUFFLENET_V2, "squeezenet": plain.SQUEEZENET | ssd.SSD_SQUEEZENET,
-    "swin": swin.SWIN, "vgg": plain.VGG, "vit": vit.VIT, "xception": xception.XCEPTION,
-    "yolo_fastest": ssd.YOLO_FASTEST}
+    "proxylessnas": efficientnet.PROXYLESSNAS,
+    "regnet": regnet.REGNET,
+    "repvgg": repvgg.REPVGG,
+    "resnet": resnet.RESNET | ssd.SSD_RESNET,
+    "shufflenet_v1": shufflenet.V1,
+    "shufflenet_v2": shufflenet.V2 | ssd.SSD_SHUFFLENET_V2,
+    "squeezenet": plain.SQUEEZENET | ssd.SSD_SQUEEZENET,
+    "swin": swin.SWIN,
+    "vgg": plain.VGG,
+    "vit": vit.VIT,
+    "xception": xception.XCEPTION,
+    "yolo_fastest": ssd.YOLO_FASTEST,
+}
 
 NETWORKS: Mapping[str, Make] = {key: make for group in _FAMILIES.values() for key, make in group.items()}
 _FAMILY_OF = {key: name for name, group in _FAMILIES.items() for key in group}
-_SIZED = frozenset(vit.VIT) | frozenset(vit.MIXER)           # their weights depend on the image size
+_SIZED = frozenset(vit.VIT) | frozenset(vit.MIXER)  # their weights depend on the image size
 
 
 def _hundredths(text: str) -> str:
@@ -72,8 +91,10 @@ _NAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"mlperf:ssd-resnet34", "ssd_resnet34"),
     # torchvision, timm, NVIDIA
     (r"(?:torchvision:|timm:)?(resnet(?:18|34|50|101|152)|resnext\w+|wide_resnet50_2|seresnet50)", r"\1"),
-    (r"(?:torchvision:|timm:)?(alexnet|googlenet|vgg\d+(?:_bn)?|densenet\d+|inception_v[34]|inception_resnet_v2)",
-     r"\1"),
+    (
+        r"(?:torchvision:|timm:)?(alexnet|googlenet|vgg\d+(?:_bn)?|densenet\d+|inception_v[34]|inception_resnet_v2)",
+        r"\1",
+    ),
     (r"torchvision:squeezenet1_([01])", r"squeezenet_1.\1"),
     (r"torchvision:mobilenet_v2|mobilenet_v2(?:_1\.0)?", "mobilenet_v2_1.0"),
     (r"mobilenet_v1_1\.0|opencv_zoo:image_classification_mobilenetv1_2022apr\.onnx", "mobilenet_v1_1.0"),
@@ -91,8 +112,10 @@ _NAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"timm:(?:vit|deit)_(tiny|small|base|large)_patch(16|32)_\d+", r"vit_\1_patch\2"),
     (r"timm:mixer_b16_224", "mixer_base_patch16"),
     (r"timm:swin_(tiny|base)_patch4_window7_224", r"swin_\1"),
-    (r"timm:(cspdarknet53|darknet53|dpn68|hrnet_w18|mnasnet_small|mobileone_s[01]|repvgg_[ab]0|tinynet_a|xception41)",
-     r"\1"),
+    (
+        r"timm:(cspdarknet53|darknet53|dpn68|hrnet_w18|mnasnet_small|mobileone_s[01]|repvgg_[ab]0|tinynet_a|xception41)",
+        r"\1",
+    ),
     # TF-Slim
     (r"tfslim:resnet_v([12])_(\d+)", r"resnet_v\1_\2_slim"),
     (r"tfslim:inception_v1", "googlenet"),
@@ -114,8 +137,11 @@ _NAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"ncnn:mobilenet_v2", "mobilenet_v2_caffe"),
     (r"ncnn:mobilenet_v3", "mobilenet_v3_large_1.0"),
     (r"ncnn:(alexnet|googlenet|resnet50)", r"\1_caffe"),
-    (r"ncnn:(resnet18|vgg16|efficientnet_b0|efficientnetv2_b0|regnety_400m|blazeface|squeezenet_ssd|mobilenet_yolo"
-     r"|nanodet_m)", r"\1"),
+    (
+        r"ncnn:(resnet18|vgg16|efficientnet_b0|efficientnetv2_b0|regnety_400m|blazeface|squeezenet_ssd|mobilenet_yolo"
+        r"|nanodet_m)",
+        r"\1",
+    ),
     (r"ncnn:squeezenet", "squeezenet_1.1"),
     (r"ncnn:shufflenet", "shufflenet_v1_g3"),
     (r"ncnn:shufflenet_v2", "shufflenet_v2_1.0"),

@@ -42,11 +42,19 @@ def conv(
     return nn.Sequential(*layers)
 
 
-def separable(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, *, act: Act | None = nn.ReLU6,
-              middle: Act | None = nn.ReLU6) -> nn.Sequential:
+def separable(
+    inputs: int,
+    outputs: int,
+    kernel: int = 3,
+    stride: int = 1,
+    *,
+    act: Act | None = nn.ReLU6,
+    middle: Act | None = nn.ReLU6,
+) -> nn.Sequential:
     """Depthwise convolution, then pointwise: `middle` follows the first, `act` the second."""
     return nn.Sequential(
-        *conv(inputs, inputs, kernel, stride, groups=inputs, act=middle), *conv(inputs, outputs, act=act))
+        *conv(inputs, inputs, kernel, stride, groups=inputs, act=middle), *conv(inputs, outputs, act=act)
+    )
 
 
 def upsample(factor: int = 2) -> nn.Upsample:
@@ -129,7 +137,8 @@ class SqueezeExcite(nn.Module):
     def __init__(self, channels: int, squeezed: int, act: Act = nn.ReLU, gate: Act = nn.Sigmoid) -> None:
         super().__init__()
         self.gate = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, squeezed, 1), act(), nn.Conv2d(squeezed, channels, 1), gate())
+            nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, squeezed, 1), act(), nn.Conv2d(squeezed, channels, 1), gate()
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = x * self.gate(x)

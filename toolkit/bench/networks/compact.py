@@ -15,9 +15,23 @@ def _ghost(inputs: int, outputs: int, act: Act | None = nn.ReLU) -> nn.Module:
 
 # kernel, hidden channels, channels, squeeze-and-excite, stride
 _GHOSTNET = (
-    (3, 16, 16, 0, 1), (3, 48, 24, 0, 2), (3, 72, 24, 0, 1), (5, 72, 40, 1, 2), (5, 120, 40, 1, 1), (3, 240, 80, 0, 2),
-    (3, 200, 80, 0, 1), (3, 184, 80, 0, 1), (3, 184, 80, 0, 1), (3, 480, 112, 1, 1), (3, 672, 112, 1, 1),
-    (5, 672, 160, 1, 2), (5, 960, 160, 0, 1), (5, 960, 160, 1, 1), (5, 960, 160, 0, 1), (5, 960, 160, 1, 1))
+    (3, 16, 16, 0, 1),
+    (3, 48, 24, 0, 2),
+    (3, 72, 24, 0, 1),
+    (5, 72, 40, 1, 2),
+    (5, 120, 40, 1, 1),
+    (3, 240, 80, 0, 2),
+    (3, 200, 80, 0, 1),
+    (3, 184, 80, 0, 1),
+    (3, 184, 80, 0, 1),
+    (3, 480, 112, 1, 1),
+    (3, 672, 112, 1, 1),
+    (5, 672, 160, 1, 2),
+    (5, 960, 160, 0, 1),
+    (5, 960, 160, 1, 1),
+    (5, 960, 160, 0, 1),
+    (5, 960, 160, 1, 1),
+)
 
 
 def ghostnet() -> nn.Module:
@@ -30,17 +44,37 @@ def ghostnet() -> nn.Module:
         if se:
             body.append(SqueezeExcite(hidden, make_divisible(hidden / 4, 4), gate=nn.Hardsigmoid))
         body.append(_ghost(hidden, outputs, None))
-        shortcut = nn.Sequential(conv(width, width, kernel, stride, groups=width, act=None),
-                                 conv(width, outputs, act=None)) if stride == 2 or width != outputs else None
+        shortcut = (
+            nn.Sequential(conv(width, width, kernel, stride, groups=width, act=None), conv(width, outputs, act=None))
+            if stride == 2 or width != outputs
+            else None
+        )
         layers.append(Residual(body, shortcut))
         width = outputs
-    return layers.extend([conv(width, 960), nn.AdaptiveAvgPool2d(1), nn.Conv2d(960, 1280, 1), nn.ReLU(), nn.Flatten(),
-                          nn.Linear(1280, 1000)])
+    return layers.extend(
+        [
+            conv(width, 960),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(960, 1280, 1),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(1280, 1000),
+        ]
+    )
 
 
 # kernel, channels at width 1, stride, squeeze-and-excite
-_LCNET = ((3, 32, 1, 0), (3, 64, 2, 0), (3, 64, 1, 0), (3, 128, 2, 0), (3, 128, 1, 0), (3, 256, 2, 0),
-          *((5, 256, 1, 0),) * 5, (5, 512, 2, 1), (5, 512, 1, 1))
+_LCNET = (
+    (3, 32, 1, 0),
+    (3, 64, 2, 0),
+    (3, 64, 1, 0),
+    (3, 128, 2, 0),
+    (3, 128, 1, 0),
+    (3, 256, 2, 0),
+    *((5, 256, 1, 0),) * 5,
+    (5, 512, 2, 1),
+    (5, 512, 1, 1),
+)
 
 
 def lcnet(alpha: float) -> nn.Module:
@@ -54,8 +88,9 @@ def lcnet(alpha: float) -> nn.Module:
             layers.append(SqueezeExcite(width, width // 4, gate=nn.Hardsigmoid))
         layers.append(conv(width, outputs, act=act))
         width = outputs
-    return layers.extend([nn.AdaptiveAvgPool2d(1), nn.Conv2d(width, 1280, 1), act(), nn.Flatten(),
-                          nn.Linear(1280, 1000)])
+    return layers.extend(
+        [nn.AdaptiveAvgPool2d(1), nn.Conv2d(width, 1280, 1), act(), nn.Flatten(), nn.Linear(1280, 1000)]
+    )
 
 
 GHOSTNET = {"ghostnet_1.0": ghostnet}

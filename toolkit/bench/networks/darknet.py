@@ -27,8 +27,9 @@ def darknet53_stages() -> list[nn.Module]:
     """Stem and the five residual stages."""
     stages: list[nn.Module] = [_conv(3, 32, 3)]
     for width, repeats in ((64, 1), (128, 2), (256, 8), (512, 8), (1024, 4)):
-        stages.append(nn.Sequential(_conv(width // 2, width, 3, 2),
-                                    *(_unit(width, width // 2) for _ in range(repeats))))
+        stages.append(
+            nn.Sequential(_conv(width // 2, width, 3, 2), *(_unit(width, width // 2) for _ in range(repeats)))
+        )
     return stages
 
 
@@ -60,8 +61,12 @@ def cspdarknet53_stages(act: Act) -> list[nn.Module]:
     for width, repeats in ((64, 1), (128, 2), (256, 8), (512, 8), (1024, 4)):
         first = width == 64
         half = width if first else width // 2
-        stages.append(nn.Sequential(_conv(width // 2, width, 3, 2, act),
-                                    _CrossStage(width, half, half // 2 if first else half, repeats, act)))
+        stages.append(
+            nn.Sequential(
+                _conv(width // 2, width, 3, 2, act),
+                _CrossStage(width, half, half // 2 if first else half, repeats, act),
+            )
+        )
     return stages
 
 
@@ -72,8 +77,13 @@ def cspdarknet53() -> nn.Module:
 
 def _five(inputs: int, width: int) -> nn.Sequential:
     """1x1 and 3x3 convolutions in turn, ending on 1x1."""
-    return nn.Sequential(_conv(inputs, width), _conv(width, 2 * width, 3), _conv(2 * width, width),
-                         _conv(width, 2 * width, 3), _conv(2 * width, width))
+    return nn.Sequential(
+        _conv(inputs, width),
+        _conv(width, 2 * width, 3),
+        _conv(2 * width, width),
+        _conv(width, 2 * width, 3),
+        _conv(2 * width, width),
+    )
 
 
 class _Pyramid(nn.Module):
@@ -93,8 +103,19 @@ class _YoloV3(nn.Module):
     def __init__(self, *, pyramid: bool = False) -> None:
         super().__init__()
         self.body = Taps(*darknet53_stages())
-        top = (nn.Sequential(_conv(1024, 512), _conv(512, 1024, 3), _conv(1024, 512), _Pyramid(), _conv(2048, 512),
-                             _conv(512, 1024, 3), _conv(1024, 512)) if pyramid else _five(1024, 512))
+        top = (
+            nn.Sequential(
+                _conv(1024, 512),
+                _conv(512, 1024, 3),
+                _conv(1024, 512),
+                _Pyramid(),
+                _conv(2048, 512),
+                _conv(512, 1024, 3),
+                _conv(1024, 512),
+            )
+            if pyramid
+            else _five(1024, 512)
+        )
         self.fives = nn.ModuleList([top, _five(768, 256), _five(384, 128)])
         self.rises = nn.ModuleList(nn.Sequential(_conv(w, w // 2), upsample()) for w in (512, 256))
         self.grids = nn.ModuleList(nn.Sequential(_conv(w, 2 * w, 3), _grid(2 * w)) for w in (512, 256, 128))
@@ -117,8 +138,14 @@ class _YoloV4(nn.Module):
         super().__init__()
         self.body = Taps(*cspdarknet53_stages(nn.Mish))
         self.top = nn.Sequential(
-            _conv(1024, 512), _conv(512, 1024, 3), _conv(1024, 512), _Pyramid(), _conv(2048, 512),
-            _conv(512, 1024, 3), _conv(1024, 512))
+            _conv(1024, 512),
+            _conv(512, 1024, 3),
+            _conv(1024, 512),
+            _Pyramid(),
+            _conv(2048, 512),
+            _conv(512, 1024, 3),
+            _conv(1024, 512),
+        )
         self.rises = nn.ModuleList(nn.Sequential(_conv(w, w // 2), upsample()) for w in (512, 256))
         self.laterals = nn.ModuleList(_conv(w, w // 2) for w in (512, 256))
         self.up = nn.ModuleList(_five(w, w // 2) for w in (512, 256))
@@ -162,8 +189,14 @@ def yolov3_tiny() -> nn.Module:
     for outputs in (16, 32, 64, 128, 256):
         below.extend([nn.MaxPool2d(2)] if width > 3 else []).append(_conv(width, outputs, 3))
         width = outputs
-    above = nn.Sequential(nn.MaxPool2d(2), _conv(256, 512, 3), nn.ZeroPad2d((0, 1, 0, 1)), nn.MaxPool2d(2, 1),
-                          _conv(512, 1024, 3), _conv(1024, 256))
+    above = nn.Sequential(
+        nn.MaxPool2d(2),
+        _conv(256, 512, 3),
+        nn.ZeroPad2d((0, 1, 0, 1)),
+        nn.MaxPool2d(2, 1),
+        _conv(512, 1024, 3),
+        _conv(1024, 256),
+    )
     return _Tiny(below, above, 256)
 
 
@@ -171,14 +204,15 @@ class _Half(nn.Module):
     """The second half of the channels."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x[:, x.shape[1] // 2:]
+        return x[:, x.shape[1] // 2 :]
 
 
 def _tiny_stage(width: int, *, joined: bool = True) -> nn.Sequential:
     """YOLOv4-tiny's cross stage: 3x3; two 3x3 on half of it, both kept; 1x1; beside the first."""
     half = width // 2
-    inner = nn.Sequential(_Half(), _conv(width // 2, half, 3), Concat(_conv(half, half, 3), nn.Identity()),
-                          _conv(width, width))
+    inner = nn.Sequential(
+        _Half(), _conv(width // 2, half, 3), Concat(_conv(half, half, 3), nn.Identity()), _conv(width, width)
+    )
     return nn.Sequential(_conv(width, width, 3), Concat(nn.Identity(), inner) if joined else inner)
 
 
@@ -187,8 +221,15 @@ class _TinyV4(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.below = nn.Sequential(_conv(3, 32, 3, 2), _conv(32, 64, 3, 2), _tiny_stage(64), nn.MaxPool2d(2),
-                                   _tiny_stage(128), nn.MaxPool2d(2), _conv(256, 256, 3))
+        self.below = nn.Sequential(
+            _conv(3, 32, 3, 2),
+            _conv(32, 64, 3, 2),
+            _tiny_stage(64),
+            nn.MaxPool2d(2),
+            _tiny_stage(128),
+            nn.MaxPool2d(2),
+            _conv(256, 256, 3),
+        )
         self.inner = _tiny_stage(256, joined=False)[1]
         self.above = nn.Sequential(nn.MaxPool2d(2), _conv(512, 512, 3), _conv(512, 256))
         self.coarse = nn.Sequential(_conv(256, 512, 3), _grid(512))
@@ -202,6 +243,12 @@ class _TinyV4(nn.Module):
         return self.coarse(top), self.fine(torch.cat((self.rise(top), inner), 1))
 
 
-DARKNET: dict[str, Make] = {"darknet53": darknet53, "cspdarknet53": cspdarknet53, "yolov3": _YoloV3,
-           "yolov3_spp": partial(_YoloV3, pyramid=True), "yolov3_tiny": yolov3_tiny, "yolov4": _YoloV4,
-           "yolov4_tiny": _TinyV4}
+DARKNET: dict[str, Make] = {
+    "darknet53": darknet53,
+    "cspdarknet53": cspdarknet53,
+    "yolov3": _YoloV3,
+    "yolov3_spp": partial(_YoloV3, pyramid=True),
+    "yolov3_tiny": yolov3_tiny,
+    "yolov4": _YoloV4,
+    "yolov4_tiny": _TinyV4,
+}

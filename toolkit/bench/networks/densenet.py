@@ -14,9 +14,17 @@ def features(growth: int, stem: int, depths: tuple[int, ...]) -> tuple[list[nn.M
     width = stem
     for block, depth in enumerate(depths):
         for _ in range(depth):
-            layers.append(Concat(nn.Identity(), nn.Sequential(
-                nn.BatchNorm2d(width), nn.ReLU(), conv(width, 4 * growth),
-                nn.Conv2d(4 * growth, growth, 3, padding=1, bias=False))))
+            layers.append(
+                Concat(
+                    nn.Identity(),
+                    nn.Sequential(
+                        nn.BatchNorm2d(width),
+                        nn.ReLU(),
+                        conv(width, 4 * growth),
+                        nn.Conv2d(4 * growth, growth, 3, padding=1, bias=False),
+                    ),
+                )
+            )
             width += growth
         layers += [nn.BatchNorm2d(width), nn.ReLU()]
         if block < len(depths) - 1:
@@ -37,8 +45,10 @@ def pose() -> nn.Module:
     return nn.Sequential(*layers, PoseHead(width))
 
 
-DENSENET: dict[str, Make] = {"densenet121": partial(densenet, 32, 64, (6, 12, 24, 16)),
-            "densenet161": partial(densenet, 48, 96, (6, 12, 36, 24)),
-            "densenet169": partial(densenet, 32, 64, (6, 12, 32, 32)),
-            "densenet201": partial(densenet, 32, 64, (6, 12, 48, 32)),
-            "densenet121_pose": pose}
+DENSENET: dict[str, Make] = {
+    "densenet121": partial(densenet, 32, 64, (6, 12, 24, 16)),
+    "densenet161": partial(densenet, 48, 96, (6, 12, 36, 24)),
+    "densenet169": partial(densenet, 32, 64, (6, 12, 32, 32)),
+    "densenet201": partial(densenet, 32, 64, (6, 12, 48, 32)),
+    "densenet121_pose": pose,
+}

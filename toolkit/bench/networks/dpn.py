@@ -8,8 +8,11 @@ from .blocks import classifier, conv
 
 def _normed(inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> nn.Sequential:
     """Norm and activation, then the convolution."""
-    return nn.Sequential(nn.BatchNorm2d(inputs), nn.ReLU(),
-                         nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False))
+    return nn.Sequential(
+        nn.BatchNorm2d(inputs),
+        nn.ReLU(),
+        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
+    )
 
 
 class _Dual(nn.Module):
@@ -19,14 +22,16 @@ class _Dual(nn.Module):
         super().__init__()
         self.summed = summed
         self.project = _normed(inputs, summed + 2 * grown, 1, stride) if project else None
-        self.body = nn.Sequential(_normed(inputs, hidden), _normed(hidden, hidden, 3, stride, 32),
-                                  _normed(hidden, summed + grown))
+        self.body = nn.Sequential(
+            _normed(inputs, hidden), _normed(hidden, hidden, 3, stride, 32), _normed(hidden, summed + grown)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         kept = self.project(x) if self.project is not None else x
         made = self.body(x)
-        return torch.cat((kept[:, :self.summed] + made[:, :self.summed], kept[:, self.summed:],
-                          made[:, self.summed:]), 1)
+        return torch.cat(
+            (kept[:, : self.summed] + made[:, : self.summed], kept[:, self.summed :], made[:, self.summed :]), 1
+        )
 
 
 def dpn68() -> nn.Module:

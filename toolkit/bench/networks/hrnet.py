@@ -52,15 +52,18 @@ class _HrNet(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         wide = tuple(width << i for i in range(4))
-        self.stem = nn.Sequential(conv(3, 64, 3, 2), conv(64, 64, 3, 2), _bottleneck(64, 64),
-                                  *(_bottleneck(256, 64) for _ in range(3)))
+        self.stem = nn.Sequential(
+            conv(3, 64, 3, 2), conv(64, 64, 3, 2), _bottleneck(64, 64), *(_bottleneck(256, 64) for _ in range(3))
+        )
         self.start = nn.ModuleList([conv(256, wide[0], 3), conv(256, wide[1], 3, 2)])
         self.grow = nn.ModuleList(conv(wide[i], wide[i + 1], 3, 2) for i in (1, 2))
-        self.stages = nn.ModuleList(nn.Sequential(*(_Module(wide[:scales]) for _ in range(count)))
-                                    for scales, count in ((2, 1), (3, 4), (4, 3)))
+        self.stages = nn.ModuleList(
+            nn.Sequential(*(_Module(wide[:scales]) for _ in range(count))) for scales, count in ((2, 1), (3, 4), (4, 3))
+        )
         self.widen = nn.ModuleList(_bottleneck(w, 32 << i) for i, w in enumerate(wide))
-        self.walk = nn.ModuleList(nn.Sequential(nn.Conv2d(128 << i, 256 << i, 3, 2, 1), nn.BatchNorm2d(256 << i),
-                                                nn.ReLU()) for i in range(3))
+        self.walk = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(128 << i, 256 << i, 3, 2, 1), nn.BatchNorm2d(256 << i), nn.ReLU()) for i in range(3)
+        )
         self.head = nn.Sequential(nn.Conv2d(1024, 2048, 1), nn.BatchNorm2d(2048), nn.ReLU(), classifier(2048))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -12,8 +12,10 @@ _V1 = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *((512, 1),) *
 def v1_features(alpha: float = 1.0) -> list[nn.Module]:
     """The stem and the thirteen separable convolutions."""
     wide = [max(int(channels * alpha), 8) for channels in (32, *(channels for channels, _ in _V1))]
-    return [conv(3, wide[0], 3, 2, act=nn.ReLU6),
-            *(separable(a, b, 3, stride) for a, b, (_, stride) in zip(wide, wide[1:], _V1, strict=False))]
+    return [
+        conv(3, wide[0], 3, 2, act=nn.ReLU6),
+        *(separable(a, b, 3, stride) for a, b, (_, stride) in zip(wide, wide[1:], _V1, strict=False)),
+    ]
 
 
 def v1(alpha: float = 1.0) -> nn.Module:
@@ -36,8 +38,17 @@ def v2_features(alpha: float = 1.0, *, caffe: bool = False) -> tuple[list[nn.Mod
     for expansion, channels, repeats, first in _V2:
         outputs = make_divisible(channels * alpha)
         for i in range(repeats):
-            layers.append(inverted_residual(width, outputs, 3, first if i == 0 else 1, width * expansion, act=act,
-                                            expand=caffe or expansion != 1))
+            layers.append(
+                inverted_residual(
+                    width,
+                    outputs,
+                    3,
+                    first if i == 0 else 1,
+                    width * expansion,
+                    act=act,
+                    expand=caffe or expansion != 1,
+                )
+            )
             width = outputs
     last = make_divisible(1280 * max(1.0, alpha))
     return [*layers, conv(width, last, act=act)], last
@@ -51,14 +62,35 @@ def v2(alpha: float = 1.0, *, caffe: bool = False) -> nn.Module:
 
 # kernel, hidden channels at width 1, channels, squeeze-and-excite, hard-swish, stride
 _V3_SMALL = (
-    (3, 16, 16, 1, 0, 2), (3, 72, 24, 0, 0, 2), (3, 88, 24, 0, 0, 1), (5, 96, 40, 1, 1, 2), (5, 240, 40, 1, 1, 1),
-    (5, 240, 40, 1, 1, 1), (5, 120, 48, 1, 1, 1), (5, 144, 48, 1, 1, 1), (5, 288, 96, 1, 1, 2), (5, 576, 96, 1, 1, 1),
-    (5, 576, 96, 1, 1, 1))
+    (3, 16, 16, 1, 0, 2),
+    (3, 72, 24, 0, 0, 2),
+    (3, 88, 24, 0, 0, 1),
+    (5, 96, 40, 1, 1, 2),
+    (5, 240, 40, 1, 1, 1),
+    (5, 240, 40, 1, 1, 1),
+    (5, 120, 48, 1, 1, 1),
+    (5, 144, 48, 1, 1, 1),
+    (5, 288, 96, 1, 1, 2),
+    (5, 576, 96, 1, 1, 1),
+    (5, 576, 96, 1, 1, 1),
+)
 _V3_LARGE = (
-    (3, 16, 16, 0, 0, 1), (3, 64, 24, 0, 0, 2), (3, 72, 24, 0, 0, 1), (5, 72, 40, 1, 0, 2), (5, 120, 40, 1, 0, 1),
-    (5, 120, 40, 1, 0, 1), (3, 240, 80, 0, 1, 2), (3, 200, 80, 0, 1, 1), (3, 184, 80, 0, 1, 1), (3, 184, 80, 0, 1, 1),
-    (3, 480, 112, 1, 1, 1), (3, 672, 112, 1, 1, 1), (5, 672, 160, 1, 1, 2), (5, 960, 160, 1, 1, 1),
-    (5, 960, 160, 1, 1, 1))
+    (3, 16, 16, 0, 0, 1),
+    (3, 64, 24, 0, 0, 2),
+    (3, 72, 24, 0, 0, 1),
+    (5, 72, 40, 1, 0, 2),
+    (5, 120, 40, 1, 0, 1),
+    (5, 120, 40, 1, 0, 1),
+    (3, 240, 80, 0, 1, 2),
+    (3, 200, 80, 0, 1, 1),
+    (3, 184, 80, 0, 1, 1),
+    (3, 184, 80, 0, 1, 1),
+    (3, 480, 112, 1, 1, 1),
+    (3, 672, 112, 1, 1, 1),
+    (5, 672, 160, 1, 1, 2),
+    (5, 960, 160, 1, 1, 1),
+    (5, 960, 160, 1, 1, 1),
+)
 
 
 def v3(size: str, alpha: float = 1.0, *, minimalistic: bool = False) -> nn.Module:
@@ -74,18 +106,35 @@ def v3(size: str, alpha: float = 1.0, *, minimalistic: bool = False) -> nn.Modul
     for kernel, hidden_full, channels, se, swished, stride in table:
         hidden, outputs = make_divisible(width * hidden_full / unscaled), make_divisible(channels * alpha)
         excite = SqueezeExcite(hidden, make_divisible(hidden / 4), gate=nn.Hardsigmoid)
-        layers.append(inverted_residual(
-            width, outputs, 3 if minimalistic else kernel, stride, hidden, act=swish if swished else nn.ReLU,
-            se=excite if se and not minimalistic else None))
+        layers.append(
+            inverted_residual(
+                width,
+                outputs,
+                3 if minimalistic else kernel,
+                stride,
+                hidden,
+                act=swish if swished else nn.ReLU,
+                se=excite if se and not minimalistic else None,
+            )
+        )
         width, unscaled = outputs, channels
     last = make_divisible(width * 6)
-    return nn.Sequential(*layers, conv(width, last, act=swish), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-                         nn.Linear(last, head), swish(), nn.Linear(head, 1000))
+    return nn.Sequential(
+        *layers,
+        conv(width, last, act=swish),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(last, head),
+        swish(),
+        nn.Linear(head, 1000),
+    )
 
 
 _V1_WIDTHS, _V2_WIDTHS = (0.25, 0.5, 0.75, 1.0), (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
 V1 = {f"mobilenet_v1_{alpha}": partial(v1, alpha) for alpha in _V1_WIDTHS}
 V2 = {f"mobilenet_v2_{alpha}": partial(v2, alpha) for alpha in _V2_WIDTHS} | {
-    "mobilenet_v2_caffe": partial(v2, caffe=True)}
-V3 = {f"mobilenet_v3_{size}_{alpha}": partial(v3, size, alpha) for size in ("small", "large") for alpha in (0.75, 1.0)
-      } | {f"mobilenet_v3_{size}_minimalistic": partial(v3, size, minimalistic=True) for size in ("small", "large")}
+    "mobilenet_v2_caffe": partial(v2, caffe=True)
+}
+V3 = {
+    f"mobilenet_v3_{size}_{alpha}": partial(v3, size, alpha) for size in ("small", "large") for alpha in (0.75, 1.0)
+} | {f"mobilenet_v3_{size}_minimalistic": partial(v3, size, minimalistic=True) for size in ("small", "large")}

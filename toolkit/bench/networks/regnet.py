@@ -24,6 +24,8 @@ def regnet(widths: tuple[int, ...], depths: tuple[int, ...], group: int, *, se: 
     return nn.Sequential(*layers, classifier(width))
 
 
-REGNET = {"regnetx_400m": partial(regnet, (32, 64, 160, 400), (1, 2, 7, 12), 16, se=False),
-          "regnety_400m": partial(regnet, (48, 104, 208, 440), (1, 3, 6, 6), 8, se=True),
-          "regnety_800m": partial(regnet, (64, 144, 320, 784), (1, 3, 8, 2), 16, se=True)}
+REGNET = {
+    "regnetx_400m": partial(regnet, (32, 64, 160, 400), (1, 2, 7, 12), 16, se=False),
+    "regnety_400m": partial(regnet, (48, 104, 208, 440), (1, 3, 6, 6), 8, se=True),
+    "regnety_800m": partial(regnet, (64, 144, 320, 784), (1, 3, 8, 2), 16, se=True),
+}

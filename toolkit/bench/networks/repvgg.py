@@ -8,8 +8,9 @@ from torch import nn
 from .blocks import Sum, classifier, conv
 
 
-def _block(inputs: int, outputs: int, kernel: int, stride: int, *, copies: int = 1, groups: int = 1,
-           point: bool = True) -> nn.Module:
+def _block(
+    inputs: int, outputs: int, kernel: int, stride: int, *, copies: int = 1, groups: int = 1, point: bool = True
+) -> nn.Module:
     """`copies` convolutions, a 1x1 one if `point`, and a batch norm of the input where shapes allow, summed."""
     branches: list[nn.Module] = [nn.BatchNorm2d(inputs)] if inputs == outputs and stride == 1 else []
     if point:
@@ -40,7 +41,11 @@ def mobileone(widths: tuple[int, ...], copies: int) -> nn.Module:
     return layers.append(classifier(width))
 
 
-REPVGG = {"repvgg_a0": partial(repvgg, (48, 96, 192, 1280), (2, 4, 14, 1)),
-          "repvgg_b0": partial(repvgg, (64, 128, 256, 1280), (4, 6, 16, 1))}
-MOBILEONE = {"mobileone_s0": partial(mobileone, (48, 128, 256, 1024), 4),
-             "mobileone_s1": partial(mobileone, (96, 192, 512, 1280), 1)}
+REPVGG = {
+    "repvgg_a0": partial(repvgg, (48, 96, 192, 1280), (2, 4, 14, 1)),
+    "repvgg_b0": partial(repvgg, (64, 128, 256, 1280), (4, 6, 16, 1)),
+}
+MOBILEONE = {
+    "mobileone_s0": partial(mobileone, (48, 128, 256, 1024), 4),
+    "mobileone_s1": partial(mobileone, (96, 192, 512, 1280), 1),
+}

@@ -17,20 +17,29 @@ def _basic(inputs: int, planes: int, stride: int) -> nn.Module:
     return Residual(body, shortcut, nn.ReLU)
 
 
-def _bottleneck(inputs: int, planes: int, stride: int, *, groups: int = 1, base: int = 64, se: bool = False,
-                caffe: bool = False) -> nn.Module:
+def _bottleneck(
+    inputs: int, planes: int, stride: int, *, groups: int = 1, base: int = 64, se: bool = False, caffe: bool = False
+) -> nn.Module:
     outputs, width = planes * 4, planes * base // 64 * groups
     first, second = (stride, 1) if caffe else (1, stride)
-    body = nn.Sequential(conv(inputs, width, 1, first), conv(width, width, 3, second, groups=groups),
-                         conv(width, outputs, act=None))
+    body = nn.Sequential(
+        conv(inputs, width, 1, first), conv(width, width, 3, second, groups=groups), conv(width, outputs, act=None)
+    )
     if se:
         body.append(SqueezeExcite(outputs, outputs // 16))
     shortcut = conv(inputs, outputs, 1, stride, act=None) if stride > 1 or inputs != outputs else None
     return Residual(body, shortcut, nn.ReLU)
 
 
-def features(depth: int, *, groups: int = 1, base: int = 64, se: bool = False, caffe: bool = False,
-             strides: Sequence[int] = (1, 2, 2, 2)) -> list[nn.Module]:
+def features(
+    depth: int,
+    *,
+    groups: int = 1,
+    base: int = 64,
+    se: bool = False,
+    caffe: bool = False,
+    strides: Sequence[int] = (1, 2, 2, 2),
+) -> list[nn.Module]:
     """Stem and residual stages, one module each; `strides` may be shorter than four to stop early."""
     layers: list[nn.Module] = [nn.Sequential(conv(3, 64, 7, 2), nn.MaxPool2d(3, 2, 1))]
     width = 64
@@ -64,8 +73,9 @@ class _PreActivation(nn.Module):
         super().__init__()
         outputs = planes * 4
         self.before = nn.Sequential(nn.BatchNorm2d(inputs), nn.ReLU())
-        self.body = nn.Sequential(conv(inputs, planes), conv(planes, planes, 3, stride),
-                                  conv(planes, outputs, norm=False, act=None))
+        self.body = nn.Sequential(
+            conv(inputs, planes), conv(planes, planes, 3, stride), conv(planes, outputs, norm=False, act=None)
+        )
         self.project = conv(inputs, outputs, 1, stride, norm=False, act=None) if inputs != outputs else None
         self.subsample = nn.MaxPool2d(1, stride) if stride > 1 else nn.Identity()
 
@@ -90,10 +100,16 @@ def slim(depth: int, *, preactivation: bool = False) -> nn.Module:
             if preactivation:
                 layers.append(_PreActivation(width, planes, step))
             else:
-                body = nn.Sequential(conv(width, planes), conv(planes, planes, 3, step),
-                                     conv(planes, outputs, act=None))
-                shortcut = (conv(width, outputs, 1, step, act=None) if width != outputs
-                            else nn.MaxPool2d(1, step) if step > 1 else None)
+                body = nn.Sequential(
+                    conv(width, planes), conv(planes, planes, 3, step), conv(planes, outputs, act=None)
+                )
+                shortcut = (
+                    conv(width, outputs, 1, step, act=None)
+                    if width != outputs
+                    else nn.MaxPool2d(1, step)
+                    if step > 1
+                    else None
+                )
                 layers.append(Residual(body, shortcut, nn.ReLU))
             width = outputs
     if preactivation:
@@ -111,8 +127,9 @@ class PoseHead(nn.Module):
 
     def __init__(self, inputs: int, parts: int = 18, fields: int = 42, width: int = 256) -> None:
         super().__init__()
-        self.parts, self.fields = (self._branch(inputs, outputs, width, act)
-                                   for outputs, act in ((parts, nn.Sigmoid), (fields, nn.Tanh)))
+        self.parts, self.fields = (
+            self._branch(inputs, outputs, width, act) for outputs, act in ((parts, nn.Sigmoid), (fields, nn.Tanh))
+        )
 
     @staticmethod
     def _branch(inputs: int, outputs: int, width: int, act: Act) -> nn.ModuleList:
@@ -127,6 +144,7 @@ class PoseHead(nn.Module):
             up = rise(x)
             y: Tensor = last(up * attend(up))
             return y
+
         return run(self.parts), run(self.fields)
 
 
@@ -137,10 +155,18 @@ def pose(depth: int) -> nn.Module:
 
 RESNET = (
     {f"resnet{depth}": partial(resnet, depth) for depth in _DEPTHS}
-    | {f"resnet_v{version}_{depth}_slim": partial(slim, depth, preactivation=version == 2)
-       for depth in (50, 101, 152) for version in (1, 2)}
-    | {"resnet50_caffe": partial(resnet, 50, caffe=True), "seresnet50": partial(resnet, 50, se=True),
-       "resnext50_32x4d": partial(resnet, 50, groups=32, base=4),
-       "resnext101_32x8d": partial(resnet, 101, groups=32, base=8),
-       "wide_resnet50_2": partial(resnet, 50, base=128), "fcn_resnet18": partial(fcn, 18),
-       "resnet18_pose": partial(pose, 18)})
+    | {
+        f"resnet_v{version}_{depth}_slim": partial(slim, depth, preactivation=version == 2)
+        for depth in (50, 101, 152)
+        for version in (1, 2)
+    }
+    | {
+        "resnet50_caffe": partial(resnet, 50, caffe=True),
+        "seresnet50": partial(resnet, 50, se=True),
+        "resnext50_32x4d": partial(resnet, 50, groups=32, base=4),
+        "resnext101_32x8d": partial(resnet, 101, groups=32, base=8),
+        "wide_resnet50_2": partial(resnet, 50, base=128),
+        "fcn_resnet18": partial(fcn, 18),
+        "resnet18_pose": partial(pose, 18),
+    }
+)

@@ -53,7 +53,8 @@ class _Unet(nn.Module):
         widths, taps = (320, 512, 256, 128, 64), (0, 576, 192, 144, 96)
         self.rises = nn.ModuleList(
             nn.Sequential(nn.ConvTranspose2d(a + tap, b, 3, 2, 1, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU())
-            for (a, b), tap in zip(pairwise(widths), taps, strict=False))
+            for (a, b), tap in zip(pairwise(widths), taps, strict=False)
+        )
         self.last = nn.ConvTranspose2d(64 + 96, classes, 3, 2, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -19,11 +19,12 @@ def v1(groups: int = 3) -> nn.Module:
             made = outputs - width if i == 0 else outputs
             squeezed = made // 4 if first else hidden
             body = nn.Sequential(
-                conv(width, squeezed, groups=1 if first else groups), *([] if first else [Shuffle(groups)]),
+                conv(width, squeezed, groups=1 if first else groups),
+                *([] if first else [Shuffle(groups)]),
                 conv(squeezed, squeezed, 3, 2 if i == 0 else 1, groups=squeezed, act=None),
-                conv(squeezed, made, groups=groups, act=None))
-            layers += ([Concat(nn.AvgPool2d(3, 2, 1), body), nn.ReLU()] if i == 0
-                       else [Residual(body, after=nn.ReLU)])
+                conv(squeezed, made, groups=groups, act=None),
+            )
+            layers += [Concat(nn.AvgPool2d(3, 2, 1), body), nn.ReLU()] if i == 0 else [Residual(body, after=nn.ReLU)]
             width = outputs
     return nn.Sequential(*layers, classifier(width))
 
@@ -49,12 +50,22 @@ def v2_stages(widths: tuple[int, ...], act: Act = nn.ReLU) -> list[nn.Module]:
     for outputs, repeats in zip(rest, (4, 8, 4), strict=True):
         half = outputs // 2
         stage = nn.Sequential(
-            Concat(nn.Sequential(conv(width, width, 3, 2, groups=width, act=None), conv(width, half, act=act)),
-                   nn.Sequential(conv(width, half, act=act), conv(half, half, 3, 2, groups=half, act=None),
-                                 conv(half, half, act=act))),
-            Shuffle(2))
-        stage.extend(_Split(nn.Sequential(conv(half, half, act=act), conv(half, half, 3, groups=half, act=None),
-                                          conv(half, half, act=act))) for _ in range(repeats - 1))
+            Concat(
+                nn.Sequential(conv(width, width, 3, 2, groups=width, act=None), conv(width, half, act=act)),
+                nn.Sequential(
+                    conv(width, half, act=act), conv(half, half, 3, 2, groups=half, act=None), conv(half, half, act=act)
+                ),
+            ),
+            Shuffle(2),
+        )
+        stage.extend(
+            _Split(
+                nn.Sequential(
+                    conv(half, half, act=act), conv(half, half, 3, groups=half, act=None), conv(half, half, act=act)
+                )
+            )
+            for _ in range(repeats - 1)
+        )
         stages.append(stage)
         width = outputs
     return stages
@@ -66,7 +77,9 @@ def v2(*widths: int, head: int) -> nn.Module:
 
 
 V1 = {"shufflenet_v1_g3": v1}
-V2 = {"shufflenet_v2_0.5": partial(v2, 24, 48, 96, 192, head=1024),
-      "shufflenet_v2_1.0": partial(v2, 24, 116, 232, 464, head=1024),
-      "shufflenet_v2_1.5": partial(v2, 24, 176, 352, 704, head=1024),
-      "shufflenet_v2_2.0": partial(v2, 24, 244, 488, 976, head=2048)}
+V2 = {
+    "shufflenet_v2_0.5": partial(v2, 24, 48, 96, 192, head=1024),
+    "shufflenet_v2_1.0": partial(v2, 24, 116, 232, 464, head=1024),
+    "shufflenet_v2_1.5": partial(v2, 24, 176, 352, 704, head=1024),
+    "shufflenet_v2_2.0": partial(v2, 24, 244, 488, 976, head=2048),
+}

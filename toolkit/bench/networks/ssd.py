@@ -37,11 +37,19 @@ def _extra(inputs: int, outputs: int, act: Act) -> nn.Module:
     return nn.Sequential(conv(inputs, outputs // 2, act=act), conv(outputs // 2, outputs, 3, 2, act=act))
 
 
-def _heads(stages: Sequence[nn.Module], widths: Sequence[int], classes: int, kernels: Sequence[int],
-           anchors: Sequence[int] = (3, 6, 6, 6, 6, 6)) -> Ssd:
+def _heads(
+    stages: Sequence[nn.Module],
+    widths: Sequence[int],
+    classes: int,
+    kernels: Sequence[int],
+    anchors: Sequence[int] = (3, 6, 6, 6, 6, 6),
+) -> Ssd:
     def heads(outputs: int) -> list[nn.Module]:
-        return [nn.Conv2d(width, count * outputs, kernel, padding=kernel // 2)
-                for width, count, kernel in zip(widths, anchors, kernels, strict=True)]
+        return [
+            nn.Conv2d(width, count * outputs, kernel, padding=kernel // 2)
+            for width, count, kernel in zip(widths, anchors, kernels, strict=True)
+        ]
+
     return Ssd(stages, heads(4), heads(classes))
 
 
@@ -49,8 +57,11 @@ def mobilenet_v1(alpha: float = 1.0, classes: int = 91, act: Act = nn.ReLU6) -> 
     """SSD on MobileNet V1 with 1x1 predictors, as TensorFlow's detection zoo and MLPerf have it."""
     layers = mobilenet.v1_features(alpha)
     wide = [int(channels * alpha) for channels in (512, 1024, 512, 256, 256, 128)]
-    stages = [nn.Sequential(*layers[:12]), nn.Sequential(*layers[12:]),
-              *(_extra(a, b, act) for a, b in pairwise(wide[1:]))]
+    stages = [
+        nn.Sequential(*layers[:12]),
+        nn.Sequential(*layers[12:]),
+        *(_extra(a, b, act) for a, b in pairwise(wide[1:])),
+    ]
     return _heads(stages, wide, classes, (1,) * 6)
 
 
@@ -73,23 +84,35 @@ def mobilenet_v2() -> nn.Module:
 def ssdlite_mobilenet_v2() -> nn.Module:
     """SSDLite on MobileNet V2: separable extras and predictors (arXiv:1801.04381, section 6.2)."""
     wide, anchors = (576, 1280, 512, 256, 256, 128), (3, 6, 6, 6, 6, 6)
-    stages = [*_v2_stages(), *(nn.Sequential(conv(a, b // 2, act=nn.ReLU6), *separable(b // 2, b, 3, 2))
-                                       for a, b in pairwise(wide[1:]))]
+    stages = [
+        *_v2_stages(),
+        *(nn.Sequential(conv(a, b // 2, act=nn.ReLU6), *separable(b // 2, b, 3, 2)) for a, b in pairwise(wide[1:])),
+    ]
 
     def heads(outputs: int) -> list[nn.Module]:
-        return [nn.Sequential(conv(width, width, 3, groups=width, act=nn.ReLU6),
-                              nn.Conv2d(width, count * outputs, 1)) for width, count in zip(wide, anchors, strict=True)]
+        return [
+            nn.Sequential(conv(width, width, 3, groups=width, act=nn.ReLU6), nn.Conv2d(width, count * outputs, 1))
+            for width, count in zip(wide, anchors, strict=True)
+        ]
+
     return Ssd(stages, heads(4), heads(91))
 
 
 def squeezenet() -> nn.Module:
     """SSD on SqueezeNet 1.1, 21 classes, two more fire modules (ncnn's benchmark)."""
     layers = squeezenet_features("1.1")
+
     def pool() -> nn.Module:
         return nn.MaxPool2d(3, 2, ceil_mode=True)
-    stages = [nn.Sequential(*layers[:7]), nn.Sequential(*layers[7:]), nn.Sequential(pool(), fire(512, 96, 384)),
-              nn.Sequential(pool(), fire(768, 96, 384)), nn.Sequential(conv(768, 128), conv(128, 256, 3, 2)),
-              nn.Sequential(conv(256, 64), conv(64, 128, 3, 2))]
+
+    stages = [
+        nn.Sequential(*layers[:7]),
+        nn.Sequential(*layers[7:]),
+        nn.Sequential(pool(), fire(512, 96, 384)),
+        nn.Sequential(pool(), fire(768, 96, 384)),
+        nn.Sequential(conv(768, 128), conv(128, 256, 3, 2)),
+        nn.Sequential(conv(256, 64), conv(64, 128, 3, 2)),
+    ]
     return _heads(stages, (256, 512, 768, 768, 256, 128), 21, (3,) * 6, (4, 6, 6, 6, 6, 4))
 
 
@@ -140,9 +163,13 @@ def mobilenet_yolo() -> nn.Module:
     """YOLO on MobileNet V1: 125 grid channels at two scales, the finer from a transposed convolution."""
     body = nn.Sequential(*mobilenet.v1_features(), conv(1024, 256), conv(256, 1024, 3))
     rise = nn.ConvTranspose2d(1024, 256, 4, 2, 1, groups=256, bias=False)
-    return nn.Sequential(body, _Fork(
-        nn.Conv2d(1024, 125, 1),
-        nn.Sequential(rise, conv(256, 1024, 3), conv(1024, 256), conv(256, 1024, 3), nn.Conv2d(1024, 125, 1))))
+    return nn.Sequential(
+        body,
+        _Fork(
+            nn.Conv2d(1024, 125, 1),
+            nn.Sequential(rise, conv(256, 1024, 3), conv(1024, 256), conv(256, 1024, 3), nn.Conv2d(1024, 125, 1)),
+        ),
+    )
 
 
 def mobilenet_v2_yolov3() -> nn.Module:
@@ -171,16 +198,32 @@ class _Pools(nn.Module):
 def yolo_fastest() -> nn.Module:
     """Yolo-Fastest 1.1: narrow inverted residuals, a small pyramid of pools, separable 5x5 heads (80 classes)."""
     rows = (  # hidden, channels, stride
-        (8, 4, 1), (8, 4, 1), (24, 8, 2), (32, 8, 1), (32, 8, 1), (32, 8, 2), (48, 8, 1), (48, 8, 1), (48, 16, 1),
-        *((96, 16, 1),) * 4, (96, 24, 2), *((136, 24, 1),) * 4, (136, 48, 2), *((224, 48, 1),) * 5)
+        (8, 4, 1),
+        (8, 4, 1),
+        (24, 8, 2),
+        (32, 8, 1),
+        (32, 8, 1),
+        (32, 8, 2),
+        (48, 8, 1),
+        (48, 8, 1),
+        (48, 16, 1),
+        *((96, 16, 1),) * 4,
+        (96, 24, 2),
+        *((136, 24, 1),) * 4,
+        (136, 48, 2),
+        *((224, 48, 1),) * 5,
+    )
     layers, width = [conv(3, 8, 3, 2, act=_leaky)], 8
     blocks: list[nn.Module] = []
     for hidden, outputs, stride in rows:
         blocks.append(inverted_residual(width, outputs, 3, stride, hidden, act=_leaky, expand=True))
         width = outputs
+
     def head(channels: int) -> nn.Module:
-        return nn.Sequential(*(separable(channels, channels, 5, act=None, middle=_leaky) for _ in range(2)),
-                             nn.Conv2d(channels, 255, 1))
+        return nn.Sequential(
+            *(separable(channels, channels, 5, act=None, middle=_leaky) for _ in range(2)), nn.Conv2d(channels, 255, 1)
+        )
+
     above = nn.Sequential(*blocks[18:], _Pools(), conv(192, 96, act=_leaky))
     return _Merge(nn.Sequential(*layers, *blocks[:18]), above, head(96), _Join(nn.Identity(), upsample(), head(120)))
 
@@ -196,11 +239,22 @@ def yolo_fastest_v2() -> nn.Module:
         return nn.Sequential(*(separable(72, 72, 5, act=None, middle=nn.ReLU) for _ in range(2)))
 
     def level() -> _Fork:
-        return _Fork(nn.Sequential(chain(), _Fork(nn.Sequential(nn.Conv2d(72, 3, 1), nn.Sigmoid()),
-                                                  nn.Sequential(nn.Conv2d(72, 80, 1), nn.Softmax(1)))),
-                     nn.Sequential(chain(), nn.Conv2d(72, 12, 1), nn.Sigmoid()))
-    return _Merge(nn.Sequential(*stages[:3]), stages[3], nn.Sequential(conv(192, 72), level()),
-                  _Join(nn.Identity(), upsample(), nn.Sequential(conv(288, 72), level())))
+        return _Fork(
+            nn.Sequential(
+                chain(),
+                _Fork(
+                    nn.Sequential(nn.Conv2d(72, 3, 1), nn.Sigmoid()), nn.Sequential(nn.Conv2d(72, 80, 1), nn.Softmax(1))
+                ),
+            ),
+            nn.Sequential(chain(), nn.Conv2d(72, 12, 1), nn.Sigmoid()),
+        )
+
+    return _Merge(
+        nn.Sequential(*stages[:3]),
+        stages[3],
+        nn.Sequential(conv(192, 72), level()),
+        _Join(nn.Identity(), upsample(), nn.Sequential(conv(288, 72), level())),
+    )
 
 
 class _FastestDet(nn.Module):
@@ -217,9 +271,13 @@ class _FastestDet(nn.Module):
 
         def head(outputs: int, act: nn.Module) -> nn.Module:
             return nn.Sequential(filters(1), nn.Conv2d(96, outputs, 1), act)
+
         context = nn.Sequential(Concat(filters(1), filters(2), filters(3)), conv(288, 96, act=None))
-        self.heads = nn.Sequential(Residual(context, after=nn.ReLU), conv(96, 96), Concat(
-            head(1, nn.Sigmoid()), head(4, nn.Identity()), head(80, nn.Softmax(1))))
+        self.heads = nn.Sequential(
+            Residual(context, after=nn.ReLU),
+            conv(96, 96),
+            Concat(head(1, nn.Sigmoid()), head(4, nn.Identity()), head(80, nn.Softmax(1))),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         low = self.low(x)
@@ -241,7 +299,8 @@ class _NanoDet(nn.Module):
         self.fall = nn.Upsample(scale_factor=0.5, mode="bilinear")
         self.heads = nn.ModuleList(
             nn.Sequential(*(separable(96, 96, act=_leaky, middle=_leaky) for _ in range(2)), nn.Conv2d(96, 112, 1))
-            for _ in range(3))
+            for _ in range(3)
+        )
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         maps = []
@@ -273,8 +332,21 @@ def blazeface() -> nn.Module:
     """BlazeFace's single-block body for 128 pixels: Bazarevsky et al. 2019, arXiv:1907.05047, as in ncnn."""
     layers: list[nn.Module] = [plain(3, 24, 5, 2)]
     width = 24
-    for outputs, stride in ((24, 1), (28, 1), (32, 2), (36, 1), (42, 1), (48, 2), (56, 1), (64, 1), (72, 1), (80, 1),
-                            (88, 1), (96, 2), *((96, 1),) * 4):
+    for outputs, stride in (
+        (24, 1),
+        (28, 1),
+        (32, 2),
+        (36, 1),
+        (42, 1),
+        (48, 2),
+        (56, 1),
+        (64, 1),
+        (72, 1),
+        (80, 1),
+        (88, 1),
+        (96, 2),
+        *((96, 1),) * 4,
+    ):
         body = nn.Sequential(plain(width, width, 3, stride, groups=width, act=None), plain(width, outputs, act=None))
         layers.append(Residual(body, _WidenPool(outputs - width, stride), nn.ReLU))
         width = outputs
@@ -290,18 +362,27 @@ def resnet34() -> nn.Module:
 
     def heads(outputs: int) -> list[nn.Module]:
         return [nn.Conv2d(width, count * outputs, 3, 3, 1) for width, count in zip(wide, anchors, strict=True)]
+
     return Ssd(stages, heads(4), heads(81))
 
 
 # by backbone, because a network that shares its backbone is no independent evidence
 SSD_MOBILENET_V1: dict[str, Make] = {
-    "ssd_mobilenet_v1_1.0": mobilenet_v1, "ssd_mobilenet_v1_0.75": partial(mobilenet_v1, 0.75),
-    "ssd_mobilenet_v1_caffe": partial(mobilenet_v1, 1.0, 21, nn.ReLU), "mobilenet_yolo": mobilenet_yolo}
+    "ssd_mobilenet_v1_1.0": mobilenet_v1,
+    "ssd_mobilenet_v1_0.75": partial(mobilenet_v1, 0.75),
+    "ssd_mobilenet_v1_caffe": partial(mobilenet_v1, 1.0, 21, nn.ReLU),
+    "mobilenet_yolo": mobilenet_yolo,
+}
 SSD_MOBILENET_V2: dict[str, Make] = {
-    "ssd_mobilenet_v2": mobilenet_v2, "ssdlite_mobilenet_v2": ssdlite_mobilenet_v2,
-    "mobilenet_v2_yolov3": mobilenet_v2_yolov3}
+    "ssd_mobilenet_v2": mobilenet_v2,
+    "ssdlite_mobilenet_v2": ssdlite_mobilenet_v2,
+    "mobilenet_v2_yolov3": mobilenet_v2_yolov3,
+}
 SSD_SHUFFLENET_V2: dict[str, Make] = {
-    "yolo_fastest_v2": yolo_fastest_v2, "fastestdet": _FastestDet, "nanodet_m": _NanoDet}
+    "yolo_fastest_v2": yolo_fastest_v2,
+    "fastestdet": _FastestDet,
+    "nanodet_m": _NanoDet,
+}
 SSD_SQUEEZENET: dict[str, Make] = {"squeezenet_ssd": squeezenet}
 SSD_RESNET: dict[str, Make] = {"ssd_resnet34": resnet34}
 YOLO_FASTEST: dict[str, Make] = {"yolo_fastest_1.1": yolo_fastest}

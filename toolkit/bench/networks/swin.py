@@ -39,8 +39,11 @@ class _Windowed(Attention):
             x = x.roll((-self.shift, -self.shift), (1, 2))
         windows = x.view(batch, count, _WINDOW, count, _WINDOW, width).transpose(2, 3).reshape(-1, _WINDOW**2, width)
         y = super().forward(windows)
-        y = y.view(batch, count, count, _WINDOW, _WINDOW, width).transpose(2, 3).reshape(
-            batch, self.side, self.side, width)
+        y = (
+            y.view(batch, count, count, _WINDOW, _WINDOW, width)
+            .transpose(2, 3)
+            .reshape(batch, self.side, self.side, width)
+        )
         return y.roll((self.shift, self.shift), (1, 2)) if self.shift else y
 
 
