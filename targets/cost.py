@@ -118,7 +118,8 @@ def _price(op: Operator, where: Placement, stack: Stack) -> OperatorCost:
     if where.crosses:
         terms["transfer"] = where.crosses / stack.link_bytes_s
     latency_s = sum(terms.values())
-    known = op.op_class not in MAC_CLASSES or op.op_class in pricing.fit.seen_classes
+    fit = pricing.fit
+    known = not fit.calibrated or op.op_class not in MAC_CLASSES or op.op_class in fit.seen_classes
     return OperatorCost(
         name=op.name,
         op_type=op.op_type,

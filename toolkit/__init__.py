@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from toolkit.version import __version__
+
 if TYPE_CHECKING:
     from targets.estimate import Estimate
     from toolkit.bundle.bundle import Bundle
 
 __all__ = ["__version__", "compile", "estimate", "load"]
-__version__ = "0.1.0"
 
 
 def compile(model: Any = None, target: str = "desktop_cpu", **options: Any) -> Bundle:

@@ -55,9 +55,7 @@ def _dependency(requirement: object) -> Finding:
 
 def _own_packages() -> Finding:
     """Another distribution is called `kernels` too; pip lets the two overwrite each other without a word."""
-    import toolkit
-
-    home = Path(toolkit.__path__[0]).parent
+    home = Path(__file__).parents[1]
     strangers = []
     for name in ("kernels", "passes", "targets"):
         spec = find_spec(name)

@@ -74,7 +74,7 @@ def _load_named(spec: str, specs: Sequence[TensorSpec], sample: Sample | Array |
     if path.is_file():
         return _from_file(path, specs, sample, trust)
     if ":" in spec and path.suffix != ".onnx":
-        return _from_object(load_factory(spec), spec.rpartition(":")[2], spec, specs, sample)
+        return _from_object(load_factory(spec), _factory_name(spec), spec, specs, sample)
     if path.is_dir():
         raise InvalidInput(
             f"{spec} is a folder, not a model", hint="name a file; a finished bundle goes to `toolkit verify`"
@@ -336,6 +336,13 @@ def _zeros(spec: TensorSpec) -> Array:
     """A sample of a spec's shape; a varying first dimension counts one, others two: one could be taken for fixed."""
     shape = tuple(d if isinstance(d, int) else 1 if i == 0 else 2 for i, d in enumerate(spec.shape))
     return np.zeros(shape, spec.dtype)
+
+
+def _factory_name(spec: str) -> str:
+    """`nets:resnet` is called resnet; `resnet:build` is called resnet too."""
+    module, _, function = spec.rpartition(":")
+    says_nothing = function.rpartition(".")[2] in ("build", "create", "factory", "load", "make", "main", "model", "net")
+    return module.rpartition(".")[2] if says_nothing else function.rpartition(".")[2]
 
 
 def _identifier(name: str) -> str:

@@ -31,7 +31,8 @@ _DECIMAL = re.compile(r"\d+\.\d+")
 _PLAIN = re.compile(r"[A-Za-z0-9_+\-*/%(),<>=!&|~ ]*")
 _WORDS = frozenset(
     "Add And CeilDiv CleanDiv Eq False FloatTrueDiv FloorDiv Ge Gt IntTrueDiv Integer Le Lt Max Min Mod "
-    "ModularIndexing Mul Ne Not Or Pow PythonMod Rational ToFloat True TruncToInt and ceiling false floor int_oo not oo or true".split()
+    "ModularIndexing Mul Ne Not Or Pow PythonMod Rational ToFloat True TruncToInt and ceiling false floor "
+    "int_oo not oo or true".split()
 )
 _SYMBOL_NAME = re.compile(r"[suzf]\d+|unbacked_\w+")
 

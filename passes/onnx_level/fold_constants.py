@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from passes.context import Context
 from passes.contract import Kind, Pass
 from passes.program import Program
 
-__all__ = ["FoldConstants"]
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["FoldConstants", "fold"]
 
 
 @dataclass(frozen=True)
@@ -24,19 +28,24 @@ class FoldConstants(Pass):
     gives = frozenset({"constants_folded"})
 
     def apply(self, program: Program, ctx: Context) -> Program:
-        from onnx_ir.passes import Sequential, common
-        from onnxscript.optimizer import fold_constants_ir
-
         model = program.clone()
-        common.InlinePass()(model)
-        fold_constants_ir(model, onnx_shape_inference=True, input_size_limit=8192, output_size_limit=self.max_elements)
-        Sequential(
-            common.IdentityEliminationPass(),
-            common.RemoveUnusedNodesPass(),
-            common.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
-            common.RemoveUnusedOpsetsPass(),
-            common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-            common.DeduplicateInitializersPass(),
-            common.NameFixPass(),
-        )(model)
+        fold(model, self.max_elements)
         return program.with_model(model)
+
+
+def fold(model: ir.Model, max_elements: int) -> None:
+    """Fold and clean `model` in place."""
+    from onnx_ir.passes import Sequential, common
+    from onnxscript.optimizer import fold_constants_ir
+
+    common.InlinePass()(model)
+    fold_constants_ir(model, onnx_shape_inference=True, input_size_limit=8192, output_size_limit=max_elements)
+    Sequential(
+        common.IdentityEliminationPass(),
+        common.RemoveUnusedNodesPass(),
+        common.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
+        common.RemoveUnusedOpsetsPass(),
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.DeduplicateInitializersPass(),
+        common.NameFixPass(),
+    )(model)

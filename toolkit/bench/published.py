@@ -91,18 +91,21 @@ def _read(model: str, input_shape: str, fuses: frozenset[str]) -> Workload | Non
 def _export(model: str, input_shape: str) -> object | None:
     import torch
 
+    from passes.onnx_level.fold_constants import fold
     from passes.torch_level.capture import quiet_exporter
     from toolkit.bench.networks import build
 
     with torch.device("meta"):
         built = build(model, input_shape)
-        if built is None:
-            return None
-        network, shape = built
-        with quiet_exporter(), torch.no_grad():
-            program = torch.export.export(network, (torch.empty(1, *shape[1:]),), strict=False)
-            result = torch.onnx.export(program, (), dynamo=True, opset_version=18, optimize=False, verbose=False)
-    assert result is not None
+    if built is None:
+        return None
+    network, shape = built
+    network.to_empty(device="cpu")  # the weights' values do not matter, but the exporter wants to see some
+    with quiet_exporter(), torch.no_grad():
+        program = torch.export.export(network, (torch.zeros(1, *shape[1:]),), strict=False)
+        result = torch.onnx.export(program, (), dynamo=True, opset_version=18, optimize=False, verbose=False)
+        assert result is not None
+        fold(result.model, max_elements=4096)
     return result.model
 
 

@@ -17,6 +17,7 @@ from passes.program import Program
 from passes.recipe import Recipe
 from targets.stack import Stack
 from toolkit.bundle.bundle import MANIFEST, SCHEMA, hashes_of
+from toolkit.version import __version__
 
 __all__ = ["dump_json", "library_versions", "model_facts", "portable", "recipe_data", "write_manifest", "write_recipe"]
 
@@ -25,9 +26,7 @@ _LIBRARIES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxscript", "torch")
 
 def library_versions() -> dict[str, str]:
     """The versions that decide a bundle's bytes."""
-    import toolkit
-
-    return {"edge-toolkit": toolkit.__version__, **{name: version(name) for name in _LIBRARIES}}
+    return {"edge-toolkit": __version__, **{name: version(name) for name in _LIBRARIES}}
 
 
 def model_facts(program: Program, spec: str, data: Dataset | None, validation: Dataset | None) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import typer
 
+from toolkit.version import __version__
+
 __all__ = ["app"]
 
 app = typer.Typer(
@@ -21,9 +23,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        import toolkit
-
-        typer.echo(f"toolkit {toolkit.__version__}")
+        typer.echo(f"toolkit {__version__}")
         raise typer.Exit
 
 

@@ -160,7 +160,9 @@ def _show(bundle: Bundle) -> None:
         if proof["reason"]:
             say(f"  {proof['pass']}: {proof['reason']}")
     say()
-    rows: list[Sequence[str]] = [("size", units.bytes_(before["size_bytes"]), units.bytes_(after["size_bytes"]), "exact")]
+    rows: list[Sequence[str]] = [
+        ("size", units.bytes_(before["size_bytes"]), units.bytes_(after["size_bytes"]), "exact")
+    ]
     for label, key, spread in (
         ("latency", "latency_s", "latency_interval_s"),
         ("memory", "memory_bytes", "memory_interval_bytes"),

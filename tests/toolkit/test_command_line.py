@@ -1,0 +1,207 @@
+"""The command line as a user meets it: light, forgiving, and honest in its exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from targets.target import target_names
+from toolkit.cli.main import main
+
+HEAVY = ("torch", "tvm", "onnx", "onnx_ir", "onnxruntime", "sklearn", "scipy", "pydantic", "jinja2", "numpy")
+
+
+def imported_by(*arguments: str) -> set[str]:
+    """Heavy modules that a command has imported when it ends."""
+    code = (
+        "import sys; from toolkit.cli.main import main; main(sys.argv[1:]); "
+        f"print('\\nIMPORTED', *[m for m in {HEAVY!r} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    return set(done.stdout.rpartition("IMPORTED")[2].split())
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["targets"], ["targets", "--json"], ["compile", "--help"], ["--version"]]
+)
+def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
+    assert imported_by(*arguments) <= {"pydantic"}  # typer itself looks for pydantic
+
+
+def test_importing_the_library_is_light() -> None:
+    code = f"import sys, toolkit; print(*[m for m in {HEAVY!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for verb in ("compile", "estimate", "inspect", "export", "verify", "run", "targets", "passes", "doctor"):
+        assert verb in text
+
+
+def test_targets_as_json_match_the_published_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["targets", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["schema"] == "toolkit.targets/1"
+    assert [t["name"] for t in document["targets"]] == target_names()
+    stacks = {s["id"]: s for t in document["targets"] for s in t["stacks"]}
+    assert stacks["raspberry_pi_4/tflite-int8"]["measured_as"]["runtime"] == "TFLite 2.7.1"
+
+
+BAD = [
+    (["compile", "-t", "jetson_nan"], 2, "jetson_nano"),
+    (["compile", "--target"], 2, "--help"),
+    (["compile", "--tarjet", "jetson_nano"], 2, "--target"),
+    (["compil"], 2, "compile"),
+    (["compile"], 2, "--target"),
+    (["compile", "no_such_model", "-t", "jetson_nano"], 2, "digits"),
+    (["compile", "a.onnx", "-m", "b.onnx", "-t", "jetson_nano"], 2, "not both"),
+    (["compile", "-t", "coral_tpu", "--stack", "jetson_nano/tensorrt-fp16"], 2, "leave one"),
+    (["compile", "gone.onnx", "-t", "jetson_nano"], 5, "path"),
+    (["compile", "-t", "jetson_nano", "-c", "gone.yaml"], 5, "path"),
+    (["estimate", "digits", "-t", "jetson_nano", "--input", "1xx3"], 5, "1x3x224x224"),
+    (["verify", "gone"], 5, "toolkit compile"),
+    (["run", "gone", "x.npy"], 5, "toolkit compile"),
+    (["export", "digits", "--to", "pt2", "--opset", "13"], 2, "leave it out"),
+    (["export", "digits", "--to", "exe"], 2, "--help"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "hint"), BAD, ids=lambda v: " ".join(v) if isinstance(v, list) else "")
+def test_bad_input_gets_one_line_a_next_step_and_the_code(
+    arguments: list[str], code: int, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == code
+    out, err = capsys.readouterr()
+    problem, step, *rest = err.splitlines()
+    assert problem.startswith("error: ")
+    assert step.startswith("  next: ")
+    assert hint in err
+    assert rest == []
+    assert out == ""
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_project_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for text in ("target: [", "- a list", "tarjet: jetson_nano", "seed: many", "trust: true"):
+        (tmp_path / "toolkit.yaml").write_text(text)
+        assert main(["compile"]) == 5
+        assert "toolkit.yaml" in capsys.readouterr().err
+
+
+def test_an_unwritable_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["compile", "-t", "jetson_nano", "-o", str(tmp_path / "file" / "bundle"), "-q"]) == 5
+    assert "cannot write" in capsys.readouterr().err
+
+
+def test_data_that_does_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cases = {
+        "shape.npy": np.zeros((5, 1, 9, 9), np.float32),
+        "dtype.npy": np.zeros((5, 1, 8, 8), np.float64),
+        "rank.npy": np.zeros((5, 64), np.float32),
+        "empty.npy": np.zeros((0, 1, 8, 8), np.float32),
+    }
+    for name, array in cases.items():
+        np.save(tmp_path / name, array)
+        arguments = ["compile", "-t", "raspberry_pi_4", "--data", str(tmp_path / name), "-o", str(tmp_path / "b"), "-q"]
+        assert main(arguments) == 5, name
+        assert capsys.readouterr().err.startswith("error: ")
+    (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04")
+    assert main(["compile", "-t", "raspberry_pi_4", "--data", str(tmp_path / "broken.npz"), "-q"]) == 5
+    np.save(tmp_path / "pickled.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    assert main(["compile", "-t", "raspberry_pi_4", "--data", str(tmp_path / "pickled.npy"), "-q"]) == 5
+
+
+def test_an_internal_error_is_called_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from toolkit import driver
+
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("boom")
+
+    monkeypatch.setattr(driver, "compile_model", fail)
+    assert main(["compile", "-t", "jetson_nano"]) == 70
+    assert "Traceback" not in capsys.readouterr().err
+    assert main(["compile", "-t", "jetson_nano", "-vv"]) == 70
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_an_interrupt_exits_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from toolkit import driver
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(driver, "compile_model", interrupt)
+    assert main(["compile", "-t", "jetson_nano"]) == 130
+    assert "again" in capsys.readouterr().err
+
+
+def test_dry_run_prints_the_recipe_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["compile", "-t", "coral_tpu", "--dry-run"]) == 0
+    assert "QuantizeInt8" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_flag_beats_the_project_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "toolkit.yaml").write_text("target: jetson_nano\nstack: tensorrt-fp32\n")
+    assert main(["compile", "--dry-run"]) == 0
+    assert "jetson_nano/tensorrt-fp32" in capsys.readouterr().out
+    assert main(["compile", "--dry-run", "-t", "raspberry_pi_5"]) == 0
+    assert "raspberry_pi_5/ncnn-fp16" in capsys.readouterr().out
+
+
+def test_the_verbs_on_the_example(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["compile", "-t", "desktop_cpu", "-q"]) == 0
+    assert "bundle: build/digits-desktop_cpu" in capsys.readouterr().out
+    bundle = "build/digits-desktop_cpu"
+    assert main(["verify", bundle, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["passed"] is True
+    np.save("images.npy", np.zeros((3, 1, 8, 8), np.float32))
+    assert main(["run", bundle, "images.npy", "-o", "answers.npz", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)["outputs"]["output"]
+    np.testing.assert_allclose(np.load("answers.npz")["output"], printed)
+    assert main(["estimate", "-t", "raspberry_pi_4", "--json"]) == 0
+    estimate = json.loads(capsys.readouterr().out)
+    assert estimate["schema"] == "toolkit.estimate/1"
+    low, high = estimate["latency_interval_s"]
+    assert low <= estimate["latency_s"] <= high
+    assert main(["inspect", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["parameters"] > 20_000
+    assert main(["passes", "--json"]) == 0
+    assert {p["name"] for p in json.loads(capsys.readouterr().out)["passes"]} >= {"Export", "QuantizeInt8"}
+    assert main(["doctor", "--json"]) == 0
+
+
+@pytest.mark.parametrize(("form", "suffix"), [("onnx", ".onnx"), ("torchscript", ".pt"), ("pt2", ".pt2")])
+def test_export_writes_a_file_that_answers_the_same(
+    form: str, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", "--to", form, "-q"]) == 0
+    assert [p.name for p in tmp_path.iterdir()] == [f"digits{suffix}"]
+    assert "SQNR" in (said := capsys.readouterr().out) or "identical" in said
+    assert main(["export", "--to", form, "-q"]) == 5, "an existing file is not replaced without --force"
+    assert main(["estimate", f"digits{suffix}", "-t", "jetson_nano", "--input", "1x1x8x8", "-q"]) == 0

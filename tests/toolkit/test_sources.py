@@ -1,0 +1,322 @@
+"""A model from every kind of source answers as it does in memory; a file that could do harm is refused."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import re
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+from torch import nn
+
+from passes.context import synthetic_data
+from passes.program import Level, Program
+from targets.errors import InvalidInput, UnknownName
+from toolkit.sources import load_source, parse_input
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, picture: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.norm(self.conv(picture))).mean((2, 3)))
+
+
+@pytest.fixture(scope="module")
+def net() -> Net:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Net().eval()
+
+
+PICTURE = np.linspace(-1, 1, 64, dtype=np.float32).reshape(1, 1, 8, 8)
+
+
+def answer(program: Program, picture: np.ndarray = PICTURE) -> np.ndarray:
+    (output,) = program.run({program.signature.inputs[0].name: picture}).values()
+    return output
+
+
+def truth(net: Net, picture: np.ndarray = PICTURE) -> np.ndarray:
+    with torch.no_grad():
+        return net(torch.from_numpy(picture)).numpy()
+
+
+def test_module_in_memory(net: Net) -> None:
+    program = load_source((net, (torch.zeros(1, 1, 8, 8),))).program
+    assert [s.name for s in program.signature.inputs] == ["picture"]
+    np.testing.assert_allclose(answer(program), truth(net), rtol=1e-6)
+
+
+def test_factory_named_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "nets_of_a_user.py").write_text(
+        "import torch\ndef tiny():\n    return torch.nn.Linear(4, 2), (torch.zeros(1, 4),)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    program = load_source("nets_of_a_user:tiny").program
+    assert program.name == "tiny"
+    assert program.signature.inputs[0].shape == (1, 4)
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_pt2_keeps_its_varying_batch(net: Net, tmp_path: Path, batch: int) -> None:
+    path = tmp_path / "net.pt2"
+    dims = ({0: torch.export.Dim("batch")},)
+    torch.export.save(torch.export.export(net, (torch.zeros(2, 1, 8, 8),), dynamic_shapes=dims), path)
+    program = load_source(path).program
+    assert isinstance(program.signature.inputs[0].shape[0], str)
+    picture = np.repeat(PICTURE, batch, 0)
+    np.testing.assert_allclose(answer(program, picture), truth(net, picture), rtol=1e-6)
+
+
+def test_torchscript_wants_a_shape_and_gets_one(net: Net, tmp_path: Path) -> None:
+    path = tmp_path / "net.pt"
+    torch.jit.save(torch.jit.trace(net, torch.zeros(1, 1, 8, 8)), path)
+    with pytest.raises(InvalidInput, match="input shape") as caught:
+        load_source(path)
+    assert "--input" in caught.value.hint
+    np.testing.assert_allclose(answer(load_source(path, inputs=["1x1x8x8"]).program), truth(net), rtol=1e-6)
+
+
+def small_onnx(path: Path, **save: object) -> None:
+    weight = onnx.numpy_helper.from_array(np.eye(300, dtype=np.float32), "w")
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 300])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 300])],
+        [weight],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(model, path, **save)
+
+
+def test_onnx_with_external_data(tmp_path: Path) -> None:
+    small_onnx(tmp_path / "m.onnx", save_as_external_data=True, location="m.bin", size_threshold=0)
+    program = load_source(tmp_path / "m.onnx").program
+    assert program.level is Level.ONNX
+    assert program.signature.inputs[0].shape == ("batch", 300)
+    x = np.arange(300, dtype=np.float32)[None]
+    np.testing.assert_array_equal(answer(program, x), x)
+
+
+@pytest.mark.parametrize("location", ["../secret.bin", "/etc/passwd", "gone.bin"])
+def test_external_data_may_not_leave_the_folder(tmp_path: Path, location: str) -> None:
+    (tmp_path / "secret.bin").write_bytes(bytes(4 * 300 * 300))
+    folder = tmp_path / "model"
+    folder.mkdir()
+    small_onnx(folder / "m.onnx", save_as_external_data=True, location="m.bin", size_threshold=0)
+    model = onnx.load(folder / "m.onnx", load_external_data=False)
+    model.graph.initializer[0].external_data[0].value = location
+    onnx.save(model, folder / "m.onnx")
+    with pytest.raises(InvalidInput, match=r"outside|not there"):
+        load_source(folder / "m.onnx")
+
+
+def test_symlink_out_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "secret.bin").write_bytes(bytes(4 * 300 * 300))
+    folder = tmp_path / "model"
+    folder.mkdir()
+    small_onnx(folder / "m.onnx", save_as_external_data=True, location="m.bin", size_threshold=0)
+    (folder / "m.bin").unlink()
+    (folder / "m.bin").symlink_to(tmp_path / "secret.bin")
+    with pytest.raises(InvalidInput, match="outside"):
+        load_source(folder / "m.onnx")
+
+
+@pytest.mark.parametrize("keep", [0, 1, 10, 200, 3000])
+def test_truncated_onnx(tmp_path: Path, keep: int) -> None:
+    small_onnx(tmp_path / "m.onnx")
+    content = (tmp_path / "m.onnx").read_bytes()
+    (tmp_path / "m.onnx").write_bytes(content[:keep])
+    with pytest.raises(InvalidInput):
+        load_source(tmp_path / "m.onnx")
+
+
+# ---- files that could run code
+
+
+class Bomb:
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_pickle_is_not_run_without_trust(tmp_path: Path, legacy: bool) -> None:
+    mark, path = tmp_path / "ran", tmp_path / "m.pt"
+    if legacy:
+        path.write_bytes(pickle.dumps(Bomb(mark)))
+    else:
+        torch.save(Bomb(mark), path)
+    with pytest.raises(InvalidInput, match="run code") as caught:
+        load_source(path)
+    assert "--trust" in caught.value.hint
+    assert not mark.exists()
+
+
+def test_pickle_is_loaded_with_trust(net: Net, tmp_path: Path) -> None:
+    torch.save(nn.Linear(4, 2), tmp_path / "m.pt")
+    program = load_source(tmp_path / "m.pt", trust=True, inputs=["1x4"]).program
+    assert program.signature.outputs[0].shape == (1, 2)
+
+
+def test_weights_alone_are_not_a_model(net: Net, tmp_path: Path) -> None:
+    torch.save(net.state_dict(), tmp_path / "w.pt")
+    with pytest.raises(InvalidInput, match="weights without the network"):
+        load_source(tmp_path / "w.pt")
+
+
+def rewritten(path: Path, change: object) -> None:
+    """Rewrite members of a zip: `change` maps (name, content) to content."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, change(name, content))  # type: ignore[operator]
+
+
+@pytest.fixture
+def pt2(net: Net, tmp_path: Path) -> Path:
+    path = tmp_path / "net.pt2"
+    dims = ({0: torch.export.Dim("batch")},)
+    torch.export.save(torch.export.export(net, (torch.zeros(2, 1, 8, 8),), dynamic_shapes=dims), path)
+    return path
+
+
+def test_pt2_with_pickled_sample_inputs_is_refused(pt2: Path, tmp_path: Path) -> None:
+    bomb = io.BytesIO()
+    torch.save(Bomb(tmp_path / "ran"), bomb)
+    rewritten(pt2, lambda name, content: bomb.getvalue() if name.endswith("sample_inputs/model.pt") else content)
+    with pytest.raises(InvalidInput, match="pickle"):
+        load_source(pt2)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_pt2_with_pickled_weights_is_refused(pt2: Path, tmp_path: Path) -> None:
+    bomb = io.BytesIO()
+    torch.save(Bomb(tmp_path / "ran"), bomb)
+
+    def change(name: str, content: bytes) -> bytes:
+        if name.endswith("weights/model_weights_config.json"):
+            return content.replace(b'"use_pickle": false', b'"use_pickle": true')
+        return bomb.getvalue() if name.endswith("weights/weight_0") else content
+
+    rewritten(pt2, change)
+    with pytest.raises(InvalidInput, match="pickles"):
+        load_source(pt2)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (r"torch\.ops\.aten\.relu\.default", "torch.os.mkdir"),
+        (r"torch\.ops\.aten\.relu\.default", "torch.ops.aten.from_file.default"),
+        (r"torch\.ops\.aten\.relu\.default", "_operator.attrgetter"),
+        (r"Symbol\('s\d+', positive=True, integer=True\)", "__import__('os').mkdir('ran')"),
+        (r"Symbol\('s\d+', positive=True, integer=True\)", "exit(0)"),
+    ],
+)
+def test_pt2_with_code_in_its_graph_is_refused(
+    pt2: Path, tmp_path: Path, old: str, new: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    changed = []
+
+    def change(name: str, content: bytes) -> bytes:
+        if not name.endswith("models/model.json"):
+            return content
+        text, count = re.subn(old, new, content.decode())
+        changed.append(count > 0)
+        return text.encode()
+
+    rewritten(pt2, change)
+    assert changed == [True]
+    with pytest.raises(InvalidInput, match=r"not arithmetic|not an operator"):
+        load_source(pt2)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_pt2_with_a_guard_that_is_a_program_is_refused(pt2: Path, tmp_path: Path) -> None:
+    def change(name: str, content: bytes) -> bytes:
+        if not name.endswith("models/model.json"):
+            return content
+        document = json.loads(content)
+        document["guards_code"] = ["[].__class__.__mro__[1].__subclasses__()"]
+        return json.dumps(document).encode()
+
+    rewritten(pt2, change)
+    with pytest.raises(InvalidInput, match="guard"):
+        load_source(pt2)
+
+
+def test_damaged_archive(tmp_path: Path) -> None:
+    (tmp_path / "m.pt2").write_bytes(b"PK\x03\x04 not an archive")
+    with pytest.raises(InvalidInput, match="damaged archive"):
+        load_source(tmp_path / "m.pt2")
+
+
+# ---- names and shapes
+
+
+def test_names_that_are_nothing() -> None:
+    with pytest.raises(UnknownName) as caught:
+        load_source("digit")
+    assert "digits" in caught.value.hint
+    with pytest.raises(InvalidInput, match="no file"):
+        load_source("no/such/model.onnx")
+    with pytest.raises(InvalidInput, match="no module"):
+        load_source("no_such_module:build")
+
+
+@pytest.mark.parametrize("text", ["", "1x-3x4", "1xx4", "1x3:floaty", "1 x 3"])
+def test_input_shapes_that_do_not_read(text: str) -> None:
+    with pytest.raises(InvalidInput):
+        parse_input(text)
+
+
+def test_input_shape_with_name_type_and_varying_batch() -> None:
+    spec = parse_input("ids=batchx16:int64")
+    assert (spec.name, spec.dtype, spec.shape) == ("ids", "int64", ("batch", 16))
+
+
+def test_the_example_comes_with_data() -> None:
+    source = load_source()
+    assert source.validation is not None
+    assert source.data is not None
+    assert len(source.validation) == 360
+    for sample in source.data.take(1):
+        source.program.signature.check_inputs(sample)
+
+
+def test_digest_is_of_the_model_not_of_the_file(net: Net, tmp_path: Path) -> None:
+    first = load_source((net, (torch.zeros(1, 1, 8, 8),))).program
+    again = load_source((net, (torch.ones(1, 1, 8, 8),))).program
+    assert first.digest == again.digest
+    with torch.no_grad():
+        net.head.bias += 1
+    assert load_source((net, (torch.zeros(1, 1, 8, 8),))).program.digest != first.digest
+    with torch.no_grad():
+        net.head.bias -= 1
+
+
+def test_synthetic_data_says_so(net: Net) -> None:
+    program = load_source((net, (torch.zeros(1, 1, 8, 8),))).program
+    assert synthetic_data(program.signature, 0).name == "synthetic"
