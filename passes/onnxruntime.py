@@ -86,6 +86,10 @@ class Session:
             self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self.output_names = [o.name for o in self._session.get_outputs()]
 
+    def inputs(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of each input; a dimension that varies counts one."""
+        return {i.name: tuple(d if isinstance(d, int) else 1 for d in i.shape) for i in self._session.get_inputs()}
+
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         with mapped_errors("running the model"):
             return dict(zip(self.output_names, self._session.run(None, dict(inputs)), strict=True))

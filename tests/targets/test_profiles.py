@@ -30,9 +30,7 @@ REQUIRED = {
     "desktop_cpu",
 }
 COLUMNS = {"device", "device_variant", "runtime", "precision", "threads", "batch"}
-NUMBERS = (
-    "memory_bytes usable_memory_bytes peak_flop_s dram_bytes_s power_budget_w latency_target_s parameters".split()
-)
+NUMBERS = "memory_bytes usable_memory_bytes peak_flop_s dram_bytes_s power_budget_w latency_target_s parameters".split()
 STACKS = [stack for name in target_names() for stack in load_target(name).stacks.values()]
 each_target = pytest.mark.parametrize("name", target_names())
 each_stack = pytest.mark.parametrize("stack", STACKS, ids=lambda s: s.id)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from difflib import get_close_matches
 
 import typer
 
@@ -60,13 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _usage(error: typer.TyperException) -> int:
-    text = error.format_message()
-    word = text.rpartition(": ")[2].strip("'\". ?")
-    known = sorted(command.name or "" for command in app.registered_commands)
-    near = get_close_matches(word, known, n=1)
+    """Typer's own words, which name close matches, and where the rest is told."""
     command = getattr(getattr(error, "ctx", None), "command_path", "toolkit")
-    hint = f"did you mean {near[0]!r}?" if near and "ommand" in text else f"see `{command} --help`"
-    return _say(" ".join(text.split()), hint, error.exit_code)
+    return _say(" ".join(error.format_message().split()), f"see `{command} --help`", error.exit_code)
 
 
 def _say(problem: str, hint: str, code: int = 0) -> int:
