@@ -15,6 +15,7 @@ from typing import Any
 
 from passes.program import Level, Program
 from passes.proof import Proof
+from targets.errors import InvalidInput
 
 __all__ = ["DiskCache", "cache_folder", "fingerprint"]
 
@@ -88,17 +89,22 @@ class DiskCache:
             "facts": sorted(program.facts),
             "model_sha256": hashlib.sha256(content).hexdigest() if content is not None else None,
         }
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".new-", dir=entry.parent))
         try:
-            if content is not None:
-                (scratch / "model.onnx").write_bytes(content)
-            (scratch / "entry.json").write_text(json.dumps(facts, sort_keys=True), "utf-8")
-            if entry.exists():
-                shutil.rmtree(entry)
-            os.replace(scratch, entry)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+            entry.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".new-", dir=entry.parent, ignore_cleanup_errors=True) as folder:
+                scratch = Path(folder, "entry")
+                scratch.mkdir()
+                if content is not None:
+                    (scratch / "model.onnx").write_bytes(content)
+                (scratch / "entry.json").write_text(json.dumps(facts, sort_keys=True), "utf-8")
+                if entry.exists():
+                    shutil.rmtree(entry)
+                os.replace(scratch, entry)
+        except OSError as error:
+            raise InvalidInput(
+                f"cannot write the cache {self.folder}: {error.strerror}",
+                hint="set TOOLKIT_CACHE to a folder you may write, or go without: --no-cache",
+            ) from error
 
 
 def _program(content: bytes, like: Program, facts: Iterable[str]) -> Program:

@@ -272,7 +272,7 @@ def _example(
     """One sample by input name, from the first of: example inputs of the source, --input, data."""
     if given is not None:
         if isinstance(given, Mapping):
-            return {str(k): _to_numpy(v) for k, v in given.items()}
+            return _in_order({str(k): _to_numpy(v) for k, v in given.items()}, names, what)
         values = list(given) if isinstance(given, (tuple, list)) else [given]
         return {_name(names, i): _to_numpy(v) for i, v in enumerate(values)}
     if specs:
@@ -285,6 +285,16 @@ def _example(
         f"the input shape of {what} is not known",
         hint="return (module, example_inputs) from the factory, or say --input 1x3x224x224",
     )
+
+
+def _in_order(example: dict[str, Array], names: Sequence[str], what: str) -> dict[str, Array]:
+    """Example inputs by name, in the order in which the model takes them."""
+    if unknown := sorted(set(example) - set(names)):
+        raise InvalidInput(
+            f"the example inputs of {what} name {', '.join(unknown)}, its forward takes {', '.join(names)}",
+            hint="name them as the forward does, or give a tuple",
+        )
+    return {name: example[name] for name in names if name in example}
 
 
 def _name(names: Sequence[str], position: int) -> str:

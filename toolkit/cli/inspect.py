@@ -48,7 +48,8 @@ def inspect_(
     )
     for kind in ("inputs", "outputs"):
         for spec in found["signature"][kind]:
-            say(f"  {kind[:-1]:6} {spec['name']}: {spec['dtype']}{spec['shape']}")
+            shape = ", ".join(map(str, spec["shape"]))
+            say(f"  {kind[:-1]:6} {spec['name']}: {spec['dtype']}[{shape}]")
     say()
     table(
         ["operator", "nodes", "MACs", "share"],

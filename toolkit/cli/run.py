@@ -9,7 +9,7 @@ import typer
 
 from toolkit.cli.app import app
 from toolkit.cli.options import JsonOpt, QuietOpt, VerboseOpt
-from toolkit.cli.output import say, show_json
+from toolkit.cli.output import progress, say, show_json
 from toolkit.cli.verify import BundleArg
 
 __all__: list[str] = []
@@ -35,7 +35,11 @@ def run_(
 
     opened = open_bundle(bundle)
     data = load_data(inputs, opened.signature)
-    answers = [opened(sample) for sample in data]
+    answers = []
+    with progress(quiet or json) as report:
+        for done, sample in enumerate(data, start=1):
+            answers.append(opened(sample))
+            report("running", done / len(data))
     stacked = {name: np.concatenate([a[name] for a in answers]) for name in answers[0]}
     if output is not None:
         try:

@@ -1,0 +1,87 @@
+"""A verdict at its borders: an interval that touches a limit from below fits, one that crosses it is uncertain."""
+
+import json
+from typing import Any
+
+import pytest
+
+from targets.cost import estimate
+from targets.stack import Stack
+from targets.target import load_stack, load_target, target_names
+from targets.verdict import Limits, Outcome, judge
+from targets.workload import Operator, Workload
+
+
+def work() -> Workload:
+    op = Operator(
+        name="c", op_type="Conv", op_class="conv3x3", dtype="float32", macs=10**8, input_bytes=1000, output_bytes=1000,
+        weight_bytes=10**6, reads=("x",), writes=("y",), rank=4,
+    )  # fmt: skip
+    return Workload(name="n", operators=(op,), tensor_bytes={"x": 1000, "y": 1000}, inputs=("x",), outputs=("y",))
+
+
+@pytest.fixture
+def stack() -> Stack:
+    return load_stack("desktop_cpu/onnxruntime-fp32")
+
+
+FIELDS = {
+    "latency_s": "latency_interval_s",
+    "memory_bytes": "memory_interval_bytes",
+    "energy_j": "energy_interval_j",
+}
+
+
+@pytest.mark.parametrize("quantity", FIELDS)
+def test_the_borders(stack: Stack, quantity: str) -> None:
+    found = estimate(work(), stack)
+    low, high = getattr(found, FIELDS[quantity])
+    step: Any = 1 if quantity == "memory_bytes" else high * 1e-12
+    assert low < high
+    for limit, outcome in (
+        (high + step, Outcome.FITS),
+        (high, Outcome.FITS),
+        (high - step, Outcome.UNCERTAIN),
+        (low, Outcome.UNCERTAIN),
+        (low - step, Outcome.DOES_NOT_FIT),
+    ):
+        verdict = judge(found, Limits(**{quantity: limit}))
+        (check,) = verdict.checks
+        assert (check.quantity, check.limit, check.interval) == (quantity, limit, (low, high))
+        assert check.outcome is outcome
+        assert verdict.outcome is outcome
+
+
+def test_the_worst_check_decides(stack: Stack) -> None:
+    found = estimate(work(), stack)
+    low, high = found.latency_interval_s
+    middle = (low + high) / 2
+    for latency, memory, outcome in (
+        (high, 10**12, Outcome.FITS),
+        (middle, 10**12, Outcome.UNCERTAIN),
+        (middle, 1, Outcome.DOES_NOT_FIT),
+        (low / 2, 10**12, Outcome.DOES_NOT_FIT),
+    ):
+        assert judge(found, Limits(latency_s=latency, memory_bytes=memory)).outcome is outcome
+
+
+def test_without_limits_everything_fits(stack: Stack) -> None:
+    verdict = judge(estimate(work(), stack), Limits())
+    assert verdict.checks == ()
+    assert verdict.outcome is Outcome.FITS
+
+
+def test_a_limit_of_zero_is_a_limit(stack: Stack) -> None:
+    assert judge(estimate(work(), stack), Limits(latency_s=0.0)).outcome is Outcome.DOES_NOT_FIT
+
+
+@pytest.mark.parametrize("name", target_names())
+def test_a_device_brings_its_limits(name: str) -> None:
+    target = load_target(name)
+    limits = Limits.of(target)
+    assert (limits.latency_s, limits.memory_bytes) == (target.latency_target_s, target.usable_memory_bytes)
+    verdict = judge(estimate(work(), target.stack()), limits)
+    assert [check.quantity for check in verdict.checks] == ["latency_s", "memory_bytes"]
+    document = json.loads(json.dumps(verdict.to_json(), allow_nan=False))
+    assert document["outcome"] in {"fits", "uncertain", "does not fit"}
+    assert document["outcome"] == str(verdict.outcome)

