@@ -45,7 +45,7 @@ def estimate(model: Workload | ir.Model, stack: Stack, *, as_is: bool = False) -
     if not as_is and work.is_float32 and stack.dtype != "float32":
         work, assumed = work.at_precision(stack.dtype), stack.dtype
     priced = [_price(op, where, stack) for op, where in zip(work.operators, place(work, stack), strict=True)]
-    rows = tuple(row for row in (*priced, *_streaming(work, stack)))
+    rows = (*priced, *_streaming(work, stack))
     latency_s = stack.latency.fixed_s + sum(row.latency_s for row in rows)
     low, high = _interval(rows, latency_s, work.macs, stack.latency)
     power = stack.power
@@ -61,7 +61,10 @@ def estimate(model: Workload | ir.Model, stack: Stack, *, as_is: bool = False) -
         weight_bytes=weights,
         activation_bytes=activation,
         peak_memory_bytes=weights + activation + stack.runtime_bytes,
-        memory_interval_bytes=(weights + activation, 2 * (weights + activation) + stack.runtime_bytes),
+        memory_interval_bytes=(
+            weights + activation + stack.runtime_bytes // 2,
+            2 * (weights + activation) + stack.runtime_bytes * 3 // 2,
+        ),
         energy_j=power.active_w * latency_s,
         energy_interval_j=(
             power.active_w * (1 - power.uncertainty) * low,
@@ -70,8 +73,8 @@ def estimate(model: Workload | ir.Model, stack: Stack, *, as_is: bool = False) -
         calibrated=stack.latency.calibrated,
         extrapolated=any(row.extrapolated for row in rows) or _decades_outside(work.macs, stack.latency) > 0,
         provenance=stack.provenance,
-        memory_provenance="weights + peak of live activations + runtime; interval: no runtime … weights packed twice "
-        "and no buffer shared in half the arena (assumed, not measured)",
+        memory_provenance="weights + peak of live activations + runtime; interval (assumed): the runtime within half, "
+        "and at the upper end weights packed a second time in an arena of twice the peak",
         energy_provenance=f"{power.active_w:g} W ± {power.uncertainty:.0%} while active ({power.source}) x latency",
         assumed_dtype=assumed,
     )

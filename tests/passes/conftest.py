@@ -106,16 +106,14 @@ def context() -> Callable[..., Context]:
 
 @pytest.fixture
 def same_answers() -> Callable[..., None]:
+    def draw(rng: np.random.Generator, like: Array) -> Array:
+        drawn = rng.standard_normal(like.shape) * 3 if like.dtype.kind == "f" else rng.integers(0, 2, like.shape)
+        return np.asarray(drawn, like.dtype)
+
     def check(before: Program, after: Program, rtol: float = 2e-5, atol: float = 2e-5) -> None:
         """Defaults: a few hundred float32 roundings of values near one."""
         rng = np.random.default_rng(5)
-        samples = [
-            {
-                name: (rng.standard_normal(a.shape) * 3).astype(a.dtype) if a.dtype.kind == "f" else rng.integers(0, 2, a.shape).astype(a.dtype)
-                for name, a in before.example.items()
-            }
-            for _ in range(3)
-        ]  # fmt: skip
+        samples = [{name: draw(rng, a) for name, a in before.example.items()} for _ in range(3)]
         data = Dataset("noise", lambda: samples, 3)
         truths = _as_they_stand(before, data) if before.level is Level.ONNX else list(before.answers(data))
         for truth, answer in zip(truths, _as_they_stand(after, data), strict=True):

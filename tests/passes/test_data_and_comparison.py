@@ -266,4 +266,4 @@ def test_answers_are_computed_once_for_the_same_data(program: Callable[..., Prog
     assert [r["y"].tolist() for r in first] == [r["y"].tolist() for r in again] == [[[-0.0, -1]], [[-2, -3]]]
     assert len(reads) == 3, "once to digest and once to run, then only to digest"
     other = replace(net, facts=frozenset())
-    assert list(other.answers(Dataset("a", read, 2)))[0]["y"].tolist() == [[-0.0, -1]]
+    assert next(iter(other.answers(Dataset("a", read, 2))))["y"].tolist() == [[-0.0, -1]]

@@ -79,7 +79,9 @@ def test_a_session_answers_by_name() -> None:
         assert answer["y"].tolist() == [[-1, -2]]
 
 
-@pytest.mark.parametrize("content", [b"", b"not a model", model("y = Neg(nothing)"), model("y = acme.Swirl(x)", ', "acme" : 1')])
+@pytest.mark.parametrize(
+    "content", [b"", b"not a model", model("y = Neg(nothing)"), model("y = acme.Swirl(x)", ', "acme" : 1')]
+)
 def test_a_model_that_cannot_be_loaded_is_a_failure_of_ours(content: bytes) -> None:
     with pytest.raises(ToolkitError) as raised:
         Session(content)

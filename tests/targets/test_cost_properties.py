@@ -31,7 +31,8 @@ TYPE_OF_CLASS = {
 def operator(step: int, op_class: str, macs: int, out: int, weights: int, dtype: str, before: int) -> Operator:
     arithmetic = op_class in MAC_CLASSES
     return Operator(
-        name=f"op{step}", op_type=TYPE_OF_CLASS[op_class], op_class=op_class, dtype=dtype, macs=macs if arithmetic else 0,
+        name=f"op{step}", op_type=TYPE_OF_CLASS[op_class], op_class=op_class, dtype=dtype,
+        macs=macs if arithmetic else 0,
         input_bytes=before, output_bytes=out, weight_bytes=weights if arithmetic else 0,
         reads=(f"t{step}",), writes=(f"t{step + 1}",), rank=4,
     )  # fmt: skip
@@ -225,7 +226,9 @@ def test_activations_are_those_of_the_memory_plan(work: Workload, stack: Stack) 
 @each_accelerator
 @pytest.mark.parametrize(("excess", "streams"), [(-1, False), (0, False), (1, True), (10**6, True)])
 def test_weights_stream_only_above_the_parameter_cache(stack: Stack, excess: int, streams: bool) -> None:
-    op = replace(chain(("conv3x3", 10**9), dtype="int8").operators[0], weight_bytes=stack.parameter_cache_bytes + excess)
+    op = replace(
+        chain(("conv3x3", 10**9), dtype="int8").operators[0], weight_bytes=stack.parameter_cache_bytes + excess
+    )
     found = estimate(replace(chain(("conv3x3", 10**9), dtype="int8"), operators=(op,)), stack)
     rows = [row for row in found.operators if row.op_type == "Stream"]
     assert bool(rows) is streams

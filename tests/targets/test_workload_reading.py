@@ -234,7 +234,7 @@ def test_an_unknown_operator_is_extrapolated_and_never_free(read: Read) -> None:
 def test_an_operator_of_another_domain_with_a_known_name_is_unknown(read: Read) -> None:
     text = "g (float[1,3,8,8] x) => (float[1,4,6,6] y) { c = acme.Conv(x, w) y = Relu(c) }"
     work = read(text, fuses=TENSORRT, domains=', "acme" : 1', w=(4, 3, 3, 3))
-    assert [(op.op_type, op.op_class) for op in work.operators][0] == ("acme.Conv", "unknown")
+    assert (work.operators[0].op_type, work.operators[0].op_class) == ("acme.Conv", "unknown")
 
 
 BRANCH = """g (float[1,64] x, bool go) => (float[1,64] y) {
