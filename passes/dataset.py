@@ -52,11 +52,13 @@ class Dataset:
         """SHA-256 over names, types, shapes and values of every sample, and the labels."""
         state = hashlib.sha256()
         for sample in self:
+            state.update(b"sample|")
             for name in sorted(sample):
-                array = np.ascontiguousarray(sample[name])
+                array = np.asarray(sample[name])
                 state.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
                 state.update(array.tobytes())
         if self.labels is not None:
+            state.update(b"labels|")
             state.update(np.ascontiguousarray(self.labels, dtype=np.int64).tobytes())
         return state.hexdigest()
 

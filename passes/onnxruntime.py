@@ -91,5 +91,10 @@ class Session:
         return {i.name: tuple(d if isinstance(d, int) else 1 for d in i.shape) for i in self._session.get_inputs()}
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        if set(inputs) != set(wanted := [i.name for i in self._session.get_inputs()]):
+            raise InvalidInput(
+                f"the graph takes {', '.join(wanted)}; got {', '.join(sorted(inputs)) or 'nothing'}",
+                hint="name the arrays as the graph names its inputs",
+            )
         with mapped_errors("running the model"):
             return dict(zip(self.output_names, self._session.run(None, dict(inputs)), strict=True))

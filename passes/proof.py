@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from math import isinf
+from math import inf, isfinite
 from typing import Any
 
 __all__ = ["Decision", "Drift", "MetricChange", "Proof"]
@@ -27,8 +27,22 @@ class Drift:
     max_abs_error: float
 
     def to_json(self) -> dict[str, Any]:
-        sqnr = None if isinf(self.sqnr_db) else round(self.sqnr_db, 2)
-        return {"output": self.output, "sqnr_db": sqnr, "max_abs_error": float(f"{self.max_abs_error:.4g}")}
+        """JSON knows no infinity: a ratio is None where it is infinite, and `identical` says on which side."""
+        return {
+            "output": self.output,
+            "identical": self.sqnr_db == inf,
+            "sqnr_db": _finite(round(self.sqnr_db, 2)),
+            "max_abs_error": _finite(float(f"{self.max_abs_error:.4g}")),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Drift:
+        sqnr_db, error = data["sqnr_db"], data["max_abs_error"]
+        return cls(
+            output=data["output"],
+            sqnr_db=sqnr_db if sqnr_db is not None else inf if data["identical"] else -inf,
+            max_abs_error=inf if error is None else error,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +64,14 @@ class MetricChange:
             "name": self.name,
             "before": round(self.before, 6),
             "after": round(self.after, 6),
-            "drop_interval": [round(d, 6) for d in self.drop_interval],
+            "drop_interval": [_finite(round(d, 6)) for d in self.drop_interval],
             "samples": self.samples,
         }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> MetricChange:
+        low, high = data["drop_interval"]
+        return cls(**{**data, "drop_interval": (-inf if low is None else low, inf if high is None else high)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +102,7 @@ class Proof:
 
     @property
     def worst_sqnr_db(self) -> float:
-        return min((d.sqnr_db for d in self.drift), default=float("inf"))
+        return min((d.sqnr_db for d in self.drift), default=inf)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -111,21 +130,18 @@ class Proof:
             kind=data["kind"],
             decision=Decision(data["decision"]),
             reason=data["reason"],
-            drift=tuple(
-                Drift(
-                    output=d["output"],
-                    sqnr_db=float("inf") if d["sqnr_db"] is None else d["sqnr_db"],
-                    max_abs_error=d["max_abs_error"],
-                )
-                for d in data["drift"]
-            ),
-            metric=MetricChange(**{**metric, "drop_interval": tuple(metric["drop_interval"])}) if metric else None,
+            drift=tuple(Drift.from_json(d) for d in data["drift"]),
+            metric=MetricChange.from_json(metric) if metric else None,
             data=data["data"],
             samples=data["samples"],
             cost_s=_pair(data["predicted_latency_s"]),
             size_bytes=_pair(data["size_bytes"]),
             nodes=_pair(data["nodes"]),
         )
+
+
+def _finite(value: float) -> float | None:
+    return value if isfinite(value) else None
 
 
 def _pair(value: list[Any] | None) -> tuple[Any, Any] | None:

@@ -7,10 +7,12 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
 
 from passes.context import Context
-from passes.contract import Pass, PassFailed
+from passes.contract import Kind, Pass, PassFailed
 from passes.onnx_level.cast_float16 import CastFloat16
 from passes.onnx_level.convert_opset import ConvertOpset
 from passes.onnx_level.fold_constants import FoldConstants
@@ -88,8 +90,18 @@ def _pass_from_data(entry: Mapping[str, Any]) -> Pass:
     for setting in settings:
         if setting not in known:
             raise UnknownName(f"setting of {name}", setting, known)
+    kinds = get_type_hints(PASSES[name])
+    values = {}
+    for setting, value in settings.items():
+        plain = tuple(value) if isinstance(value, list) else value
+        try:
+            values[setting] = TypeAdapter(kinds[setting]).validate_python(plain, strict=True)
+        except ValidationError as error:
+            raise InvalidInput(
+                f"recipe: {name}: {setting}: {error.errors()[0]['msg']}", hint=f"settings of {name}: {', '.join(known)}"
+            ) from error
     try:
-        return PASSES[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
+        return PASSES[name](**values)
     except TypeError as error:
         raise InvalidInput(f"recipe: {error}", hint=f"settings of {name}: {', '.join(known)}") from error
 
@@ -254,6 +266,8 @@ def _resume(
         found = cache.proof(key) if cache else None
         if found is None:
             break
+        if found[0].kind == Kind.RETRAINED:
+            break  # its result is the reference of what follows, and is not stored
         proofs.append(found[0])
         if found[1]:
             stored.append(position)

@@ -90,11 +90,10 @@ def _size(dim: int | ir.SymbolicDim, position: int, known: Mapping[str, int]) ->
 
 
 def inferred(program: Program) -> ir.Model:
-    """The program's graph with static shapes, as cost models read it; dims come from the example sample."""
-    dims = {
-        str(want): have
-        for spec in program.signature.inputs
-        for want, have in zip(spec.shape, program.example[spec.name].shape, strict=True)
-        if isinstance(want, str)
-    }
+    """The program's graph with static shapes, as cost models read it; varying sizes are those of the example."""
+    dims: dict[str, int] = {}
+    for value, spec in zip(program.graph.inputs, program.signature.inputs, strict=True):
+        if value.shape is not None:
+            sizes = program.example[spec.name].shape
+            dims |= {str(d.value): n for d, n in zip(value.shape.dims, sizes, strict=True) if not isinstance(d, int)}
     return infer_shapes(program.model, dims)

@@ -6,7 +6,7 @@ and weight traffic. A better model replaces `_terms` and the interval; callers s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import log10
 from typing import TYPE_CHECKING
@@ -35,20 +35,26 @@ def estimate(model: Workload | ir.Model, stack: Stack, *, as_is: bool = False) -
     Args:
         model: A workload, or an ONNX graph with static, inferred shapes.
         stack: Where it would run.
-        as_is: Price a float32 graph as float32 even where the stack would run it in its own lower precision.
+        as_is: Price a float32 graph as float32 even where the stack would run it in its own lower precision: on
+            the stack's `float_stack`, where it names one.
 
     Raises:
         InvalidInput: a graph input has a dimension without a value.
     """
     work = model if isinstance(model, Workload) else _read(model, stack)
     assumed = ""
-    if not as_is and work.is_float32 and stack.dtype != "float32":
-        work, assumed = work.at_precision(stack.dtype), stack.dtype
-    priced = [_price(op, where, stack) for op, where in zip(work.operators, place(work, stack), strict=True)]
-    rows = (*priced, *_streaming(work, stack))
+    if work.is_float32 and stack.dtype != "float32":
+        if as_is and stack.float_stack:
+            return estimate(work, load_stack(stack.float_stack))
+        if not as_is:
+            work, assumed = work.at_precision(stack.dtype), stack.dtype
+    places = place(work, stack)
+    priced = [_price(op, where, stack) for op, where in zip(work.operators, places, strict=True)]
+    rows = (*priced, *_streaming(work, places, stack))
     latency_s = stack.latency.fixed_s + sum(row.latency_s for row in rows)
     low, high = _interval(rows, latency_s, work.macs, stack.latency)
     power = stack.power
+    energy_j = power.active_w * stack.latency.fixed_s + sum(row.energy_j for row in rows)
     activation, weights = peak_activation_bytes(work), work.weight_bytes
     return Estimate(
         model=work.name,
@@ -65,10 +71,10 @@ def estimate(model: Workload | ir.Model, stack: Stack, *, as_is: bool = False) -
             weights + activation + stack.runtime_bytes // 2,
             2 * (weights + activation) + stack.runtime_bytes * 3 // 2,
         ),
-        energy_j=power.active_w * latency_s,
+        energy_j=energy_j,
         energy_interval_j=(
-            power.active_w * (1 - power.uncertainty) * low,
-            power.active_w * (1 + power.uncertainty) * high,
+            energy_j * (1 - power.uncertainty) * low / latency_s,
+            energy_j * (1 + power.uncertainty) * high / latency_s,
         ),
         calibrated=stack.latency.calibrated,
         extrapolated=any(row.extrapolated for row in rows) or _decades_outside(work.macs, stack.latency) > 0,
@@ -141,9 +147,10 @@ def _price(op: Operator, where: Placement, stack: Stack) -> OperatorCost:
     )
 
 
-def _streaming(work: Workload, stack: Stack) -> tuple[OperatorCost, ...]:
+def _streaming(work: Workload, places: Sequence[Placement], stack: Stack) -> tuple[OperatorCost, ...]:
     """Weights that do not fit the accelerator's own memory cross the link at every inference."""
-    excess = work.weight_bytes - stack.parameter_cache_bytes
+    held = sum(op.weight_bytes for op, where in zip(work.operators, places, strict=True) if where.place == stack.rules)
+    excess = held - stack.parameter_cache_bytes
     if not stack.parameter_cache_bytes or excess <= 0:
         return ()
     latency_s = excess / stack.link_bytes_s

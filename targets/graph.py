@@ -57,27 +57,34 @@ class _Reader:
     def __init__(self, model: ir.Model, fuses: frozenset[str]) -> None:
         self.graph, self.fuses, self.name = model.graph, fuses, model.graph.name or "model"
         self.outputs = {id(v) for v in model.graph.outputs}
+        self.own = {id(v) for v in (*model.graph.inputs, *model.graph.initializers.values())}
+        self.own |= {id(v) for node in model.graph for v in node.outputs}
+        self.free: dict[int, bool] = {}
         live = _live_nodes(model.graph)
         self.constant = {id(v) for v in model.graph.initializers.values()}
         self.nodes: list[ir.Node] = []
         for node in model.graph:
             if id(node) not in live:
                 continue
-            if all(v is None or id(v) in self.constant for v in node.inputs) and not _random(node):
+            if all(id(v) in self.constant for v in self._operands_of(node)) and not _random(node):
                 self.constant.update(id(v) for v in node.outputs)
             else:
                 self.nodes.append(node)
         self.tensor_bytes: dict[str, int] = {}
+        self.float_tensors: set[str] = set()
+        self.weights: dict[int, int] = {}
 
     def read(self) -> Workload:
         groups = self._groups()
-        operators = [self._operator(group) for group in groups]
+        operators = tuple(self._operator(group) for group in groups)
         inputs = tuple(self._touch(v) for v in self.graph.inputs if self._is_activation(v))
         outputs = tuple(self._touch(v) for v in self.graph.outputs)
         return Workload(
             name=self.name,
-            operators=tuple(op for op in operators if op is not None),
+            operators=operators,
             tensor_bytes=self.tensor_bytes,
+            float_tensors=frozenset(self.float_tensors),
+            shared_weight_bytes=sum(op.weight_bytes for op in operators) - sum(self.weights.values()),
             inputs=inputs,
             outputs=outputs,
         )
@@ -91,11 +98,12 @@ class _Reader:
             if id(node) in taken or self._is_free(node):
                 continue
             group = _Group([node])
-            if node.op_type in ANCHORS:
-                while added := self._epilogue(group.tail):
+            taken.add(id(node))
+            if node.op_type in ANCHORS and not node.domain:
+                while (added := self._epilogue(group.tail)) and taken.isdisjoint(map(id, added)):
                     group.nodes += added
                     group.tail = added[-1].outputs[0]
-            taken.update(map(id, group.nodes))
+                    taken.update(map(id, added))
             groups.append(group)
         position = {id(node): i for i, node in enumerate(self.nodes)}
         return sorted(groups, key=lambda g: max(position[id(n)] for n in g.nodes))
@@ -110,7 +118,8 @@ class _Reader:
         if len(users) == 2 and "activation" in self.fuses:
             gates = [n for n in users if n.op_type in GATES]
             muls = [n for n in users if n.op_type == "Mul"]
-            if gates and muls and self._users(gates[0].outputs[0]) == muls:
+            gated = gates[0].outputs[0] if gates else None
+            if gated is not None and muls and id(gated) not in self.outputs and self._users(gated) == muls:
                 return [gates[0], muls[0]]
         return []
 
@@ -133,7 +142,13 @@ class _Reader:
     # ---- one operator
 
     def _is_free(self, node: ir.Node) -> bool:
-        if node.op_type in VIEWS and not node.domain:
+        """Whether the runtime does nothing for this node."""
+        if id(node) not in self.free:
+            self.free[id(node)] = self._costs_nothing(node)
+        return self.free[id(node)]
+
+    def _costs_nothing(self, node: ir.Node) -> bool:
+        if _is_view(node):
             return True
         if node.op_type == "Cast":
             return self._converts_at_the_edge(node)
@@ -168,23 +183,28 @@ class _Reader:
     def _dtype(self, node: ir.Node) -> str:
         """The element type in which `node` computes: integer where its operands come out of DequantizeLinear."""
         operands = [v for v in node.inputs if v is not None and id(v) not in self.constant]
-        quantized = bool(operands) and all(_producer_type(self._unview(v)) == _DQ for v in operands)
-        if quantized and (node.op_type in ANCHORS or self._leaves_quantized(node)):
+        quantized = bool(operands) and all(_producer_type(_unviewed(v)) == _DQ for v in operands)
+        if quantized and (self._has_integer_weights(node) if node.op_type in ANCHORS else self._leaves_quantized(node)):
             return "int8"
         value = next((v for v in node.inputs if v is not None), node.outputs[0])
         return _dtype_name(node.outputs[0]) or _dtype_name(value) or "float32"
+
+    def _has_integer_weights(self, node: ir.Node) -> bool:
+        weight = node.inputs[1] if len(node.inputs) > 1 else None
+        return weight is None or id(weight) not in self.constant or _producer_type(weight) == _DQ
 
     def _leaves_quantized(self, node: ir.Node) -> bool:
         users = node.outputs[0].consumers()
         return bool(users) and all(n.op_type == _Q for n in users)
 
-    def _operator(self, group: _Group) -> Operator | None:
+    def _operator(self, group: _Group) -> Operator:
         anchor = group.nodes[0]
         inside = {id(v) for n in group.nodes for v in n.outputs}
         reads, weights = self._operands(group, inside)
         shapes = [_shape(v) if v is not None else None for v in anchor.inputs]
         output = _shape(anchor.outputs[0])
-        filters = shapes[1] if len(shapes) > 1 else None
+        position = 3 if anchor.op_type == "QLinearConv" else 1
+        filters = shapes[position] if len(shapes) > position else None
         tails = [group.tail, *anchor.outputs[1:]] if len(group.nodes) == 1 else [group.tail]
         writes = tuple(self._touch(v) for v in tails if v.name)
         known = output is not None and all(_shape(v) is not None for v in anchor.inputs if v is not None)
@@ -210,37 +230,32 @@ class _Reader:
         reads: dict[str, None] = {}
         weights: dict[int, int] = {}
         for node in group.nodes:
-            for value in node.inputs:
-                if value is None or id(self._root(value)) in inside or id(value) in inside:
+            for value in self._operands_of(node):
+                if id(self._root(value)) in inside or id(value) in inside:
                     continue
                 if id(value) in self.constant:
                     stored = _stored(value)
-                    weights[id(stored)] = _bytes(stored)
+                    weights[id(stored)] = self.weights[id(stored)] = _bytes(stored)
                 else:
                     reads[self._touch(value)] = None
         return tuple(reads), weights
 
     # ---- tensors
 
-    def _unview(self, value: ir.Value) -> ir.Value:
-        while (producer := value.producer()) is not None and producer.op_type in VIEWS and producer.inputs[0]:
-            value = producer.inputs[0]
-        return value
+    def _operands_of(self, node: ir.Node) -> list[ir.Value]:
+        """Values of this graph that a node reads, those that only its subgraphs read among them."""
+        return [v for v in _all_inputs(node) if id(v) in self.own]
 
     def _root(self, value: ir.Value) -> ir.Value:
-        """The tensor whose bytes `value` shares: through views and QDQ pairs."""
+        """The tensor whose bytes `value` shares: through views and QDQ pairs that cost nothing."""
         while True:
             producer = value.producer()
-            if producer is None or producer.op_type not in (*VIEWS, _Q, _DQ) or not self._passes_through(producer):
+            source = producer.inputs[0] if producer is not None and producer.inputs else None
+            if producer is None or source is None or id(source) in self.constant:
                 return value
-            source = producer.inputs[0]
-            assert source is not None
+            if not _is_view(producer) and not (producer.op_type in (_Q, _DQ) and self._is_free(producer)):
+                return value
             value = source
-
-    def _passes_through(self, producer: ir.Node) -> bool:
-        return producer.op_type in VIEWS or (
-            producer.inputs[0] is not None and id(producer.inputs[0]) not in self.constant
-        )
 
     def _is_activation(self, value: ir.Value) -> bool:
         return id(value) not in self.constant
@@ -251,8 +266,11 @@ class _Reader:
         name = root.name or f"tensor{id(root)}"
         if name not in self.tensor_bytes:
             users = root.consumers()
-            in_8_bits = bool(users) and all(n.op_type == _Q for n in users) and id(root) not in self.outputs
+            in_8_bits = bool(users) and all(n.op_type == _Q and self._is_free(n) for n in users)
+            in_8_bits = in_8_bits and id(root) not in self.outputs
             self.tensor_bytes[name] = prod(_shape(root) or (0,)) if in_8_bits else _bytes(root)
+            if not in_8_bits and _dtype_name(root) == "float32":
+                self.float_tensors.add(name)
         return name
 
 
@@ -282,6 +300,16 @@ def _bodies(attribute: ir.Attr) -> Sequence[ir.Graph]:
     if kind == "GRAPH":
         return [attribute.as_graph()]
     return list(attribute.as_graphs()) if kind == "GRAPHS" else []
+
+
+def _is_view(node: ir.Node) -> bool:
+    return node.op_type in VIEWS and not node.domain
+
+
+def _unviewed(value: ir.Value) -> ir.Value:
+    while (producer := value.producer()) is not None and _is_view(producer) and producer.inputs[0] is not None:
+        value = producer.inputs[0]
+    return value
 
 
 def _random(node: ir.Node) -> bool:

@@ -33,7 +33,7 @@ _ELEMENTWISE = frozenset(
     "Not Or PRelu Pow QuantizeLinear RMSNormalization Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh "
     "Softmax Softplus Softsign Sqrt Sub Sum Swish Tan Tanh ThresholdedRelu Trilu Where Xor".split()
 )
-_MATMULS = frozenset({"Gemm", "MatMul", "MatMulInteger", "QLinearMatMul", "MatMulNBits"})
+_MATMULS = frozenset({"Gemm", "MatMul", "MatMulInteger", "QLinearMatMul"})
 _CONVS = frozenset({"Conv", "ConvInteger", "QLinearConv", "ConvTranspose"})
 _GATE_COUNT = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
@@ -59,7 +59,8 @@ def macs(node: ir.Node, inputs: Sequence[Shape | None], output: Shape | None) ->
         output: Shape of the first output, None where unknown.
     """
     op = node.op_type
-    first, second = inputs[0] if inputs else None, inputs[1] if len(inputs) > 1 else None
+    position = 3 if op in ("QLinearConv", "QLinearMatMul") else 1  # scale and zero point come between
+    first, second = inputs[0] if inputs else None, inputs[position] if len(inputs) > position else None
     if op in _GATE_COUNT and first is not None and len(first) == 3:
         hidden = node.attributes.get_int("hidden_size", 0)
         directions = 2 if node.attributes.get_string("direction", "forward") == "bidirectional" else 1

@@ -121,6 +121,11 @@ def parse_target(data: Mapping[str, Any], fits: Mapping[str, Any]) -> Target:
             key: _parse_stack(bare, key, {**data.get("defaults", {}), **table}, fits.get(key))
             for key, table in data["stacks"].items()
         }
+        if bare.default_stack not in stacks:
+            raise InvalidInput(
+                f"profile {name!r}: its default stack {bare.default_stack!r} is not among {', '.join(stacks)}",
+                hint="name one of its stacks",
+            )
         return Target(**plain, stacks=stacks)
     except (TypeError, KeyError) as error:
         raise InvalidInput(f"profile {name!r}: {error}", hint="compare it with targets/profiles/*.toml") from error

@@ -43,13 +43,19 @@ class Operator:
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """The operators of a graph in the order they run, and the size of each activation tensor between them."""
+    """The operators of a graph in the order they run, and the size of each activation tensor between them.
+
+    `float_tensors` are the activations that are float32 now, and would shrink in a lower precision;
+    `shared_weight_bytes` are counted by several operators but stored once.
+    """
 
     name: str
     operators: tuple[Operator, ...]
     tensor_bytes: Mapping[str, int]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    float_tensors: frozenset[str] = frozenset()
+    shared_weight_bytes: int = 0
 
     @property
     def macs(self) -> int:
@@ -57,7 +63,7 @@ class Workload:
 
     @property
     def weight_bytes(self) -> int:
-        return sum(op.weight_bytes for op in self.operators)
+        return sum(op.weight_bytes for op in self.operators) - self.shared_weight_bytes
 
     @property
     def is_float32(self) -> bool:
@@ -69,20 +75,24 @@ class Workload:
         ratio = ITEM_BYTES["float32"] // ITEM_BYTES[dtype]
         if ratio == 1:
             return self
+        sizes = {
+            name: -(-size // ratio) if name in self.float_tensors else size for name, size in self.tensor_bytes.items()
+        }
         return replace(
             self,
-            operators=tuple(_narrow(op, dtype, ratio) for op in self.operators),
-            tensor_bytes={name: -(-size // ratio) for name, size in self.tensor_bytes.items()},
+            operators=tuple(_narrow(op, dtype, ratio, sizes) for op in self.operators),
+            tensor_bytes=sizes,
+            float_tensors=frozenset(),
+            shared_weight_bytes=self.shared_weight_bytes // ratio,
         )
 
 
-def _narrow(op: Operator, dtype: str, ratio: int) -> Operator:
-    if op.dtype != "float32":
-        return op
+def _narrow(op: Operator, dtype: str, ratio: int, sizes: Mapping[str, int]) -> Operator:
+    is_float = op.dtype == "float32"
     return replace(
         op,
-        dtype=dtype,
-        input_bytes=-(-op.input_bytes // ratio),
-        output_bytes=-(-op.output_bytes // ratio),
-        weight_bytes=-(-op.weight_bytes // ratio),
+        dtype=dtype if is_float else op.dtype,
+        input_bytes=sum(sizes[name] for name in op.reads),
+        output_bytes=sum(sizes[name] for name in op.writes),
+        weight_bytes=-(-op.weight_bytes // ratio) if is_float else op.weight_bytes,
     )

@@ -68,6 +68,8 @@ def _down(program: Program, opset: int) -> ir.Model:
     import onnx
 
     model = program.clone()
+    for node in [n for n in model.graph.all_nodes() if n.op_type == "HardSwish" and opset < 14]:
+        _spell_out_hard_swish(node)
     for node in model.graph.all_nodes():
         if not node.domain:
             _lower(node, program.opset, opset)
@@ -129,6 +131,24 @@ def _axes_to_attribute(node: ir.Node) -> None:
     values = [int(v) for v in axes.const_value.numpy().reshape(-1)]
     node.resize_inputs(1)
     node.attributes["axes"] = onnx_ir.AttrInt64s("axes", values)
+
+
+def _spell_out_hard_swish(node: ir.Node) -> None:
+    """HardSwish came with opset 14; it is x * max(0, min(1, x / 6 + 1 / 2))."""
+    import onnx_ir
+
+    x, result, graph = node.inputs[0], node.outputs[0], node.graph
+    assert x is not None
+    assert isinstance(graph, onnx_ir.Graph)
+    factors = [onnx_ir.AttrFloat32("alpha", 1 / 6), onnx_ir.AttrFloat32("beta", 0.5)]
+    gate = onnx_ir.Node("", "HardSigmoid", [x], factors, name=f"{node.name}_gate")
+    product = onnx_ir.Node("", "Mul", [x, gate.outputs[0]], name=node.name)
+    for made in (gate, product):
+        made.metadata_props.update(node.metadata_props)
+        made.outputs[0].type, made.outputs[0].shape = result.type, result.shape
+    gate.outputs[0].name = f"{result.name}_gate"
+    onnx_ir.convenience.replace_nodes_and_values(graph, node, [node], [gate, product], [result], product.outputs)
+    product.outputs[0].name = result.name
 
 
 def _plain_reshape(node: ir.Node) -> None:

@@ -38,6 +38,7 @@ def fold(model: ir.Model, max_elements: int) -> None:
     from onnx_ir.passes import Sequential, common
     from onnxscript.optimizer import fold_constants_ir
 
+    outputs = [value.name for value in model.graph.outputs]
     common.InlinePass()(model)
     fold_constants_ir(model, onnx_shape_inference=True, input_size_limit=8192, output_size_limit=max_elements)
     Sequential(
@@ -47,5 +48,8 @@ def fold(model: ir.Model, max_elements: int) -> None:
         common.RemoveUnusedOpsetsPass(),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         common.DeduplicateInitializersPass(),
+        common.OutputFixPass(),  # an identity between two outputs was more than decoration
         common.NameFixPass(),
     )(model)
+    for value, name in zip(model.graph.outputs, outputs, strict=True):
+        value.name = name

@@ -11,6 +11,8 @@ from passes.program import Program
 
 __all__ = ["FuseActivation"]
 
+_BOUNDS = ("Clip", "Max", "Min", "Relu")
+
 
 @dataclass(frozen=True)
 class FuseActivation(Pass):
@@ -24,16 +26,20 @@ class FuseActivation(Pass):
     needs = frozenset({"constants_folded"})
 
     def apply(self, program: Program, ctx: Context) -> Program:
+        from onnx_ir.passes.common import ShapeInferencePass
         from onnxscript.rewriter.rules import common as rules
 
-        chosen = [
-            rules.successive_relu_rule,
-            rules.successive_clip_rule,
-            rules.successive_clip_relu_rule,
-            rules.successive_relu_clip_rule,
-            rules.min_max_rule,
-            rules.max_min_rule,
-        ]
+        typed = program.with_model(ShapeInferencePass()(program.clone()).model)
+        chosen = [rules.successive_relu_rule]
+        if all(v is None or v.dtype is not None for n in typed.graph if n.op_type in _BOUNDS for v in n.inputs):
+            # these rules read the type of the bounded tensor, and fail where a custom operator hides it
+            chosen += [
+                rules.successive_clip_rule,
+                rules.successive_clip_relu_rule,
+                rules.successive_relu_clip_rule,
+                rules.min_max_rule,
+                rules.max_min_rule,
+            ]
         if program.opset >= 14:
             chosen += rules.fuse_hardswish_rules().rules
-        return rewrite(program, chosen)
+        return rewrite(typed, chosen)

@@ -46,6 +46,8 @@ class FuseBatchNorm(Pass):
                 and producer is not None
                 and producer.op_type in _FOLDED_INTO
                 and len(producer.outputs[0].uses()) == 1
+                and producer.inputs[1] is not None
+                and len(producer.inputs[1].uses()) == 1
                 and producer.outputs[0] not in after.graph.outputs
                 and all(v is not None and v.const_value is not None for v in (*node.inputs[1:], producer.inputs[1]))
             ):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -42,7 +42,7 @@ class QuantizeInt8(Pass):
     Source: Jacob et al. 2018, arXiv:1712.05877; Nagel et al. 2021, arXiv:2106.08295.
     """
 
-    activation: str = "int8"
+    activation: Literal["uint8", "int8"] = "int8"
     activation_symmetric: bool = False
     per_channel: bool = True
     samples: int = 128
@@ -57,6 +57,12 @@ class QuantizeInt8(Pass):
                 "no calibration data was given, and random data is not used in its place",
                 hint="give samples with --data",
             )
+        first = next(iter(ctx.data), None)
+        if first is None:
+            raise PassFailed("the calibration data has no samples", hint="give at least one with --data")
+        program.signature.check_inputs(first)
+        if any(node.op_type in ("QuantizeLinear", "QLinearConv", "ConvInteger") for node in program.graph):
+            raise PassFailed("the graph is quantized already", hint="nothing to do")
         if program.opset < 13:
             raise PassFailed(
                 f"per-channel scales need opset 13, the graph has {program.opset}",
@@ -152,12 +158,19 @@ def _weight_sqnr(program: Program) -> list[tuple[str, float]]:
         weight = node.inputs[1] if node.op_type in ANCHORS and len(node.inputs) > 1 else None
         if weight is None or weight.const_value is None or not node.name:
             continue
-        values: Any = weight.const_value.numpy().astype(np.float64)
+        values: Any = np.moveaxis(weight.const_value.numpy().astype(np.float64), _channel_axis(node), 0)
         values = values.reshape(len(values), -1)
         scale = np.maximum(np.abs(values).max(axis=1, keepdims=True) / 127, 1e-12)
         noise = values - np.round(values / scale) * scale
         rows.append((node.name, sqnr_db(float(np.square(values).sum()), float(np.square(noise).sum()))))
     return rows
+
+
+def _channel_axis(node: Any) -> int:
+    """Which axis of a layer's weight counts its outputs."""
+    if node.op_type == "Gemm":
+        return 0 if node.attributes.get_int("transB", 0) else 1
+    return {"Conv": 0, "ConvTranspose": 1}.get(node.op_type, -1)
 
 
 @contextmanager

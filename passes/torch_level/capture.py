@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -148,28 +148,45 @@ def _one_thread() -> Iterator[None]:
 
 
 def signature_of(model: nn.Module, example: Mapping[str, Array], dynamic: Mapping[str, Mapping[int, str]]) -> Signature:
-    """Run `model` once on `example` and name what came out `output`, or `output_0`, `output_1` and so on.
+    """Run `model` on `example` and name what came out `output`, or `output_0`, `output_1` and so on.
 
-    `dynamic` names the varying dimensions of each input; an output dimension varies where it equals the size of a
-    varying first dimension.
+    `dynamic` names the varying dimensions of each input. Which dimensions of the outputs vary is found by running the
+    model once more for each symbol, with one more along it.
     """
-    import torch
-
-    with torch.no_grad(), export_errors(type(model).__name__):
-        outputs = [_numpy(t) for t in flatten(model(*(to_tensor(a) for a in example.values())))]
     inputs = tuple(
         TensorSpec(name, a.dtype.name, tuple(dynamic.get(name, {}).get(i, d) for i, d in enumerate(a.shape)))
         for name, a in example.items()
     )
-    batch = next((spec.shape[0] for spec in inputs if spec.shape and isinstance(spec.shape[0], str)), None)
+    outputs = _outputs(model, list(example.values()))
     names = ["output"] if len(outputs) == 1 else [f"output_{i}" for i in range(len(outputs))]
+    names = [f"{name}_" if name in example else name for name in names]
+    shapes: list[list[int | str]] = [list(a.shape) for a in outputs]
+    base = [_widened(a, spec) for a, spec in zip(example.values(), inputs, strict=True)]
+    symbols = sorted({d for spec in inputs for d in spec.shape if isinstance(d, str)})
+    before = _outputs(model, base) if symbols else []
+    for symbol in symbols:
+        grown = [_grown(a, spec, symbol) for a, spec in zip(base, inputs, strict=True)]
+        size = next(a.shape[s.shape.index(symbol)] for a, s in zip(grown, inputs, strict=True) if symbol in s.shape)
+        for name, shape, small, large in zip(names, shapes, before, _outputs(model, grown), strict=True):
+            for i, (was, now) in enumerate(zip(small.shape, large.shape, strict=True)):
+                if was != now:
+                    shape[i] = symbol if now == size else f"{name}_{i}"
     return Signature(
         inputs,
-        tuple(
-            TensorSpec(name, a.dtype.name, (batch, *a.shape[1:]) if batch is not None and a.ndim else a.shape)
-            for name, a in zip(names, outputs, strict=True)
-        ),
+        tuple(TensorSpec(n, a.dtype.name, tuple(s)) for n, a, s in zip(names, outputs, shapes, strict=True)),
     )
+
+
+def _outputs(model: nn.Module, arrays: Sequence[Array]) -> list[Array]:
+    import torch
+
+    with torch.no_grad(), export_errors(type(model).__name__):
+        return [_numpy(t) for t in flatten(model(*(to_tensor(a) for a in arrays)))]
+
+
+def _grown(array: Array, spec: TensorSpec, symbol: str) -> Array:
+    """The sample with one more along every dimension called `symbol`."""
+    return np.resize(array, [n + (d == symbol) for n, d in zip(array.shape, spec.shape, strict=True)])
 
 
 def flatten(outputs: Any) -> list[Any]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from passes.context import Context
 from passes.contract import Kind, Pass, PassFailed
 from passes.program import Level, Program
+from passes.signature import TensorSpec
 from passes.torch_level.capture import export_errors, is_script, quiet_exporter, to_tensor
 from targets.graph import SOURCE_KEY
 
@@ -86,20 +88,53 @@ class Export(Pass):
 
 
 def _rename(model: ir.Model, program: Program) -> None:
-    """Give the graph's inputs and outputs the names of the signature."""
-    taken = {v.name for node in model.graph for v in node.outputs} | set(model.graph.initializers)
-    specs = [*program.signature.inputs, *program.signature.outputs]
-    for value, spec in zip([*model.graph.inputs, *model.graph.outputs], specs, strict=True):
-        if value.name != spec.name and spec.name in taken:
-            _free(model, spec.name)
+    """Give the graph's inputs and outputs the names and symbols of the signature."""
+    _separate_outputs(model)
+    inputs = list(zip(model.graph.inputs, program.signature.inputs, strict=True))
+    outputs = list(zip(model.graph.outputs, program.signature.outputs, strict=True))
+    wanted = {spec.name for _, spec in (*inputs, *outputs)}
+    for value in _values(model):
+        if value.name in wanted:
+            value.name = f"{value.name}_inner"
+    for value, spec in (*inputs, *outputs):
         value.name = spec.name
+    _rename_symbols(model, inputs)
 
 
-def _free(model: ir.Model, name: str) -> None:
-    for node in model.graph:
-        for value in node.outputs:
-            if value.name == name:
-                value.name = f"{name}_inner"
+def _separate_outputs(model: ir.Model) -> None:
+    """An output that is an input too, or is given twice, becomes a copy of its own."""
+    import onnx_ir
+
+    seen = {id(v) for v in (*model.graph.inputs, *model.graph.initializers.values())}
+    for i, value in enumerate(model.graph.outputs):
+        if id(value) in seen:
+            copy = onnx_ir.Node("", "Identity", [value], name=f"copy_{i}")
+            copy.outputs[0].name, copy.outputs[0].type = f"copy_{i}_out", value.type
+            copy.outputs[0].shape = value.shape
+            model.graph.append(copy)
+            model.graph.outputs[i] = copy.outputs[0]
+        seen.add(id(value))
+
+
+def _values(model: ir.Model) -> list[ir.Value]:
+    made = [v for node in model.graph for v in node.outputs]
+    return [*made, *model.graph.initializers.values(), *model.graph.inputs]
+
+
+def _rename_symbols(model: ir.Model, inputs: Sequence[tuple[ir.Value, TensorSpec]]) -> None:
+    """The exporter calls varying dimensions s27; the signature has the user's names."""
+    import onnx_ir
+
+    names = {
+        str(have.value): want
+        for value, spec in inputs
+        for have, want in zip(value.shape.dims if value.shape else (), spec.shape, strict=True)
+        if isinstance(want, str) and not isinstance(have, int)
+    }
+    for value in _values(model):
+        if value.shape is not None and not value.shape.is_static():
+            dims = [d if isinstance(d, int) else names.get(str(d.value), d) for d in value.shape.dims]
+            value.shape = onnx_ir.Shape(dims)
 
 
 def _keep_sources(model: ir.Model) -> None:

@@ -64,11 +64,14 @@ def _pairs(program: Program) -> list[tuple[str, str]]:
         layer = node.args[0]
         if str(layer.target) not in _FOLDABLE or len(layer.users) != 1:
             continue
+        if str(layer.target) == "aten.linear.default" and layer.meta["val"].ndim != 2:
+            continue  # the norm runs over another axis than the layer's outputs
         names = _owner(layer), _owner(node)
         norm = modules.get(names[1])
         if (
             isinstance(modules.get(names[0]), (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear))
             and isinstance(norm, nn.modules.batchnorm._BatchNorm)
+            and not (isinstance(modules[names[0]], nn.ConvTranspose2d) and modules[names[0]].groups > 1)
             and norm.running_mean is not None
             and all(calls[name] == 1 or _only_pads(graph, name) for name in names)
         ):

@@ -68,7 +68,7 @@ def workload_of(model: str, input_shape: str, fuses: frozenset[str]) -> Workload
     if not path.is_file():
         work = _read(model, input_shape, fuses)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(work) if work else None), "utf-8")
+        path.write_text(json.dumps(asdict(work) if work else None, default=sorted), "utf-8")
         return work
     data = json.loads(path.read_text("utf-8"))
     return _parse(data) if data else None
@@ -123,7 +123,7 @@ def _folder() -> Path:
 
 def _parse(data: dict[str, Any]) -> Workload:
     operators = tuple(Operator(**_tupled(op)) for op in data.pop("operators"))
-    return Workload(operators=operators, **_tupled(data))
+    return Workload(operators=operators, float_tensors=frozenset(data.pop("float_tensors")), **_tupled(data))
 
 
 def _tupled(data: dict[str, Any]) -> dict[str, Any]:

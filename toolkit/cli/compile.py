@@ -187,8 +187,10 @@ def _show(bundle: Bundle) -> None:
 def _drift(proof: dict[str, Any]) -> str:
     if not proof["drift"]:
         return "-"
-    values = [d["sqnr_db"] for d in proof["drift"] if d["sqnr_db"] is not None]
     where = " (synthetic data)" if proof["data"] == "synthetic" else ""
+    values = [d["sqnr_db"] for d in proof["drift"] if not d["identical"]]
+    if None in values:
+        return "not finite" + where
     return (f"{min(values):.1f} dB SQNR" if values else "identical") + where
 
 
@@ -196,8 +198,9 @@ def _metric(proof: dict[str, Any]) -> str:
     metric = proof["metric"]
     if not metric:
         return "-"
-    half = (metric["drop_interval"][1] - metric["drop_interval"][0]) / 2
-    return f"{metric['name']} {metric['after']:.4f} (drop {metric['before'] - metric['after']:+.4f} ± {half:.4f})"
+    low, high = metric["drop_interval"]
+    spread = "unknown" if low is None else f"{(high - low) / 2:.4f}"
+    return f"{metric['name']} {metric['after']:.4f} (drop {metric['before'] - metric['after']:+.4f} ± {spread})"
 
 
 def _cost(proof: dict[str, Any]) -> str:
