@@ -13,7 +13,6 @@ app = typer.Typer(
     help="From a PyTorch model to a verified artefact for a board that is not on the desk.",
     epilog="Exit codes: 0 ok, 1 negative verdict, 2 usage, 3 missing dependency or device, 5 invalid input, "
     "70 internal error, 130 interrupted.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

@@ -64,8 +64,9 @@ def compile_(
     verbose: VerboseOpt = 0,
     quiet: QuietOpt = False,
 ) -> int:
-    """Make a bundle: quantized, proved, priced and packed for a target.
+    """Make a verified bundle for a target.
 
+    The model is folded, fused, cast or quantized as the target's stack wants it, with a proof after each pass.
     Exits with 0 when the bundle was made, whatever its verdict.
     """
     file = project(config)

@@ -11,7 +11,7 @@ __all__: list[str] = []
 
 @app.command("doctor")
 def doctor_(json: JsonOpt = False, verbose: VerboseOpt = 0, quiet: QuietOpt = False) -> int:
-    """Is this installation whole? Versions, folders, and the traps known so far. Exits with 3 when it is not."""
+    """Is this installation whole? Exits with 3 when it is not."""
     from toolkit.health import examine
 
     findings = examine()

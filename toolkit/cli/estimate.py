@@ -45,7 +45,10 @@ def estimate_(
     verbose: VerboseOpt = 0,
     quiet: QuietOpt = False,
 ) -> int:
-    """Seconds, bytes and joules of one inference, per operator, with an interval and its provenance."""
+    """Seconds, bytes and joules of one inference.
+
+    Per operator, with an interval and the provenance of every number.
+    """
     file = project(config)
     device, stack_name = place(target, stack, file)
     from toolkit.driver import estimate_model

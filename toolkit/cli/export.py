@@ -43,7 +43,10 @@ def export_(
     verbose: VerboseOpt = 0,
     quiet: QuietOpt = False,
 ) -> int:
-    """Just the file: ONNX, TorchScript or a torch.export program, its answers compared with the model's."""
+    """Just the file: ONNX, TorchScript or pt2.
+
+    Its answers are compared with the model's on synthetic inputs.
+    """
     from toolkit import units
     from toolkit.exporting import export_model
 

@@ -29,7 +29,7 @@ def inspect_(
     verbose: VerboseOpt = 0,
     quiet: QuietOpt = False,
 ) -> int:
-    """What is in a model: inputs, operators, parameters, and what each accelerator would refuse."""
+    """What is in a model, and what an accelerator would refuse."""
     from toolkit.inspection import inspect_model
 
     file = project(None)

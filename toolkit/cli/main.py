@@ -8,16 +8,20 @@ from collections.abc import Sequence
 import typer
 
 from targets.errors import ToolkitError
-from toolkit.cli import compile as _compile  # noqa: F401 - each import registers a verb, in the order of --help
-from toolkit.cli import doctor as _doctor  # noqa: F401
+from toolkit.cli.app import app
+
+# each import registers a verb, in the order of --help
+# isort: off
+from toolkit.cli import compile as _compile  # noqa: F401
 from toolkit.cli import estimate as _estimate  # noqa: F401
-from toolkit.cli import export as _export  # noqa: F401
 from toolkit.cli import inspect as _inspect  # noqa: F401
-from toolkit.cli import passes as _passes  # noqa: F401
+from toolkit.cli import export as _export  # noqa: F401
+from toolkit.cli import verify as _verify  # noqa: F401
 from toolkit.cli import run as _run  # noqa: F401
 from toolkit.cli import targets as _targets  # noqa: F401
-from toolkit.cli import verify as _verify  # noqa: F401
-from toolkit.cli.app import app
+from toolkit.cli import passes as _passes  # noqa: F401
+from toolkit.cli import doctor as _doctor  # noqa: F401
+# isort: on
 
 __all__ = ["main"]
 
@@ -26,7 +30,7 @@ _INTERNAL, _INTERRUPTED, _MISSING = 70, 130, 3
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    argv = list(sys.argv[1:] if arguments is None else arguments)
+    argv = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         code = app(args=argv, prog_name="toolkit", standalone_mode=False)
         code = code if isinstance(code, int) else 0

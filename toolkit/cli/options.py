@@ -20,7 +20,7 @@ __all__ = [
 ModelArg = Annotated[
     str | None,
     typer.Argument(
-        metavar="[MODEL]",
+        metavar="MODEL",
         help="module:factory, .pt2, .pt (TorchScript), .onnx or a zoo name; "
         "the project file's model, else the built-in example `digits`, if left out.",
     ),

@@ -13,7 +13,7 @@ __all__: list[str] = []
 
 @app.command("passes")
 def passes_(json: JsonOpt = False, verbose: VerboseOpt = 0, quiet: QuietOpt = False) -> int:
-    """Every pass: its kind, what it needs and gives; and the recipes made of them."""
+    """Every pass: its kind, what it needs and what it gives."""
     from dataclasses import fields
 
     from passes.recipe import PASSES, RECIPES

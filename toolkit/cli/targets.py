@@ -17,13 +17,13 @@ __all__: list[str] = []
 @app.command("targets")
 def targets_(
     name: Annotated[
-        str | None, typer.Argument(metavar="[TARGET]", help="Show one target with the source of each number.")
+        str | None, typer.Argument(metavar="TARGET", help="Show one target with the source of each number.")
     ] = None,
     json: JsonOpt = False,
     verbose: VerboseOpt = 0,
     quiet: QuietOpt = False,
 ) -> int:
-    """Devices and their stacks; which of them rest on published measurements."""
+    """Devices, their stacks, and the source of every number."""
     if json:
         chosen = [name] if name else target_names()
         show_json({"schema": "toolkit.targets/1", "targets": [_document(n) for n in chosen]})

@@ -18,7 +18,10 @@ BundleArg = Annotated[Path, typer.Argument(metavar="BUNDLE", help="The folder th
 
 @app.command("verify")
 def verify_(bundle: BundleArg, json: JsonOpt = False, verbose: VerboseOpt = 0, quiet: QuietOpt = False) -> int:
-    """Check a bundle's hashes, run its golden inputs here, and compare. Exits with 1 when the answers differ."""
+    """Check a bundle: its hashes, then its golden inputs here.
+
+    Exits with 1 when the answers on this machine are not those recorded.
+    """
     from toolkit import units
     from toolkit.bundle.bundle import open_bundle
     from toolkit.verify.golden import verify_bundle
