@@ -1,32 +1,27 @@
-"""A recipe: an ordered tuple of passes, built for a stack from its capabilities, checked when built, run cached."""
+"""A recipe: an ordered tuple of passes, built for a stack from its capabilities and checked when built."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Any, Protocol, get_type_hints
+from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from passes.context import Context
-from passes.contract import Kind, Pass, PassFailed
+from passes.contract import Pass
 from passes.onnx_level.cast_float16 import CastFloat16
 from passes.onnx_level.convert_opset import ConvertOpset
 from passes.onnx_level.fold_constants import FoldConstants
 from passes.onnx_level.fuse_activation import FuseActivation
 from passes.onnx_level.fuse_batch_norm import FuseBatchNorm
 from passes.onnx_level.quantize_int8 import QuantizeInt8
-from passes.program import Level, Program
-from passes.proof import Decision, Proof
+from passes.program import Level
 from passes.torch_level.export import LOWEST_OPSET, Export
 from passes.torch_level.fold_batch_norm import FoldBatchNorm
 from targets.errors import InvalidInput, UnknownName
 from targets.stack import Stack
 
-__all__ = ["PASSES", "RECIPES", "Outcome", "PassCache", "Recipe", "recipe_for", "run"]
+__all__ = ["PASSES", "RECIPES", "Recipe", "recipe_for"]
 
 PASSES: Mapping[str, type[Pass]] = {
     p.__name__: p
@@ -150,131 +145,3 @@ def recipe_for(stack: Stack, level: Level) -> Recipe:
     if stack.precision == "fp16" and not stack.loads_float32:
         return float16(stack, level)
     return float32(stack, level)
-
-
-# ---- running one
-
-
-class PassCache(Protocol):
-    """Remembers what a pass made, by a key that covers everything it depends on."""
-
-    def proof(self, key: str) -> tuple[Proof, bool] | None:
-        """The stored proof, and whether the program is stored with it: torch modules are not."""
-
-    def program(self, key: str, like: Program) -> Program | None:
-        """The stored program, with the signature and reference of `like`."""
-
-    def store(self, key: str, program: Program, proof: Proof) -> None:
-        """Keep a result."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a recipe made. `exported` is the first program at the ONNX level: the float model as it came."""
-
-    program: Program
-    exported: Program
-    proofs: tuple[Proof, ...]
-
-
-def run(
-    recipe: Recipe,
-    program: Program,
-    ctx: Context,
-    *,
-    cache: PassCache | None = None,
-    fingerprint: str = "",
-    dump: Path | None = None,
-    note: Callable[[Proof], None] = lambda proof: None,
-) -> Outcome:
-    """Apply every pass of `recipe` in turn.
-
-    A pass that cannot take this model is skipped with its reason, and so is one whose needs were lost that way.
-
-    Args:
-        cache: Where finished passes are kept; a run that was cut off goes on after the last of them.
-        fingerprint: Of the code and versions that decide results; part of every key.
-        dump: Folder that gets `02-FoldConstants.onnx` and so on.
-        note: Called with each proof as it is known.
-    """
-    keys = _keys(recipe, program, ctx, fingerprint) if cache else []
-    exported, program, proofs = _resume(cache, keys, program)
-    for proof in proofs:
-        note(proof)
-    for position, step in enumerate(recipe.passes[len(proofs) :], start=len(proofs)):
-        ctx.progress(step.name, position / len(recipe.passes))
-        program, proof = _step(step, program, ctx)
-        proofs.append(proof)
-        note(proof)
-        if exported is None and program.level is Level.ONNX:
-            exported = program
-        if cache:
-            cache.store(keys[position], program, proof)
-        if dump is not None and program.level is Level.ONNX:
-            dump.mkdir(parents=True, exist_ok=True)
-            (dump / f"{position + 1:02}-{step.name}.onnx").write_bytes(program.onnx_bytes)
-    ctx.progress("passes", 1.0)
-    return Outcome(program, exported or program, tuple(proofs))
-
-
-def _step(step: Pass, program: Program, ctx: Context) -> tuple[Program, Proof]:
-    try:
-        if missing := step.needs - program.facts:
-            raise PassFailed(
-                f"needs {', '.join(sorted(missing))}, which an earlier pass did not give", hint="see above"
-            )
-        return step(program, ctx)
-    except PassFailed as refusal:
-        if step.essential:
-            raise
-        reason = f"{refusal.problem} ({refusal.hint})"
-        skipped = Proof(
-            name=step.name, settings=step.settings, kind=str(step.kind), decision=Decision.SKIPPED, reason=reason
-        )
-        return program, skipped
-
-
-def _keys(recipe: Recipe, program: Program, ctx: Context, fingerprint: str) -> list[str]:
-    """A key for each step that covers the source, every pass so far, and all of the context that passes read."""
-    parts = [
-        fingerprint,
-        program.digest,
-        str(program.signature),
-        ctx.stack.digest(),
-        ctx.data.digest if ctx.data else "",
-        ctx.validation.digest if ctx.validation else "",
-        ctx.metric.name if ctx.metric else "",
-        str(ctx.seed),
-        str(ctx.budget),
-    ]
-    state = hashlib.sha256("\n".join(parts).encode())
-    keys = []
-    for entry in recipe.to_data():
-        state.update(json.dumps(entry, sort_keys=True).encode())
-        keys.append(state.hexdigest())
-    return keys
-
-
-def _resume(
-    cache: PassCache | None, keys: Sequence[str], start: Program
-) -> tuple[Program | None, Program, list[Proof]]:
-    """The first and the latest stored program, and the proofs up to the latter."""
-    exported = start if start.level is Level.ONNX else None
-    proofs: list[Proof] = []
-    stored: list[int] = []
-    for position, key in enumerate(keys):
-        found = cache.proof(key) if cache else None
-        if found is None:
-            break
-        if found[0].kind == Kind.RETRAINED:
-            break  # its result is the reference of what follows, and is not stored
-        proofs.append(found[0])
-        if found[1]:
-            stored.append(position)
-    while cache and stored:
-        latest = cache.program(keys[stored[-1]], start)
-        first = exported or (latest if len(stored) == 1 else cache.program(keys[stored[0]], start))
-        if latest is not None and first is not None:
-            return first, latest, proofs[: stored[-1] + 1]
-        stored.pop()
-    return exported, start, []

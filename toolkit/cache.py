@@ -52,7 +52,7 @@ class DiskCache:
         self.folder = folder or cache_folder()
 
     def proof(self, key: str) -> tuple[Proof, bool] | None:
-        """See `passes.recipe.PassCache`."""
+        """See `passes.running.PassCache`."""
         facts = self._facts(key)
         try:
             return (Proof.from_json(facts["proof"]), facts["model_sha256"] is not None) if facts else None
@@ -60,7 +60,7 @@ class DiskCache:
             return None
 
     def program(self, key: str, like: Program) -> Program | None:
-        """See `passes.recipe.PassCache`."""
+        """See `passes.running.PassCache`."""
         facts = self._facts(key)
         try:
             content = (self._entry(key) / "model.onnx").read_bytes()
@@ -81,7 +81,7 @@ class DiskCache:
         return facts if isinstance(facts, dict) else None
 
     def store(self, key: str, program: Program, proof: Proof) -> None:
-        """See `passes.recipe.PassCache`."""
+        """See `passes.running.PassCache`."""
         entry = self._entry(key)
         content = program.onnx_bytes if program.level is Level.ONNX else None
         facts = {

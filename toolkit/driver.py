@@ -14,7 +14,8 @@ from passes.dataset import Dataset
 from passes.metric import TOP1
 from passes.program import Program
 from passes.proof import Proof
-from passes.recipe import RECIPES, Recipe, recipe_for, run
+from passes.recipe import RECIPES, Recipe, recipe_for
+from passes.running import run
 from passes.structure import inferred
 from passes.torch_level.export import LOWEST_OPSET
 from targets.cost import estimate

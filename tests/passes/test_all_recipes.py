@@ -14,7 +14,8 @@ from passes.onnx_level.fuse_batch_norm import FuseBatchNorm
 from passes.onnx_level.quantize_int8 import QuantizeInt8
 from passes.program import Level, Program
 from passes.proof import Decision
-from passes.recipe import PASSES, RECIPES, Recipe, recipe_for, run
+from passes.recipe import PASSES, RECIPES, Recipe, recipe_for
+from passes.running import run
 from passes.torch_level.export import Export
 from targets.errors import InvalidInput, UnknownName
 from targets.stack import Stack

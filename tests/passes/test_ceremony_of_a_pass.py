@@ -17,7 +17,8 @@ from passes.dataset import Dataset
 from passes.metric import TOP1
 from passes.program import Level, Program
 from passes.proof import Decision, Drift, MetricChange, Proof
-from passes.recipe import Recipe, run
+from passes.recipe import Recipe
+from passes.running import run
 from passes.signature import Signature, TensorSpec
 from targets.errors import InvalidInput
 

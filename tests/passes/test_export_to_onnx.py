@@ -72,7 +72,8 @@ def test_no_absolute_path_is_stored(torch_program: Make, context: Make, noise: M
 
 
 def test_source_lines_outlive_the_passes_that_rewrite(torch_program: Make, context: Make, noise: Make) -> None:
-    from passes.recipe import float32, run
+    from passes.recipe import float32
+    from passes.running import run
 
     ctx = context()
     done = run(float32(ctx.stack, Level.TORCH), torch_program(Small(), image=noise(1, 3, 6, 6)), ctx).program

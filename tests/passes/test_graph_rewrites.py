@@ -11,7 +11,8 @@ from passes.onnx_level.fuse_activation import FuseActivation
 from passes.onnx_level.fuse_batch_norm import FuseBatchNorm
 from passes.program import Level
 from passes.proof import Decision
-from passes.recipe import float32, run
+from passes.recipe import float32
+from passes.running import run
 
 Make = Callable[..., Any]
 NORM = {"g": (8,), "b": (8,), "m": (8,), "v": np.linspace(0.5, 2, 8, dtype=np.float32)}

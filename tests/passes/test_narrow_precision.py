@@ -16,7 +16,8 @@ from passes.onnx_level.cast_float16 import CastFloat16
 from passes.onnx_level.quantize_int8 import QuantizeInt8
 from passes.program import Level, Program
 from passes.proof import Decision
-from passes.recipe import Outcome, Recipe, float32, recipe_for, run
+from passes.recipe import Recipe, float32, recipe_for
+from passes.running import Outcome, run
 from targets.errors import ToolkitError
 from targets.target import load_stack
 

@@ -14,7 +14,8 @@ from passes.contract import Kind, Pass
 from passes.dataset import Dataset
 from passes.program import Level, Program
 from passes.proof import Decision, Proof
-from passes.recipe import PASSES, Outcome, Recipe, run
+from passes.recipe import PASSES, Recipe
+from passes.running import Outcome, run
 
 COUNT: list[str] = []
 

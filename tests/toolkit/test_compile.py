@@ -104,12 +104,12 @@ def test_the_recipe_replays_to_the_same_bytes(nano: Bundle, tmp_path: Path, monk
 
 
 def test_an_equal_compile_applies_no_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nano: Bundle) -> None:
-    from passes import recipe
+    from passes import running
 
     def refuse(*_: object) -> None:
         raise AssertionError("a pass was applied although everything was cached")
 
-    monkeypatch.setattr(recipe, "_step", refuse)
+    monkeypatch.setattr(running, "_step", refuse)
     again = toolkit.compile(target="jetson_nano", output=tmp_path / "again")
     assert content(again.path) == content(nano.path)
 

@@ -22,7 +22,8 @@ import numpy as np
 from passes.context import Budget, Context, synthetic_data
 from passes.onnxruntime import Session, import_onnxruntime
 from passes.program import Program
-from passes.recipe import RECIPES, run
+from passes.recipe import RECIPES
+from passes.running import run
 from targets.target import load_target
 from toolkit.bench.networks import build
 from toolkit.rng import generator
