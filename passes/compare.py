@@ -18,6 +18,8 @@ def sqnr_db(signal_power: float, noise_power: float) -> float:
     """10 log10(signal / noise): infinite where there is no noise, minus infinite where there is only noise."""
     if noise_power == 0:
         return inf
+    if noise_power == inf:
+        return -inf
     return 10 * log10(signal_power / noise_power) if signal_power > 0 else -inf
 
 
@@ -35,7 +37,7 @@ def compare(reference: Program, candidate: Program, data: Dataset) -> tuple[Drif
             totals[1] += noise
             totals[2] = max(totals[2], worst)
     return tuple(
-        Drift(output=name, sqnr_db=-inf if noise == inf else sqnr_db(signal, noise), max_abs_error=worst)
+        Drift(output=name, sqnr_db=sqnr_db(signal, noise), max_abs_error=worst)
         for name, (signal, noise, worst) in power.items()
     )
 

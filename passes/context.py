@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from passes.dataset import Array, Dataset
+from passes.dataset import Array, Dataset, Sample
 from passes.metric import Metric
+from passes.program import Program
 from passes.signature import Signature
 from targets.stack import Stack
 
@@ -55,24 +56,31 @@ class Context:
     budget: Budget = field(default_factory=Budget)
     progress: Callable[[str, float], None] = _silent
 
-    def proof_data(self, signature: Signature) -> Dataset:
+    def proof_data(self, program: Program) -> Dataset:
         """Samples to prove a pass on: validation, else calibration, else synthetic ones that say so."""
         chosen = self.validation or self.data
-        return chosen if chosen is not None else synthetic_data(signature, self.seed)
+        return chosen if chosen is not None else synthetic_data(program.signature, self.seed, example=program.example)
 
 
 SYNTHETIC = "synthetic"
 
 
-def synthetic_data(signature: Signature, seed: int, size: int = 4) -> Dataset:
-    """Seeded noise of the right shape: shows that two graphs compute the same, says nothing about accuracy."""
+def synthetic_data(signature: Signature, seed: int, size: int = 4, *, example: Sample | None = None) -> Dataset:
+    """Seeded noise of the right shape: shows that two graphs compute the same, says nothing about accuracy.
+
+    Dimensions that vary have the size that `example` has there, or 1.
+    """
     rng = np.random.default_rng(seed)
-    samples = [{spec.name: _noise(rng, spec.dtype, spec.shape) for spec in signature.inputs} for _ in range(size)]
+    shapes = {s.name: example[s.name].shape if example else _ones(s.shape) for s in signature.inputs}
+    samples = [{s.name: _noise(rng, s.dtype, shapes[s.name]) for s in signature.inputs} for _ in range(size)]
     return Dataset(SYNTHETIC, lambda: samples, size)
 
 
-def _noise(rng: np.random.Generator, dtype: str, shape: tuple[int | str, ...]) -> Array:
-    static = tuple(d if isinstance(d, int) else 1 for d in shape)
+def _ones(shape: tuple[int | str, ...]) -> tuple[int, ...]:
+    return tuple(d if isinstance(d, int) else 1 for d in shape)
+
+
+def _noise(rng: np.random.Generator, dtype: str, static: tuple[int, ...]) -> Array:
     if np.issubdtype(np.dtype(dtype), np.floating):
         return rng.standard_normal(static).astype(dtype)
     return rng.integers(0, 2, static).astype(dtype)

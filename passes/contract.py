@@ -48,7 +48,7 @@ class Pass(ABC):
             metric; the result of the last becomes the reference of what follows.
         level: Where it works; `becomes` is set by the one pass that changes level.
         needs, gives, breaks: Facts about programs. A recipe checks their order when it is built.
-        essential: The road cannot go on without it: its refusal is an error and it is never reverted.
+        essential: The road cannot go on without it: its refusal is an error, and so is a result that would be reverted.
     """
 
     kind: ClassVar[Kind]
@@ -108,7 +108,13 @@ class Pass(ABC):
                 if isinstance(error, PassFailed) or attempt.essential:
                     raise
                 raise PassFailed(f"the result is not usable: {error.problem}", hint=error.hint) from error
-            if not proof.reason or attempt.essential:
+            if proof.reason and attempt.essential:
+                raise PassFailed(
+                    f"{self.name}: {proof.reason}",
+                    hint="a forward that draws random numbers or keeps state between calls cannot be deployed; "
+                    "make its answer depend on its inputs alone",
+                )
+            if not proof.reason:
                 narrowed = attempt is not self
                 decision = Decision.NARROWED if narrowed else Decision.KEPT
                 return after, replace(proof, decision=decision, reason=attempt._narrowing(self) if narrowed else "")
@@ -134,7 +140,7 @@ class Pass(ABC):
         return replace(after, facts=facts, reference=reference)
 
     def _judge(self, before: Program, after: Program, ctx: Context) -> Proof:
-        data = ctx.proof_data(before.signature)
+        data = ctx.proof_data(before)
         against = before if self.kind is Kind.EXACT else before.truth
         drift = compare(against, after, data)
         metric = compare_metric(before.truth, after, data, ctx.metric) if ctx.metric else None

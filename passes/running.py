@@ -102,6 +102,8 @@ def _keys(recipe: Recipe, program: Program, ctx: Context, fingerprint: str) -> l
     parts = [
         fingerprint,
         program.digest,
+        program.name,
+        _source_lines(program),
         str(program.signature),
         ctx.stack.digest(),
         ctx.data.digest if ctx.data else "",
@@ -116,6 +118,14 @@ def _keys(recipe: Recipe, program: Program, ctx: Context, fingerprint: str) -> l
         state.update(json.dumps(entry, sort_keys=True).encode())
         keys.append(state.hexdigest())
     return keys
+
+
+def _source_lines(program: Program) -> str:
+    if program.level is Level.ONNX:
+        return ""
+    from passes.torch_level.capture import source_lines
+
+    return source_lines(program)
 
 
 def _resume(

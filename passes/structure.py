@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from passes.program import Level, Program
+from passes.signature import TensorSpec
 from targets.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -55,6 +56,24 @@ def check_structure(program: Program) -> None:
                 f"the graph's tensors {[v.name for v in have]} are not those of the signature",
                 hint="this is a bug in a pass: please report it",
             )
+        for value, spec in zip(have, want, strict=True):
+            if not _matches(value, spec):
+                raise InvalidInput(
+                    f"the graph has {spec.name} as {value.dtype}{value.shape}, the signature says {spec}",
+                    hint="this is a bug in a pass: please report it",
+                )
+
+
+def _matches(value: ir.Value, spec: TensorSpec) -> bool:
+    """Same type and rank; a size that is fixed in one is not another in the other, nor fixed where it may vary."""
+    if value.dtype is not None and value.dtype.numpy().name != spec.dtype:
+        return False
+    if value.shape is None:
+        return True
+    dims = value.shape.dims
+    return len(dims) == len(spec.shape) and all(
+        not isinstance(have, int) or have == want for have, want in zip(dims, spec.shape, strict=True)
+    )
 
 
 def infer_shapes(model: ir.Model, dims: Mapping[str, int] | None = None) -> ir.Model:

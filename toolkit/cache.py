@@ -96,11 +96,13 @@ class DiskCache:
                 scratch.mkdir()
                 if content is not None:
                     (scratch / "model.onnx").write_bytes(content)
-                (scratch / "entry.json").write_text(json.dumps(facts, sort_keys=True), "utf-8")
+                (scratch / "entry.json").write_text(json.dumps(facts), "utf-8")
                 if entry.exists():
                     shutil.rmtree(entry)
                 os.replace(scratch, entry)
         except OSError as error:
+            if entry.is_dir():
+                return  # another process has just stored the same result
             raise InvalidInput(
                 f"cannot write the cache {self.folder}: {error.strerror}",
                 hint="set TOOLKIT_CACHE to a folder you may write, or go without: --no-cache",

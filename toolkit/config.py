@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -19,8 +19,8 @@ class BudgetConfig(BaseModel):
     """How far answers may move; see `passes.context.Budget`."""
 
     model_config = ConfigDict(extra="forbid")
-    min_sqnr_db: float = 10.0
-    max_metric_drop: float = 0.01
+    min_sqnr_db: Annotated[float, Field(allow_inf_nan=False)] = 10.0
+    max_metric_drop: Annotated[float, Field(allow_inf_nan=False)] = 0.01
 
 
 class Config(BaseModel):
@@ -37,7 +37,7 @@ class Config(BaseModel):
     seed: int = 0
     budget: BudgetConfig = Field(default_factory=BudgetConfig)
     recipe: str | None = None
-    passes: list[dict[str, Any]] | None = None
+    passes: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = None
 
 
 def load_config(path: Path) -> Config:

@@ -55,7 +55,7 @@ class Options:
         stack: Name of the target's stack; its default where None.
         data: Calibration samples; see `toolkit.data.load_data`.
         validation: Labelled samples for proofs; the calibration data where None.
-        inputs: Input shapes where the source does not say them; see `toolkit.sources.parse_input`.
+        inputs: Input shapes where the source does not say them; see `toolkit.input_shapes.parse_input`.
         output: Folder of the bundle; `build/<model>-<target>` where None.
         recipe: Name of a recipe; the one that the stack wants where None.
         passes: The passes themselves, as recipe.yaml holds them.
@@ -110,7 +110,7 @@ def compile_model(model: Any = None, *, target: str, **options: Any) -> Bundle:
         laps.end("passes")
         backend = BACKENDS[stack.backend]
         artifact = backend.lower(program, stack, scratch)
-        samples = list(islice(ctx.proof_data(program.signature), GOLDEN_SAMPLES))
+        samples = list(islice(ctx.proof_data(program), GOLDEN_SAMPLES))
         write_golden(scratch / "golden.npz", samples, backend.load(scratch / artifact.file), program.truth.run)
         laps.end("artefact")
         after = estimate(inferred(program), stack, as_is=True)

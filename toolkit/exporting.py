@@ -12,7 +12,7 @@ from passes.compare import compare
 from passes.context import synthetic_data
 from passes.program import Level, Program
 from passes.proof import Drift
-from passes.torch_level.capture import is_script, quiet_exporter, to_tensor
+from passes.torch_level.capture import export_errors, is_script, quiet_exporter, to_tensor
 from targets.errors import InvalidInput, UsageError
 from toolkit.driver import export_program, load_program
 from toolkit.sources import load_source
@@ -50,7 +50,9 @@ def export_model(
         raise UsageError("an ONNX model cannot be written as a torch file", hint="export it --to onnx")
     _replace(path, {"onnx": _onnx, "torchscript": _torchscript, "pt2": _pt2}[to](program))
     back = load_source(path, inputs=[], sample=program.example).program
-    return path, compare(program.truth, _renamed(back, program), synthetic_data(program.signature, 0))
+    return path, compare(
+        program.truth, _renamed(back, program), synthetic_data(program.signature, 0, example=program.example)
+    )
 
 
 def _onnx(program: Program) -> bytes:
@@ -63,7 +65,7 @@ def _torchscript(program: Program) -> bytes:
     if is_script(program.model):
         return _saved(lambda path: torch.jit.save(program.model, path))
     args = tuple(to_tensor(program.example[spec.name]) for spec in program.signature.inputs)
-    with quiet_exporter(), warnings.catch_warnings(), torch.no_grad():
+    with quiet_exporter(), export_errors(program.name), warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(program.model, args)  # type: ignore[no-untyped-call]
     return _saved(lambda path: torch.jit.save(traced, path))

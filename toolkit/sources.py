@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,16 +12,19 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from passes.dataset import Array, Dataset, Sample
-from passes.program import Level, Program, onnx_program
-from passes.signature import Signature, TensorSpec
-from targets.errors import InvalidInput, UnknownName
+from passes.program import Level, Program
+from passes.signature import TensorSpec
+from targets.errors import InvalidInput, UnknownName, UsageError
 from toolkit.data import load_factory
-from toolkit.untrusted import check_external_data, check_pt2, file_kind, read_bytes
+from toolkit.input_shapes import parse_input, zeros
+from toolkit.model_files import read_onnx, read_pickle, read_pt2, read_torchscript
+from toolkit.names import IN_MEMORY
+from toolkit.untrusted import file_kind
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["EXAMPLE", "Source", "load_source", "parse_input"]
+__all__ = ["EXAMPLE", "Source", "load_source"]
 
 EXAMPLE = "digits"
 """What is compiled when the user names nothing."""
@@ -60,12 +64,14 @@ def load_source(
     specs = [parse_input(text) for text in inputs]
     if model is None or isinstance(model, (str, Path)):
         return _load_named(str(model or EXAMPLE), specs, sample, trust)
-    return _from_object(model, type(model).__name__.lower(), "", specs, sample)
+    return _from_object(model, type(model).__name__.lower(), IN_MEMORY, specs, sample)
 
 
 def _load_named(spec: str, specs: Sequence[TensorSpec], sample: Sample | Array | None, trust: bool) -> Source:
     from toolkit import models
 
+    if spec == IN_MEMORY:
+        raise UsageError("this recipe was made from a model in memory", hint="name the model: --model")
     path = Path(spec)
     if spec in models.names() and not path.exists():
         entry = models.entry(spec)
@@ -90,113 +96,12 @@ def _load_named(spec: str, specs: Sequence[TensorSpec], sample: Sample | Array |
 def _from_file(path: Path, specs: Sequence[TensorSpec], sample: Sample | Array | None, trust: bool) -> Source:
     kind = file_kind(path)
     if kind == "onnx":
-        return Source(spec=str(path), program=_read_onnx(path, specs))
+        return Source(spec=str(path), program=read_onnx(path, specs))
     if kind == "pt2":
-        return _from_object(_read_pt2(path, trust), path.stem, str(path), specs, sample)
+        return _from_object(read_pt2(path, trust), path.stem, str(path), specs, sample)
     if kind == "torchscript":
-        return _from_object(_read_torchscript(path), path.stem, str(path), specs, sample)
-    return _from_object(_read_pickle(path, trust), path.stem, str(path), specs, sample)
-
-
-def _read_pt2(path: Path, trust: bool) -> Any:
-    import torch
-
-    if not trust:
-        check_pt2(path)
-    try:
-        return torch.export.load(path)
-    except Exception as error:  # torch raises anything on a damaged archive
-        raise InvalidInput(
-            f"{path.name} cannot be loaded: {_first_line(error)}", hint="save it again with torch.export.save"
-        ) from error
-
-
-def _read_torchscript(path: Path) -> Any:
-    import warnings
-
-    import torch
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            return torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
-    except (RuntimeError, ValueError) as error:
-        raise InvalidInput(
-            f"{path.name} cannot be loaded: {_first_line(error)}", hint="save it again with torch.jit.save"
-        ) from error
-
-
-def _read_pickle(path: Path, trust: bool) -> Any:
-    import pickle
-
-    import torch
-
-    try:
-        loaded = torch.load(path, weights_only=not trust, map_location="cpu")
-    except pickle.UnpicklingError as error:
-        raise InvalidInput(
-            f"{path.name} is a pickle that could run code when it is loaded",
-            hint="save the model with torch.export.save (.pt2), or name it as module:factory; "
-            "only if you trust where the file comes from, repeat with --trust",
-        ) from error
-    except (RuntimeError, ValueError, EOFError, OSError, AttributeError, ImportError) as error:
-        raise InvalidInput(f"{path.name} cannot be loaded: {_first_line(error)}", hint="save it again") from error
-    if isinstance(loaded, Mapping):
-        raise InvalidInput(
-            f"{path.name} holds weights without the network they belong to",
-            hint="name a function that builds the network and loads them: module:factory",
-        )
-    return loaded
-
-
-def _read_onnx(path: Path, specs: Sequence[TensorSpec]) -> Program:
-    import onnx
-    import onnx_ir
-
-    from passes.structure import onnx_errors
-
-    with onnx_errors(f"{path.name} is not a readable ONNX model"):
-        model = onnx.load_model_from_string(read_bytes(path))
-        if not model.graph.node or not model.opset_import:
-            raise InvalidInput(f"{path.name} holds no ONNX graph", hint="check the file: it may be empty or cut off")
-        check_external_data(model, path.parent)
-        onnx.load_external_data_for_model(model, str(path.parent))
-        onnx.checker.check_model(model)
-    _drop_initializer_inputs(model)
-    signature = _onnx_signature(model.graph, path.name)
-    example = {spec.name: _zeros(_stated(spec, specs)) for spec in signature.inputs}
-    return onnx_program(path.stem, onnx_ir.from_proto(model), signature, example)
-
-
-def _drop_initializer_inputs(model: Any) -> None:
-    """Old files list their weights among the inputs as well."""
-    weights = {t.name for t in model.graph.initializer}
-    kept = [v for v in model.graph.input if v.name not in weights]
-    del model.graph.input[:]
-    model.graph.input.extend(kept)
-
-
-def _onnx_signature(graph: Any, file: str) -> Signature:
-    return Signature(tuple(_onnx_spec(v, file) for v in graph.input), tuple(_onnx_spec(v, file) for v in graph.output))
-
-
-def _onnx_spec(value: Any, file: str) -> TensorSpec:
-    from onnx import helper
-
-    tensor = value.type.tensor_type
-    if not value.type.HasField("tensor_type") or not tensor.elem_type:
-        raise InvalidInput(
-            f"{file}: {value.name!r} is not a tensor", hint="sequences and maps cannot be deployed; return tensors"
-        )
-    if not tensor.HasField("shape"):
-        raise InvalidInput(
-            f"{file}: {value.name!r} has no shape", hint="run onnx.shape_inference on the file, or export it again"
-        )
-    dims = tuple(
-        d.dim_value if d.HasField("dim_value") else d.dim_param or f"{value.name}_{i}"
-        for i, d in enumerate(tensor.shape.dim)
-    )
-    return TensorSpec(value.name, np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name, dims)
+        return _from_object(read_torchscript(path, trust), path.stem, str(path), specs, sample)
+    return _from_object(read_pickle(path, trust), path.stem, str(path), specs, sample)
 
 
 # ---- modules in memory
@@ -220,12 +125,12 @@ def _from_object(
         dynamic_ranks = []
     if not isinstance(model, torch.nn.Module):
         raise InvalidInput(
-            f"{spec or name} is a {type(model).__name__}, not a torch module",
+            f"{name} is a {type(model).__name__}, not a torch module",
             hint="return an nn.Module, or (nn.Module, example_inputs)",
         )
-    _to_eval(model)
+    model = _in_eval_mode(model)
     names = _parameter_names(model)
-    example = _example(names, specs, given, sample, spec or name)
+    example = _restated(_example(names, specs, given, sample, name), specs, name)
     dynamic = {n: dict(d) for n, d in zip(example, dynamic_ranks, strict=False)}
     for item in specs:
         key = item.name or next(iter(example))
@@ -240,11 +145,30 @@ def _from_object(
     return Source(spec=spec, program=program)
 
 
-def _to_eval(model: nn.Module) -> None:
+def _in_eval_mode(model: nn.Module) -> nn.Module:
+    """The module in eval mode; one that was training stays as it is, and a copy is taken."""
     from torch.fx import GraphModule
 
-    if not isinstance(model, GraphModule):  # the module of an exported program has no modes
-        model.eval()
+    if isinstance(model, GraphModule) or not any(m.training for m in model.modules()):
+        return model  # the module of an exported program has no modes
+    return copy.deepcopy(model).eval()
+
+
+def _restated(example: dict[str, Array], specs: Sequence[TensorSpec], what: str) -> dict[str, Array]:
+    """The example in the shapes that the user stated; a letter keeps the size that the example has.
+
+    Raises:
+        InvalidInput: a stated input does not exist, or has another number of dimensions.
+    """
+    for item in specs:
+        name = item.name or next(iter(example))
+        if name not in example or example[name].ndim != len(item.shape):
+            known = ", ".join(f"{key}: {list(a.shape)}" for key, a in example.items())
+            raise InvalidInput(f"--input {item} fits no input of {what}", hint=f"its inputs are {known}")
+        shape = tuple(b if isinstance(a, str) else a for a, b in zip(item.shape, example[name].shape, strict=True))
+        if shape != example[name].shape:
+            example = {**example, name: np.zeros(shape, example[name].dtype)}
+    return example
 
 
 def _exported_dynamic(program: Any) -> list[dict[int, str]]:
@@ -276,7 +200,7 @@ def _example(
         values = list(given) if isinstance(given, (tuple, list)) else [given]
         return {_name(names, i): _to_numpy(v) for i, v in enumerate(values)}
     if specs:
-        return {spec.name or _name(names, i): _zeros(spec) for i, spec in enumerate(specs)}
+        return {spec.name or _name(names, i): zeros(spec) for i, spec in enumerate(specs)}
     if isinstance(sample, Mapping):
         return {_name(names, 0) if len(sample) == 1 else k: np.asarray(v) for k, v in sample.items()}
     if sample is not None:
@@ -304,48 +228,19 @@ def _name(names: Sequence[str], position: int) -> str:
 def _to_numpy(value: Any) -> Array:
     import torch
 
-    return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
-
-
-# ---- shapes
-
-
-def parse_input(text: str) -> TensorSpec:
-    """`[name=]1x3x224x224[:dtype]` as a TensorSpec; letters are dimensions that vary.
-
-    Raises:
-        InvalidInput: it does not read like that.
-    """
-    name, _, rest = text.rpartition("=")
-    shape, _, dtype = rest.partition(":")
     try:
-        dims = tuple(int(d) if d.lstrip("-").isdigit() else _symbol(d) for d in shape.split("x"))
-        if any(isinstance(d, int) and d < 1 for d in dims):
-            raise ValueError("sizes must be positive")
-        return TensorSpec(name, np.dtype(dtype or "float32").name, dims)
-    except (ValueError, TypeError) as error:
+        array: Array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+    except TypeError as error:
         raise InvalidInput(
-            f"--input {text!r}: {error}", hint="write it like image=1x3x224x224 or ids=1x16:int64"
+            f"an example input is of a type that numpy lacks: {error}",
+            hint="convert the model and its inputs to float32 or float16",
         ) from error
+    if array.dtype == object:
+        raise InvalidInput(f"an example input is a {type(value).__name__}, not a tensor", hint="give tensors only")
+    return array
 
 
-def _symbol(text: str) -> str:
-    if not text.isidentifier():
-        raise ValueError(f"{text!r} is neither a size nor a name")
-    return text
-
-
-def _stated(spec: TensorSpec, stated: Sequence[TensorSpec]) -> TensorSpec:
-    for other in stated:
-        if other.name in (spec.name, "") and len(other.shape) == len(spec.shape):
-            return TensorSpec(spec.name, spec.dtype, other.shape)
-    return spec
-
-
-def _zeros(spec: TensorSpec) -> Array:
-    """A sample of a spec's shape; a varying first dimension counts one, others two: one could be taken for fixed."""
-    shape = tuple(d if isinstance(d, int) else 1 if i == 0 else 2 for i, d in enumerate(spec.shape))
-    return np.zeros(shape, spec.dtype)
+# ---- names
 
 
 def _factory_name(spec: str) -> str:
@@ -358,8 +253,3 @@ def _factory_name(spec: str) -> str:
 def _identifier(name: str) -> str:
     kept = "".join(c if c.isalnum() or c in "_-" else "_" for c in name)
     return kept or "model"
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200] if lines else type(error).__name__

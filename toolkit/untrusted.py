@@ -1,8 +1,9 @@
 """What a model file may contain before anything in it is loaded: data, never code.
 
-Three formats can carry code. A `.pt` may be a pickle. A `.pt2` may hold pickled weights or sample inputs, which
-torch.export.load falls back to unpickling without restriction; operator names, which it looks up as attributes of
-`torch`; and size expressions and guards, which it evaluates as Python. ONNX external data may name any path.
+Four formats can carry code. A `.pt` may be a pickle, or TorchScript, whose operators can write files. A `.pt2` may
+hold pickled weights or sample inputs, which torch.export.load falls back to unpickling without restriction; operator
+names, which it looks up as attributes of `torch`; and size expressions and guards, which it evaluates as Python. ONNX
+external data may name any path.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 from targets.errors import InvalidInput
 
-__all__ = ["check_external_data", "check_pt2", "file_kind", "read_bytes"]
+__all__ = ["check_external_data", "check_pt2", "check_torchscript", "file_kind", "read_bytes"]
 
 _TRUST = "only if you trust where it comes from, repeat with --trust"
 _OPERATOR = re.compile(
@@ -25,6 +26,14 @@ _OPERATOR = re.compile(
     r"|_operator\.(abs|add|and_|eq|floordiv|ge|getitem|gt|le|lt|mod|mul|ne|neg|not_|or_|pow|sub|truediv)"
     r"|math\.[a-z0-9_]+|torch\._?sym_[a-z_]+"
 )
+_PT2_MEMBER = re.compile(
+    r"models/[\w.-]+\.json|data/weights/(weight_\d+|[\w.-]+_weights_config\.json)"
+    r"|data/constants/(tensor_\d+|[\w.-]+_constants_config\.json)|data/sample_inputs/[\w.-]+\.pt"
+    r"|archive_format|archive_version|byteorder|\.data/version|\.data/serialization_id|version"
+)
+_SCRIPT_CALL = re.compile(r"\b((?:torch|ops)(?:\.\w+)+)\(")
+_SCRIPT_NAMESPACES = {"aten", "prim", "prims", "quantized", "torchvision"}
+_TOUCHES_FILES = {"from_file", "load", "save", "open", "write", "system"}
 _SYMBOL = re.compile(r"Symbol\('\w+'(, \w+=(True|False))*\)")
 _SIZE_OF_INPUT = re.compile(r"L(\['\w+'\]|\[\d+\])+\.(size|stride)\(\)(\[\d+\])?")
 _DECIMAL = re.compile(r"\d+\.\d+")
@@ -66,7 +75,7 @@ def file_kind(path: Path) -> str:
     except zipfile.BadZipFile as error:
         raise InvalidInput(f"{path.name} is a damaged archive: {error}", hint="save or download it again") from error
     inner = {name.partition("/")[2] for name in names}
-    if "models/model.json" in inner or "serialized_exported_program.json" in names or "archive_format" in inner:
+    if "archive_format" in inner or any(name.startswith("models/") for name in inner) or path.suffix == ".pt2":
         return "pt2"
     if any(name.startswith("code/") for name in inner) or "constants.pkl" in inner:
         return "torchscript"
@@ -81,18 +90,47 @@ def check_pt2(path: Path) -> None:
     """
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
+        if len({name.casefold() for name in names}) != len(names):
+            raise InvalidInput(f"{path.name} holds two files of one name", hint=_TRUST)
         for name in names:
-            if name.endswith((".pt", ".pkl")) and "/weights/" not in name:
+            inner = name.partition("/")[2]
+            if not _PT2_MEMBER.fullmatch(inner):
+                raise InvalidInput(
+                    f"{path.name} holds {inner[:60]!r}, which a current torch.export.save does not write",
+                    hint=f"save it again with torch 2.9 or later; {_TRUST}",
+                )
+            if inner.endswith(".pt"):
                 _check_pickle(path, name, archive.read(name))
-            elif name.endswith("_config.json"):
-                _check_payloads(path, json.loads(archive.read(name)))
-        models = [name for name in names if "/models/" in name and name.endswith(".json")]
-        if not models:
-            raise InvalidInput(
-                f"{path.name} is a .pt2 of an old layout", hint=f"save it again with torch 2.9 or later; {_TRUST}"
-            )
-        for name in models:
-            _check_program(path, json.loads(archive.read(name)))
+            elif inner.endswith("_config.json"):
+                _check_payloads(path, _json(path, archive.read(name)))
+            elif inner.startswith("models/"):
+                _check_program(path, _json(path, archive.read(name)))
+
+
+def check_torchscript(path: Path) -> None:
+    """Refuse a TorchScript archive whose code calls operators that touch files, or that are not torch's own.
+
+    Code runs when the archive is loaded (`__setstate__`), so its text is looked at before that.
+
+    Raises:
+        InvalidInput: it names such an operator.
+    """
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            if not name.endswith(".py"):
+                continue
+            text = archive.read(name).decode("utf-8", "replace")
+            for called in _SCRIPT_CALL.findall(text):
+                *space, operator = called.split(".")
+                if operator in _TOUCHES_FILES or (space[0] == "ops" and space[1] not in _SCRIPT_NAMESPACES):
+                    raise InvalidInput(f"{path.name} calls {called}, which reaches beyond its tensors", hint=_TRUST)
+
+
+def _json(path: Path, content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except ValueError as error:
+        raise InvalidInput(f"{path.name} is damaged: {error}", hint="save it again with torch.export.save") from error
 
 
 def _check_pickle(path: Path, name: str, content: bytes) -> None:

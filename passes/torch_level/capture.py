@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.export import ExportedProgram
 
-__all__ = ["capture", "export_errors", "quiet_exporter", "signature_of", "torch_digest", "torch_runner"]
+__all__ = ["capture", "export_errors", "quiet_exporter", "signature_of", "source_lines", "torch_digest", "torch_runner"]
 
 
 @contextmanager
@@ -86,18 +88,40 @@ def _dynamic(signature: Signature) -> tuple[dict[int, Any], ...] | None:
 def torch_digest(program: Program) -> str:
     """SHA-256 of a torch-level program: the captured graph's code and every tensor of its state."""
     state = hashlib.sha256(str(program.signature).encode())
-    code = program.model.code if is_script(program.model) else program.exported.graph_module.code
-    state.update(code.encode())
-    tensors: Mapping[str, torch.Tensor] = (
-        program.model.state_dict()
-        if is_script(program.model)
-        else {**program.exported.state_dict, **_tensors(program.exported.constants)}
-    )
+    if is_script(program.model):
+        return _script_digest(program.model, state)
+    for (
+        name,
+        part,
+    ) in program.exported.graph_module.named_modules():  # branches of control flow are modules of their own
+        state.update(f"{name}|{getattr(part, 'code', '')}|".encode())
+    tensors: Mapping[str, torch.Tensor] = {**program.exported.state_dict, **_tensors(program.exported.constants)}
     for name in sorted(tensors):
         value = tensors[name].detach().cpu().contiguous()
         state.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
         state.update(_raw(value))
     return state.hexdigest()
+
+
+def _script_digest(model: Any, state: hashlib._Hash) -> str:
+    """Over the archive that TorchScript saves itself as: code, attributes, constants and weights."""
+    import torch
+
+    file = io.BytesIO()
+    with quiet_exporter():
+        torch.jit.save(model, file)  # type: ignore[no-untyped-call]
+    with zipfile.ZipFile(file) as archive:
+        for name in sorted(archive.namelist()):
+            if not name.endswith((".debug_pkl", "serialization_id")):
+                state.update(name.encode() + archive.read(name))
+    return state.hexdigest()
+
+
+def source_lines(program: Program) -> str:
+    """The user's lines that end up in the exported graph: they are in its bytes, but not in the model's identity."""
+    if is_script(program.model):
+        return ""
+    return "\n".join(n.meta.get("stack_trace") or "" for n in program.exported.graph.nodes)
 
 
 def _tensors(constants: Mapping[str, Any]) -> dict[str, Any]:

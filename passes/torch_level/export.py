@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from passes.context import Context
 from passes.contract import Kind, Pass, PassFailed
 from passes.program import Level, Program
-from passes.signature import TensorSpec
+from passes.signature import Signature, TensorSpec
 from passes.torch_level.capture import export_errors, is_script, quiet_exporter, to_tensor
 from targets.graph import SOURCE_KEY
 
@@ -83,8 +84,15 @@ class Export(Pass):
             opset_version=self.opset,
             input_names=[spec.name for spec in program.signature.inputs],
             output_names=[spec.name for spec in program.signature.outputs],
+            dynamic_axes=_dynamic_axes(program.signature),
         )
         return onnx_ir.from_proto(onnx.load_model_from_string(file.getvalue()))
+
+
+def _dynamic_axes(signature: Signature) -> dict[str, dict[int, str]]:
+    specs = (*signature.inputs, *signature.outputs)
+    axes = {spec.name: {i: d for i, d in enumerate(spec.shape) if isinstance(d, str)} for spec in specs}
+    return {name: found for name, found in axes.items() if found}
 
 
 def _rename(model: ir.Model, program: Program) -> None:
@@ -152,7 +160,7 @@ def _keep_sources(model: ir.Model) -> None:
 
 
 def _line(stack_trace: str) -> str:
-    """`folder/file.py:12` of the innermost frame outside torch."""
+    """`package/file.py:12` of the innermost frame outside torch."""
     import torch
 
     library = os.path.dirname(torch.__file__)
@@ -160,5 +168,12 @@ def _line(stack_trace: str) -> str:
         parts = line.strip().split('"')
         if len(parts) == 3 and parts[0].startswith("File") and not parts[1].startswith(library):
             number = parts[2].split(",")[1].strip().removeprefix("line ")
-            return f"{'/'.join(parts[1].split(os.sep)[-2:])}:{number}"
+            return f"{_module_path(parts[1])}:{number}"
     return ""
+
+
+def _module_path(file: str) -> str:
+    """The path under the folder that Python imports it from, so that it is the same on every machine."""
+    roots = [os.path.abspath(root) + os.sep for root in sys.path]
+    under = [root for root in roots if file.startswith(root)]
+    return file.removeprefix(max(under, key=len)).replace(os.sep, "/") if under else os.path.basename(file)

@@ -308,11 +308,10 @@ def test_an_essential_pass_without_its_needs_raises(start: Program, context: Cal
         run(Recipe("r", (Refuses(), Essential())), start, context())
 
 
-def test_an_essential_pass_is_never_reverted(start: Program, context: Callable[..., Context]) -> None:
-    after, proof = Essential(1.5)(start, context())
-    assert after is not start
-    assert proof.decision is Decision.KEPT
-    assert proof.worst_sqnr_db < 80, "but its proof says what happened"
+def test_an_essential_pass_that_breaks_its_promise_is_an_error(start: Program, context: Callable[..., Context]) -> None:
+    """It cannot be reverted, since nothing after it works without it; and it must not be waved through."""
+    with pytest.raises(PassFailed, match="dB SQNR"):
+        Essential(1.5)(start, context())
 
 
 def test_broken_facts_are_gone(start: Program, context: Callable[..., Context]) -> None:

@@ -14,7 +14,7 @@ from passes.compare import compare, compare_metric, errors, sqnr_db
 from passes.context import Context, synthetic_data
 from passes.dataset import Array, Dataset
 from passes.metric import TOP1, paired_interval
-from passes.program import Program
+from passes.program import Level, Program
 from passes.signature import Signature, TensorSpec
 from targets.errors import InvalidInput
 
@@ -228,9 +228,13 @@ def test_synthetic_data_fits_the_signature_and_says_what_it_is() -> None:
 
 def test_proofs_prefer_validation_then_calibration(context: Callable[..., Context]) -> None:
     calibration, validation = dataset(x=BASE), dataset(x=BASE * 2)
-    assert context(data=calibration, validation=validation).proof_data(SIGNATURE) is validation
-    assert context(data=calibration).proof_data(SIGNATURE) is calibration
-    assert context().proof_data(SIGNATURE).name == "synthetic"
+    example = {"x": np.zeros((5, 3), np.float32), "ids": np.zeros(2, np.int64), "on": np.zeros(1, bool)}
+    program = Program(name="net", level=Level.TORCH, model=None, signature=SIGNATURE, example=example)
+    assert context(data=calibration, validation=validation).proof_data(program) is validation
+    assert context(data=calibration).proof_data(program) is calibration
+    synthetic = context().proof_data(program)
+    assert synthetic.name == "synthetic"
+    assert {sample["x"].shape for sample in synthetic} == {(5, 3)}, "varying sizes are those of the example"
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def test_nodes_say_where_they_come_from(torch_program: Make, context: Make, nois
     text = Path(__file__).read_text("utf-8").splitlines()
     line = next(i for i, row in enumerate(text, 1) if "x = self.conv(image).relu()" in row)
     by_type = {node.op_type: node for node in after.graph}
-    expected = f"passes/{Path(__file__).name}:{line}"
+    expected = f"tests/passes/{Path(__file__).name}:{line}"
     assert by_type["Conv"].metadata_props[SOURCE_KEY] == expected
     assert by_type["Conv"].metadata_props[MODULE_KEY] == "conv"
     assert by_type["Relu"].metadata_props[SOURCE_KEY] == expected
@@ -80,7 +80,7 @@ def test_source_lines_outlive_the_passes_that_rewrite(torch_program: Make, conte
     assert (
         read_workload(done.model, fuses=ctx.stack.fuses)
         .operators[0]
-        .source.startswith(f"passes/{Path(__file__).name}:")
+        .source.startswith(f"tests/passes/{Path(__file__).name}:")
     )
 
 

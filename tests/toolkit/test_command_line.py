@@ -120,6 +120,22 @@ def test_data_that_does_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[st
         arguments = ["compile", "-t", "raspberry_pi_4", "--data", str(tmp_path / name), "-o", str(tmp_path / "b"), "-q"]
         assert main(arguments) == 5, name
         assert capsys.readouterr().err.startswith("error: ")
+    images = np.zeros((5, 1, 8, 8), np.float32)
+    labelled = {
+        "length.npz": {"image": images, "labels": np.arange(4)},
+        "float.npz": {"image": images, "labels": np.full(5, 1.7)},
+        "negative.npz": {"image": images, "labels": np.full(5, -1)},
+        "one_hot.npz": {"image": images, "labels": np.eye(5, dtype=np.int64)},
+        "alone.npz": {"labels": np.arange(5)},
+        "nan.npz": {"image": np.full_like(images, np.nan)},
+        "name.npz": {"picture": images, "other": images},
+        "scalar.npz": {"image": np.float32(3)},
+    }
+    for name, arrays in labelled.items():
+        np.savez(tmp_path / name, **arrays)
+        arguments = ["compile", "-t", "raspberry_pi_4", "--data", str(tmp_path / name), "-o", str(tmp_path / "b"), "-q"]
+        assert main(arguments) == 5, name
+        assert capsys.readouterr().err.startswith("error: ")
     (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04")
     assert main(["compile", "-t", "raspberry_pi_4", "--data", str(tmp_path / "broken.npz"), "-q"]) == 5
     np.save(tmp_path / "pickled.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)

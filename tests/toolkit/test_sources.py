@@ -21,7 +21,8 @@ from torch import nn
 from passes.context import synthetic_data
 from passes.program import Level, Program
 from targets.errors import InvalidInput, UnknownName
-from toolkit.sources import load_source, parse_input
+from toolkit.input_shapes import parse_input
+from toolkit.sources import load_source
 
 
 class Net(nn.Module):
@@ -320,3 +321,112 @@ def test_digest_is_of_the_model_not_of_the_file(net: Net, tmp_path: Path) -> Non
 def test_synthetic_data_says_so(net: Net) -> None:
     program = load_source((net, (torch.zeros(1, 1, 8, 8),))).program
     assert synthetic_data(program.signature, 0).name == "synthetic"
+
+
+# ---- more ways for a file to do harm, found by a second reader
+
+
+@pytest.mark.parametrize("member", ["data/weights/model.pt", "data/sample_inputs/other.PT", "models/model.JSON", "x"])
+def test_pt2_with_a_file_that_export_does_not_write_is_refused(pt2: Path, tmp_path: Path, member: str) -> None:
+    bomb = io.BytesIO()
+    torch.save(Bomb(tmp_path / "ran"), bomb)
+    with zipfile.ZipFile(pt2, "a") as archive:
+        archive.writestr(f"net/{member}", bomb.getvalue())
+    with pytest.raises(InvalidInput, match=r"does not write|two files"):
+        load_source(pt2)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_pt2_with_two_files_of_one_name_is_refused(pt2: Path, tmp_path: Path) -> None:
+    bomb = io.BytesIO()
+    torch.save(Bomb(tmp_path / "ran"), bomb)
+    with zipfile.ZipFile(pt2) as archive:
+        members = [(name, archive.read(name)) for name in archive.namelist()]
+    with zipfile.ZipFile(pt2, "w") as archive:
+        for name, content in members:
+            if name.endswith("sample_inputs/model.pt"):
+                archive.writestr(name, bomb.getvalue())
+            archive.writestr(name, content)
+    with pytest.raises(InvalidInput, match="two files"):
+        load_source(pt2)
+    assert not (tmp_path / "ran").exists()
+
+
+class Writes(nn.Module):
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        torch.save(x, self.path)
+        return x
+
+
+def test_torchscript_that_writes_files_is_refused(tmp_path: Path) -> None:
+    torch.jit.save(torch.jit.script(Writes(str(tmp_path / "ran"))), tmp_path / "m.pt")
+    with pytest.raises(InvalidInput, match="beyond its tensors"):
+        load_source(tmp_path / "m.pt", inputs=["1x4"])
+    assert not (tmp_path / "ran").exists()
+
+
+def test_scripts_that_differ_in_code_alone_have_other_digests(tmp_path: Path) -> None:
+    linear = nn.Linear(4, 4)
+    digests = set()
+    for last in (nn.ReLU(), nn.Tanh()):
+        torch.jit.save(torch.jit.script(nn.Sequential(linear, last)), tmp_path / "m.pt")
+        digests.add(load_source(tmp_path / "m.pt", inputs=["1x4"]).program.digest)
+    assert len(digests) == 2
+
+
+class Branches(nn.Module):
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cond(x.sum() > 0, lambda t: t * self.factor, lambda t: t - 1, (x,))
+
+
+def test_programs_that_differ_inside_a_branch_have_other_digests() -> None:
+    first, second = (load_source((Branches(f), (torch.ones(3),))).program.digest for f in (2.0, 3.0))
+    assert first != second
+
+
+# ---- the user's own code
+
+
+def test_what_a_factory_raises_is_said_with_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken_factories.py").write_text(
+        "import sys\ndef raises():\n    raise RuntimeError('no weights')\ndef leaves():\n    sys.exit(0)\n"
+    )
+    (tmp_path / "broken_syntax.py").write_text("def f(:\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(InvalidInput, match=r"no weights.*broken_factories\.py:3"):
+        load_source("broken_factories:raises")
+    with pytest.raises(InvalidInput, match="SystemExit"):
+        load_source("broken_factories:leaves")
+    with pytest.raises(InvalidInput, match="SyntaxError"):
+        load_source("broken_syntax:f")
+    with pytest.raises(InvalidInput, match="does not name a file"):
+        load_source("https://example.org/model:latest")
+
+
+def test_a_module_in_training_stays_in_training() -> None:
+    network = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.9)).train()
+    program = load_source((network, (torch.ones(1, 3),))).program
+    assert network.training
+    first, second = (program.run({"input": np.ones((1, 3), np.float32)})["output"] for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_a_stated_input_that_fits_nothing_is_refused(net: Net, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="fits no input"):
+        load_source((net, (torch.zeros(1, 1, 8, 8),)), inputs=["other=1x1x8x8"])
+    assert load_source((net, (torch.zeros(1, 1, 8, 8),)), inputs=["3x1x8x8"]).program.example["picture"].shape[0] == 3
+    small_onnx(tmp_path / "m.onnx")
+    for text in ("nosuch=1x300", "x=1x301", "x=1x300:int64"):
+        with pytest.raises(InvalidInput, match="fits no input"):
+            load_source(tmp_path / "m.onnx", inputs=[text])
+    assert load_source(tmp_path / "m.onnx", inputs=["x=4x300"]).program.example["x"].shape == (4, 300)

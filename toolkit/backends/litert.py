@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from passes.program import Program
 from targets.stack import Stack
+from targets.support import load_rules
 from toolkit.backends.onnx_file import OnnxFile
 
 __all__ = ["LiteRT"]
@@ -16,7 +18,9 @@ class LiteRT(OnnxFile):
 
     name: str = "litert"
 
-    def remaining(self, stack: Stack) -> str:
+    def remaining(self, program: Program, stack: Stack) -> str:
+        if stack.rules and load_rules(stack.rules).needs_dtype == "int8" and "int8" not in program.facts:
+            return f"{stack.rules} takes integers only, and this model was not quantized: see the passes above"
         then = f", then {stack.next_step}" if stack.next_step else ""
         return (
             f"{stack.runtime} runs a .tflite, which this version does not write yet; "

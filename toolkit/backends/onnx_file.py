@@ -19,13 +19,13 @@ class OnnxFile:
 
     name: str
 
-    def remaining(self, stack: Stack) -> str:
+    def remaining(self, program: Program, stack: Stack) -> str:
         """What is still to be done on the way to the device; empty where the stack runs this very file."""
         return stack.next_step
 
     def lower(self, program: Program, stack: Stack, folder: Path) -> Artifact:
         (folder / "model.onnx").write_bytes(program.onnx_bytes)
-        remaining = self.remaining(stack)
+        remaining = self.remaining(program, stack)
         return Artifact(file="model.onnx", format="onnx", complete=not remaining, remaining=remaining)
 
     def load(self, artifact: Path, *, threads: int = 1) -> Session:

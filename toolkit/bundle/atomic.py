@@ -24,6 +24,7 @@ def replacing_folder(target: Path, *, marker: str, force: bool = False) -> Itera
     Raises:
         InvalidInput: `target` is something else, or cannot be written.
     """
+    target = Path(os.path.realpath(target))  # a link to a bundle is written through
     if target.exists() and not force and not _ours(target, marker):
         raise InvalidInput(
             f"{target} exists and is not a bundle", hint="choose another --output, or replace it with --force"
@@ -40,8 +41,9 @@ def replacing_folder(target: Path, *, marker: str, force: bool = False) -> Itera
         yield scratch
         _swap(scratch, target)
     except OSError as error:
+        what = error.filename or target
         raise InvalidInput(
-            f"cannot write {target}: {error.strerror}", hint="free some space, or choose another --output"
+            f"cannot write {what}: {error.strerror}", hint="free some space, or choose another folder"
         ) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from pydantic import BaseModel, ValidationError
 
 from passes.dataset import Array
 from passes.signature import Signature
@@ -23,6 +24,34 @@ __all__ = ["MANIFEST", "SCHEMA", "TIMINGS", "Bundle", "hashes_of", "open_bundle"
 
 MANIFEST, TIMINGS = "manifest.json", "timings.json"
 SCHEMA = "toolkit.bundle/1"
+
+
+class _Artifact(BaseModel):
+    file: str
+    format: str
+    complete: bool
+    remaining: str
+
+
+class _Tensor(BaseModel):
+    name: str
+    dtype: str
+    shape: list[int | str]
+
+
+class _Signature(BaseModel):
+    inputs: list[_Tensor]
+    outputs: list[_Tensor]
+
+
+class Manifest(BaseModel):
+    """The fields of manifest.json that opening a bundle relies on."""
+
+    name: str
+    backend: Literal["onnxruntime", "tensorrt", "litert"]
+    artifact: _Artifact
+    signature: _Signature
+    sha256: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -87,8 +116,18 @@ def open_bundle(path: str | Path) -> Bundle:
         raise InvalidInput(f"{folder / MANIFEST} is damaged", hint="compile again") from error
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
         raise InvalidInput(f"{folder} is a bundle of another version", hint="compile again with this version")
-    bundle = Bundle(folder, manifest)
-    for name, want in manifest["sha256"].items():
+    try:
+        facts = Manifest.model_validate(manifest)
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise InvalidInput(f"{folder / MANIFEST} is damaged: {where}", hint="compile again") from error
+    _check_files(folder, facts)
+    return Bundle(folder, manifest)
+
+
+def _check_files(folder: Path, facts: Manifest) -> None:
+    """Every file is listed, is there, and is the one that was written."""
+    for name, want in facts.sha256.items():
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise InvalidInput(f"the manifest names a file outside the bundle: {name}", hint="do not use this bundle")
         file = folder / name
@@ -99,7 +138,13 @@ def open_bundle(path: str | Path) -> Bundle:
                 f"{file} is not the file that was written: its hash differs",
                 hint="copy the bundle again, or compile again",
             )
-    return bundle
+    for name in (facts.artifact.file, "golden.npz", "report.json"):
+        if name not in facts.sha256:
+            raise InvalidInput(f"the manifest holds no hash of {name}", hint="do not use this bundle; compile again")
+    if strangers := sorted(set(hashes_of(folder)) - set(facts.sha256)):
+        raise InvalidInput(
+            f"{folder / strangers[0]} was not written by the compile", hint="remove it, or compile again"
+        )
 
 
 def hashes_of(folder: Path) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from passes.dataset import Array, Sample
+from targets.errors import InvalidInput
 
 __all__ = ["GOLDEN_SAMPLES", "Golden", "read_golden", "write_golden"]
 
@@ -34,12 +36,23 @@ def write_golden(
     arrays: dict[str, Array] = {}
     for i, sample in enumerate(samples):
         for kind, values in (("input", sample), ("output", artefact(sample)), ("reference", reference(sample))):
-            arrays.update({f"{i}/{kind}/{name}": np.ascontiguousarray(value) for name, value in values.items()})
+            arrays.update({f"{i}/{kind}/{name}": np.asarray(value, order="C") for name, value in values.items()})
     np.savez(path, **arrays)  # type: ignore[arg-type]  # entries carry a fixed date: equal arrays give equal bytes
 
 
 def read_golden(path: Path) -> list[Golden]:
-    """Every sample of a golden file."""
+    """Every sample of a golden file.
+
+    Raises:
+        InvalidInput: it is damaged.
+    """
+    try:
+        return _read(path)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise InvalidInput(f"{path} is damaged: {error}", hint="copy the bundle again, or compile again") from error
+
+
+def _read(path: Path) -> list[Golden]:
     with np.load(path, allow_pickle=False) as stored:
         count = 1 + max(int(key.partition("/")[0]) for key in stored.files)
         return [

@@ -17,6 +17,7 @@ from passes.program import Program
 from passes.recipe import Recipe
 from targets.stack import Stack
 from toolkit.bundle.bundle import MANIFEST, SCHEMA, hashes_of
+from toolkit.names import IN_MEMORY
 from toolkit.version import __version__
 
 __all__ = ["dump_json", "library_versions", "model_facts", "portable", "recipe_data", "write_manifest", "write_recipe"]
@@ -49,11 +50,11 @@ def recipe_data(
 ) -> dict[str, Any]:
     """A Config that makes the same bundle again; what lives in memory only is left out and must be given again."""
     fields = {
-        "model": portable(spec) or None,
+        "model": portable(spec),
         "target": stack.target,
         "stack": stack.name,
-        "data": portable(data) if isinstance(data, (str, Path)) else None,
-        "validation": portable(validation) if isinstance(validation, (str, Path)) else None,
+        "data": _named(data),
+        "validation": _named(validation),
         "input": inputs or None,
         "seed": seed,
         "budget": asdict(budget),
@@ -61,6 +62,12 @@ def recipe_data(
         "passes": recipe.to_data(),
     }
     return {key: value for key, value in fields.items() if value is not None}
+
+
+def _named(data: Any) -> str | None:
+    if data is None:
+        return None
+    return portable(data) if isinstance(data, (str, Path)) else IN_MEMORY
 
 
 def portable(spec: str | Path) -> str:

@@ -73,7 +73,7 @@ def compile_(
     device, stack_name = place(target, stack, file)
     named = one_model(model, model_option) or file.model
     if dry_run:
-        return _dry_run(named, device, stack_name, recipe or file.recipe, file.passes, json)
+        return _dry_run(named, device, stack_name, recipe or file.recipe, None if recipe else file.passes, json)
     from passes.context import Budget
     from toolkit.driver import compile_model
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -84,7 +85,8 @@ def _trace(argv: Sequence[str]) -> bool:
 
 
 def run() -> None:
-    """The console script."""
+    """The console script. A polite kill is an interrupt: half-written folders are cleaned up."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())
 
 

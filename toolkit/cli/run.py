@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -40,14 +40,16 @@ def run_(
         for done, sample in enumerate(data, start=1):
             answers.append(opened(sample))
             report("running", done / len(data))
-    stacked = {name: np.concatenate([a[name] for a in answers]) for name in answers[0]}
+    join = {name: np.stack if value.ndim == 0 else np.concatenate for name, value in answers[0].items()}
+    stacked = {name: join[name]([a[name] for a in answers]) for name in answers[0]}
     if output is not None:
+        output = output if output.suffix == ".npz" else output.with_name(output.name + ".npz")
         try:
             np.savez(output, **stacked)  # type: ignore[arg-type]
         except OSError as error:
             raise InvalidInput(f"cannot write {output}: {error.strerror}", hint="choose another --output") from error
     if json:
-        show_json({"schema": "toolkit.run/1", "outputs": {k: v.tolist() for k, v in stacked.items()}})
+        show_json({"schema": "toolkit.run/1", "outputs": {k: _plain(v) for k, v in stacked.items()}})
         return 0
     for name, values in stacked.items():
         say(f"{name}: {values.dtype}{list(values.shape)}")
@@ -57,3 +59,14 @@ def run_(
     if output is not None:
         say(f"written to {output}")
     return 0
+
+
+def _plain(values: Any) -> Any:
+    """Nested lists; JSON has no word for what is not finite, so it becomes null."""
+    import numpy as np
+
+    if values.dtype.kind != "f" or np.isfinite(values).all():
+        return values.tolist()
+    plain = values.astype(object)
+    plain[~np.isfinite(values)] = None
+    return plain.tolist()

@@ -1,0 +1,156 @@
+"""Read a model file, once it is known to hold data and not code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from passes.program import Program, onnx_program
+from passes.signature import Signature, TensorSpec
+from targets.errors import InvalidInput, ToolkitError
+from toolkit.input_shapes import stated, zeros
+from toolkit.untrusted import check_external_data, check_pt2, check_torchscript, read_bytes
+
+__all__ = ["read_onnx", "read_pickle", "read_pt2", "read_torchscript"]
+
+
+def read_pt2(path: Path, trust: bool) -> Any:
+    import torch
+
+    if not trust:
+        check_pt2(path)
+    try:
+        return torch.export.load(path)
+    except Exception as error:  # torch raises anything on a damaged archive
+        raise InvalidInput(
+            f"{path.name} cannot be loaded: {_first_line(error)}", hint="save it again with torch.export.save"
+        ) from error
+
+
+def read_torchscript(path: Path, trust: bool) -> Any:
+    import warnings
+
+    import torch
+
+    if not trust:
+        check_torchscript(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
+    except (RuntimeError, ValueError) as error:
+        raise InvalidInput(
+            f"{path.name} cannot be loaded: {_first_line(error)}", hint="save it again with torch.jit.save"
+        ) from error
+
+
+def read_pickle(path: Path, trust: bool) -> Any:
+    import pickle
+
+    import torch
+
+    try:
+        loaded = torch.load(path, weights_only=not trust, map_location="cpu")
+    except pickle.UnpicklingError as error:
+        raise InvalidInput(
+            f"{path.name} is a pickle that could run code when it is loaded",
+            hint="save the model with torch.export.save (.pt2), or name it as module:factory; "
+            "only if you trust where the file comes from, repeat with --trust",
+        ) from error
+    except (RuntimeError, ValueError, EOFError, OSError, AttributeError, ImportError) as error:
+        raise InvalidInput(f"{path.name} cannot be loaded: {_first_line(error)}", hint="save it again") from error
+    if isinstance(loaded, Mapping):
+        raise InvalidInput(
+            f"{path.name} holds weights without the network they belong to",
+            hint="name a function that builds the network and loads them: module:factory",
+        )
+    return loaded
+
+
+def read_onnx(path: Path, specs: Sequence[TensorSpec]) -> Program:
+    try:
+        return _read_onnx(path, specs)
+    except (ToolkitError, MemoryError, KeyboardInterrupt):
+        raise
+    except Exception as error:  # onnx and onnx-ir raise anything on a damaged or exotic file
+        raise InvalidInput(
+            f"{path.name} cannot be read: {type(error).__name__}: {_first_line(error)}",
+            hint="export the model again, or look at it with onnx.checker",
+        ) from error
+
+
+def _read_onnx(path: Path, specs: Sequence[TensorSpec]) -> Program:
+    import onnx
+    import onnx_ir
+
+    from passes.structure import onnx_errors
+
+    with onnx_errors(f"{path.name} is not a readable ONNX model"):
+        model = onnx.load_model_from_string(read_bytes(path))
+        if not model.graph.node or not model.opset_import:
+            raise InvalidInput(f"{path.name} holds no ONNX graph", hint="check the file: it may be empty or cut off")
+        check_external_data(model, path.parent)
+        onnx.load_external_data_for_model(model, str(path.parent))
+        onnx.checker.check_model(model)
+    _drop_initializer_inputs(model)
+    signature = _onnx_signature(model.graph, path.name)
+    _check_stated(signature, specs)
+    example = {spec.name: zeros(stated(spec, specs)) for spec in signature.inputs}
+    return onnx_program(path.stem, onnx_ir.from_proto(model), signature, example)
+
+
+def _check_stated(signature: Signature, specs: Sequence[TensorSpec]) -> None:
+    """--input may give a value to a dimension that varies; it may not contradict the file."""
+    known = {spec.name: spec for spec in signature.inputs}
+    for item in specs:
+        targets = [known[item.name]] if item.name in known else list(known.values()) if not item.name else []
+        if not any(_agrees(item, spec) for spec in targets):
+            said = ", ".join(map(str, signature.inputs))
+            raise InvalidInput(f"--input {item} fits no input of the model", hint=f"its inputs are {said}")
+
+
+def _agrees(item: TensorSpec, spec: TensorSpec) -> bool:
+    return (
+        item.dtype == spec.dtype
+        and len(item.shape) == len(spec.shape)
+        and all(isinstance(b, str) or a == b for a, b in zip(item.shape, spec.shape, strict=True))
+    )
+
+
+def _drop_initializer_inputs(model: Any) -> None:
+    """Old files list their weights among the inputs as well."""
+    weights = {t.name for t in model.graph.initializer}
+    kept = [v for v in model.graph.input if v.name not in weights]
+    del model.graph.input[:]
+    model.graph.input.extend(kept)
+
+
+def _onnx_signature(graph: Any, file: str) -> Signature:
+    return Signature(tuple(_onnx_spec(v, file) for v in graph.input), tuple(_onnx_spec(v, file) for v in graph.output))
+
+
+def _onnx_spec(value: Any, file: str) -> TensorSpec:
+    from onnx import helper
+
+    tensor = value.type.tensor_type
+    if not value.type.HasField("tensor_type") or not tensor.elem_type:
+        raise InvalidInput(
+            f"{file}: {value.name!r} is not a tensor", hint="sequences and maps cannot be deployed; return tensors"
+        )
+    if not tensor.HasField("shape"):
+        raise InvalidInput(
+            f"{file}: {value.name!r} has no shape", hint="run onnx.shape_inference on the file, or export it again"
+        )
+    dims = tuple(
+        d.dim_value if d.HasField("dim_value") else d.dim_param or f"{value.name}_{i}"
+        for i, d in enumerate(tensor.shape.dim)
+    )
+    return TensorSpec(value.name, np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name, dims)
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:200] if lines else type(error).__name__
