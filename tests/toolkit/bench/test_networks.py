@@ -155,6 +155,7 @@ def test_parameters_are_the_published_ones(key: str) -> None:
     assert parameters(on_meta(key, "1x3x224x224")[0]) == PARAMETERS[key]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("key", "side"), TIMM)
 def test_parameters_and_activations_agree_with_timm(key: str, side: int) -> None:
     network, image = on_meta(key, f"1x3x{side}x{side}")
@@ -172,6 +173,7 @@ def test_parameters_and_activations_agree_with_timm(key: str, side: int) -> None
     assert (round(parameters(network) / 1e6, 2), round(written / 1e6, 2)) == TIMM[key, side]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("key", "side"), MACS)
 def test_multiply_accumulates_are_the_published_ones(key: str, side: int) -> None:
     network, image = on_meta(key, f"1x3x{side}x{side}")
@@ -267,6 +269,7 @@ def test_families(model: str, name: str) -> None:
     assert family(model) == name
 
 
+@pytest.mark.slow
 def test_every_network_has_a_family_and_draws_no_weight_on_meta() -> None:
     for key in NETWORKS:
         assert canonical(key) in (key, None)
@@ -293,6 +296,7 @@ def test_coverage_counts_rows_per_stack() -> None:
     assert coverage(rows) == {(*key, "1"): (1, 3), (*key, "8"): (1, 1)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "side"),
     [
