@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from passes.dataset import Array, Dataset, Sample
 from passes.onnxruntime import Session
 from passes.signature import Signature
+from targets.errors import InvalidInput
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -81,8 +82,11 @@ class Program:
         """The serialized ModelProto; equal graphs give equal bytes."""
         import onnx_ir
 
-        proto = onnx_ir.to_proto(self.model)
-        content: bytes = proto.SerializeToString(deterministic=True)
+        try:
+            content: bytes = onnx_ir.to_proto(self.model).SerializeToString(deterministic=True)
+        except onnx_ir.serde.SerdeError as error:
+            cause = " ".join(str(error.__cause__ or error).split())[:200]
+            raise InvalidInput(f"the graph cannot be written: {cause}", hint="export the model again") from error
         return content
 
     @cached_property

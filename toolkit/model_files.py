@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,51 +18,59 @@ from toolkit.untrusted import check_external_data, check_pt2, check_torchscript,
 __all__ = ["read_onnx", "read_pickle", "read_pt2", "read_torchscript"]
 
 
-def read_pt2(path: Path, trust: bool) -> Any:
-    import torch
-
-    if not trust:
-        check_pt2(path)
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Whatever a library raises on a damaged or exotic file is the file's fault."""
     try:
-        return torch.export.load(path)
-    except Exception as error:  # torch raises anything on a damaged archive
+        yield
+    except (ToolkitError, MemoryError, KeyboardInterrupt):
+        raise
+    except Exception as error:  # zip, pickle, protobuf, torch and onnx-ir raise anything here
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise InvalidInput(
-            f"{path.name} cannot be loaded: {_first_line(error)}", hint="save it again with torch.export.save"
+            f"{path.name} cannot be read: {type(error).__name__}: {lines[0][:200] if lines else 'no reason given'}",
+            hint="the file is damaged or of an unknown kind: save, export or download it again",
         ) from error
 
 
+def read_pt2(path: Path, trust: bool) -> Any:
+    """The exported program in a `.pt2`."""
+    import torch
+
+    with _reading(path):
+        if not trust:
+            check_pt2(path)
+        return torch.export.load(path)
+
+
 def read_torchscript(path: Path, trust: bool) -> Any:
+    """The ScriptModule in a TorchScript archive."""
     import warnings
 
     import torch
 
-    if not trust:
-        check_torchscript(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            return torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
-    except (RuntimeError, ValueError) as error:
-        raise InvalidInput(
-            f"{path.name} cannot be loaded: {_first_line(error)}", hint="save it again with torch.jit.save"
-        ) from error
+    with _reading(path), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        if not trust:
+            check_torchscript(path)
+        return torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
 
 
 def read_pickle(path: Path, trust: bool) -> Any:
+    """The module in a pickle, which only trust makes possible."""
     import pickle
 
     import torch
 
-    try:
-        loaded = torch.load(path, weights_only=not trust, map_location="cpu")
-    except pickle.UnpicklingError as error:
-        raise InvalidInput(
-            f"{path.name} is a pickle that could run code when it is loaded",
-            hint="save the model with torch.export.save (.pt2), or name it as module:factory; "
-            "only if you trust where the file comes from, repeat with --trust",
-        ) from error
-    except (RuntimeError, ValueError, EOFError, OSError, AttributeError, ImportError) as error:
-        raise InvalidInput(f"{path.name} cannot be loaded: {_first_line(error)}", hint="save it again") from error
+    with _reading(path):
+        try:
+            loaded = torch.load(path, weights_only=not trust, map_location="cpu")
+        except pickle.UnpicklingError as error:
+            raise InvalidInput(
+                f"{path.name} is a pickle that could run code when it is loaded",
+                hint="save the model with torch.export.save (.pt2), or name it as module:factory; "
+                "only if you trust where the file comes from, repeat with --trust",
+            ) from error
     if isinstance(loaded, Mapping):
         raise InvalidInput(
             f"{path.name} holds weights without the network they belong to",
@@ -71,15 +80,9 @@ def read_pickle(path: Path, trust: bool) -> Any:
 
 
 def read_onnx(path: Path, specs: Sequence[TensorSpec]) -> Program:
-    try:
+    """The graph in an `.onnx`, with the external data that lies in its folder."""
+    with _reading(path):
         return _read_onnx(path, specs)
-    except (ToolkitError, MemoryError, KeyboardInterrupt):
-        raise
-    except Exception as error:  # onnx and onnx-ir raise anything on a damaged or exotic file
-        raise InvalidInput(
-            f"{path.name} cannot be read: {type(error).__name__}: {_first_line(error)}",
-            hint="export the model again, or look at it with onnx.checker",
-        ) from error
 
 
 def _read_onnx(path: Path, specs: Sequence[TensorSpec]) -> Program:
@@ -149,8 +152,3 @@ def _onnx_spec(value: Any, file: str) -> TensorSpec:
         for i, d in enumerate(tensor.shape.dim)
     )
     return TensorSpec(value.name, np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name, dims)
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200] if lines else type(error).__name__

@@ -72,7 +72,7 @@ def file_kind(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as error:
         raise InvalidInput(f"{path.name} is a damaged archive: {error}", hint="save or download it again") from error
     inner = {name.partition("/")[2] for name in names}
     if "archive_format" in inner or any(name.startswith("models/") for name in inner) or path.suffix == ".pt2":

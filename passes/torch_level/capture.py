@@ -108,7 +108,7 @@ def _script_digest(model: Any, state: hashlib._Hash) -> str:
     import torch
 
     file = io.BytesIO()
-    with quiet_exporter():
+    with quiet_exporter(), export_errors("the TorchScript module"):
         torch.jit.save(model, file)  # type: ignore[no-untyped-call]
     with zipfile.ZipFile(file) as archive:
         for name in sorted(archive.namelist()):
