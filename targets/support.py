@@ -19,14 +19,14 @@ __all__ = ["Placement", "Rules", "load_rules", "place", "refusals", "rule_names"
 class Rules:
     """Operators that an accelerator runs. `partition` is "prefix" where one refusal sends the rest to the host too.
 
-    `operators` maps an ONNX operator to the name of a condition in `CONDITIONS`, or "" for none.
+    `operators` maps an ONNX operator to the name of a condition in `CONDITIONS`, or "" for none; those in `unverified`
+    are in wide use, but stand in no published list that was read.
     """
 
     name: str
     partition: str
     needs_dtype: str
     max_rank: int
-    max_opset: int
     operators: Mapping[str, str]
     unverified: frozenset[str]
     source: str

@@ -37,6 +37,7 @@ def inspect_model(model: Any = None, **options: Any) -> dict[str, Any]:
             for name, count in sorted(nodes.items(), key=lambda item: (-macs[item[0]], -item[1], item[0]))
         ],
         "refusals": {name: _refused(work, name) for name in rule_names()},
+        "unverified": {name: sorted(load_rules(name).unverified & set(nodes)) for name in rule_names()},
     }
 
 

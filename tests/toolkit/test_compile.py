@@ -173,6 +173,7 @@ def test_a_link_to_a_bundle_is_written_through(tmp_path: Path, nano: Bundle) -> 
     assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "real"]
 
 
+@pytest.mark.slow
 def test_the_folder_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = (
         "import torch\nclass Small(torch.nn.Module):\n    def forward(self, x):\n        return torch.relu(x) * 2\n"
@@ -211,6 +212,7 @@ def test_an_equal_compile_applies_no_pass(tmp_path: Path, monkeypatch: pytest.Mo
     assert content(again.path) == content(nano.path)
 
 
+@pytest.mark.slow
 def test_a_killed_compile_leaves_no_bundle_and_the_next_is_the_same(nano: Bundle, tmp_path: Path) -> None:
     environment = {**os.environ, "TOOLKIT_CACHE": str(tmp_path / "cache")}
     command = [sys.executable, "-m", "toolkit.cli.main", "compile", "-t", "jetson_nano", "-o", "out", "-q"]

@@ -63,6 +63,8 @@ def inspect_(
     for name, refused in found["refusals"].items():
         if not refused:
             say(f"{name}: takes every operator once the model is in its integer format")
+        if unverified := found["unverified"][name]:
+            say(f"{name}: {', '.join(unverified)} should map, but no published list says so")
         for row in refused:
             say(f"{name}: refuses {row['op_type']} {row['name']} {row['source']}: {row['reason']}")
     return 0

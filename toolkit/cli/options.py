@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -84,8 +84,3 @@ def place(target: str | None, stack: str | None, config: Config) -> tuple[str, s
         raise UsageError("no target was named", hint="say --target NAME; `toolkit targets` lists them")
     same_device = chosen == config.target
     return chosen, bare or (config.stack if same_device else None) or None
-
-
-def without_none(**values: Any) -> dict[str, Any]:
-    """The values that were given."""
-    return {key: value for key, value in values.items() if value is not None}
