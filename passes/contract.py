@@ -17,7 +17,7 @@ from passes.compare import compare, compare_metric
 from passes.context import Context
 from passes.program import Level, Program
 from passes.proof import Decision, Proof
-from passes.structure import check_structure, inferred
+from passes.structure import check_structure
 from targets.cost import estimate
 from targets.errors import InvalidInput, MissingDependency
 
@@ -186,9 +186,8 @@ def _plain(value: Any) -> Any:
 def _costs(before: Program, after: Program, ctx: Context) -> tuple[float, float] | None:
     if before.level is not Level.ONNX:
         return None
-    return tuple(  # type: ignore[return-value]
-        estimate(inferred(p), ctx.stack, as_is=True).latency_s for p in (before, after)
-    )
+    was, now = (estimate(p.static_model, ctx.stack, as_is=True).latency_s for p in (before, after))
+    return was, now
 
 
 def _sizes(before: Program, after: Program) -> tuple[int, int] | None:

@@ -90,6 +90,13 @@ class Program:
         return content
 
     @cached_property
+    def static_model(self) -> ir.Model:
+        """The ONNX graph with static, inferred shapes, as cost models read it; not to be changed."""
+        from passes.structure import inferred
+
+        return inferred(self)
+
+    @cached_property
     def exported(self) -> Any:
         """The `torch.export` graph of a torch-level program."""
         from passes.torch_level.capture import capture

@@ -37,7 +37,7 @@ def read_workload(model: ir.Model, *, fuses: Collection[str] = ()) -> Workload:
         if value.shape is None or not value.shape.is_static():
             raise InvalidInput(
                 f"input {value.name!r} has a dimension without a value: {value.shape}",
-                hint="state it, for instance --dim batch=1",
+                hint=f"state it, for instance --input {value.name}=1x3x224x224",
             )
     return _Reader(model, frozenset(fuses)).read()
 

@@ -1,7 +1,7 @@
 """What a stack is expected to reach before anything was measured on it: a share of the data sheet.
 
 The shares are round numbers read off the fitted stacks (Raspberry Pi 4, Jetson Nano, Edge TPU; see
-HARDWARE notes in the profiles): dense convolutions reach about 40 % of the peak, depthwise ones about 5 %.
+sources in the profiles): dense convolutions reach about 40 % of the peak, depthwise ones about 5 %.
 They start every calibration and stand alone, with a wide interval, where there are no rows.
 """
 

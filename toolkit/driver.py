@@ -16,7 +16,6 @@ from passes.program import Program
 from passes.proof import Proof
 from passes.recipe import RECIPES, Recipe, recipe_for
 from passes.running import run
-from passes.structure import inferred
 from passes.torch_level.export import LOWEST_OPSET
 from targets.cost import estimate
 from targets.errors import InvalidInput, UnknownName
@@ -113,14 +112,14 @@ def compile_model(model: Any = None, *, target: str, **options: Any) -> Bundle:
         samples = list(islice(ctx.proof_data(program), GOLDEN_SAMPLES))
         write_golden(scratch / "golden.npz", samples, backend.load(scratch / artifact.file), program.truth.run)
         laps.end("artefact")
-        after = estimate(inferred(program), stack, as_is=True)
+        after = estimate(program.static_model, stack, as_is=True)
         report = build_report(
             model=model_facts(source.program, source.spec, ctx.data, ctx.validation),
             target=device,
             stack=stack,
             recipe=recipe,
             proofs=outcome.proofs,
-            before=estimate(inferred(outcome.exported), stack, as_is=True),
+            before=estimate(outcome.exported.static_model, stack, as_is=True),
             after=after,
             verdict=judge(after, Limits.of(device)),
             artifact=artifact,
@@ -141,7 +140,7 @@ def estimate_model(model: Any = None, *, target: str, as_is: bool = False, **opt
     opts = Options(**options)
     stack = load_target(target).stack(opts.stack)
     source = _load(model, opts)
-    return estimate(inferred(_float_program(source, stack, opts)), stack, as_is=as_is)
+    return estimate(_float_program(source, stack, opts).static_model, stack, as_is=as_is)
 
 
 def load_program(model: Any = None, **options: Any) -> Program:

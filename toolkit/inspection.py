@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from passes.structure import inferred
 from targets.graph import read_workload
 from targets.support import load_rules, refusals, rule_names
 from toolkit.driver import export_program
@@ -16,8 +15,7 @@ __all__ = ["inspect_model"]
 def inspect_model(model: Any = None, **options: Any) -> dict[str, Any]:
     """Signature, operators, parameters and refusals of `model`; `options` are those of `toolkit.driver.Options`."""
     program = export_program(model, opset=None, **options)
-    graph = inferred(program)
-    work = read_workload(graph)
+    work = read_workload(program.static_model)
     nodes = Counter(node.op_type for node in program.graph)
     macs: Counter[str] = Counter()
     for op in work.operators:

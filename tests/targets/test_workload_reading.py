@@ -215,7 +215,7 @@ def test_a_varying_dimension_is_refused_with_a_way_out() -> None:
     )
     with pytest.raises(InvalidInput, match="'x'") as refusal:
         read_workload(onnx_ir.from_proto(proto))
-    assert "--dim" in refusal.value.hint
+    assert "--input" in refusal.value.hint
 
 
 def test_an_unknown_operator_is_extrapolated_and_never_free(read: Read) -> None:

@@ -1,4 +1,4 @@
-"""Refit every stack that has published rows: `python -m toolkit.bench.calibrate [--write] [TARGET ...]`.
+"""Refit every stack that has measured rows: `python -m toolkit.bench.calibrate [--write] [TARGET ...]`.
 
 Prints, for each stack, how far networks that were left out of the fit are missed, one network at a time and one
 family at a time; with --write, stores the coefficients under targets/calibration.

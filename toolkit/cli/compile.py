@@ -154,7 +154,7 @@ def _show(bundle: Bundle) -> None:
     say(f"{report['model']['name']} on {report['target']['title']}: {report['stack']['runtime']}")
     say()
     table(
-        ["pass", "", "drift", "metric", "predicted latency"],
+        ["pass", "", "drift", "metric", "predicted latency (intervals below)"],
         [[p["pass"], p["decision"], _drift(p), _metric(p), _cost(p)] for p in report["proofs"]],
     )
     for proof in report["proofs"]:
@@ -162,16 +162,20 @@ def _show(bundle: Bundle) -> None:
             say(f"  {proof['pass']}: {proof['reason']}")
     say()
     rows: list[Sequence[str]] = [
-        ("size", units.bytes_(before["size_bytes"]), units.bytes_(after["size_bytes"]), "exact")
+        ("size", units.bytes_(before["size_bytes"]), "exact", units.bytes_(after["size_bytes"]), "exact")
     ]
     for label, key, spread in (
         ("latency", "latency_s", "latency_interval_s"),
         ("memory", "memory_bytes", "memory_interval_bytes"),
         ("energy", "energy_j", "energy_interval_j"),
     ):
-        shown = [units.quantity(key, row[key]) for row in (before, after)]
-        rows.append((label, *shown, units.interval(key, after[spread])))
-    table(["", "before", "after", "interval"], rows, right=(1, 2))
+        cells = [
+            text
+            for row in (before, after)
+            for text in (units.quantity(key, row[key]), units.interval(key, row[spread]))
+        ]
+        rows.append((label, *cells))
+    table(["", "before", "interval", "after", "interval"], rows, right=(1, 3))
     say()
     notes = [report["stack"]["provenance"]]
     if after["extrapolated"]:

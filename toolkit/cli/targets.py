@@ -42,7 +42,7 @@ def targets_(
 
 
 def _calibration(fit: Any) -> str:
-    return f"{fit.rows} published rows" if fit.calibrated else "uncalibrated"
+    return f"{fit.rows} measured rows" if fit.calibrated else "uncalibrated"
 
 
 def _show_one(name: str) -> None:
