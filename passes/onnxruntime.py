@@ -36,6 +36,9 @@ _RUNTIME_ERRORS = {
     "NotImplemented", "RuntimeException",
 }  # fmt: skip
 
+_PLAIN_ERRORS = (IndexError, MemoryError, RuntimeError, TypeError, ValueError)
+"""What its C++ exceptions become: a type that numpy lacks, an allocation that failed, a size out of range."""
+
 
 @contextmanager
 def mapped_errors(doing: str) -> Iterator[None]:
@@ -51,9 +54,14 @@ def mapped_errors(doing: str) -> Iterator[None]:
         raise
     except Exception as error:
         name = type(error).__name__
+        text = " ".join(str(error).split())[:300]
+        if isinstance(error, _PLAIN_ERRORS):
+            raise MissingDependency(
+                f"onnxruntime cannot take this, {doing}: {text or name}",
+                hint="use element types that numpy has, and sizes that fit this machine",
+            ) from error
         if not type(error).__module__.startswith("onnxruntime"):
             raise
-        text = " ".join(str(error).split())[:300]
         if name in _INPUT_ERRORS:
             raise InvalidInput(f"onnxruntime, {doing}: {text}", hint="check the file with `toolkit inspect`") from error
         if name in _RUNTIME_ERRORS:

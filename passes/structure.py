@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from passes.program import Level, Program
+from passes.quiet import quiet_libraries
 from passes.signature import TensorSpec
 from targets.errors import InvalidInput
 
@@ -22,6 +23,7 @@ def onnx_errors(doing: str) -> Iterator[None]:
     import google.protobuf.message
     import onnx.checker
     import onnx.shape_inference
+    import onnx_ir.serde
 
     try:
         yield
@@ -30,8 +32,9 @@ def onnx_errors(doing: str) -> Iterator[None]:
         onnx.shape_inference.InferenceError,
         google.protobuf.message.DecodeError,
         google.protobuf.message.EncodeError,
+        onnx_ir.serde.SerdeError,
     ) as error:
-        text = " ".join(str(error).split())[:300]
+        text = " ".join(str(error.__cause__ or error).split())[:300]
         raise InvalidInput(f"{doing}: {text}", hint="export the model again, or check the file's origin") from error
 
 
@@ -97,7 +100,7 @@ def infer_shapes(model: ir.Model, dims: Mapping[str, int] | None = None) -> ir.M
         for node in copy.graph:
             for value in node.outputs:
                 value.shape = None
-    with onnx_errors("shape inference"):
+    with quiet_libraries(), onnx_errors("shape inference"):
         return ShapeInferencePass()(copy).model
 
 

@@ -344,4 +344,6 @@ def _dtype_name(value: ir.Value) -> str:
 
 def _bytes(value: ir.Value) -> int:
     shape = _shape(value)
-    return 0 if shape is None or value.dtype is None else ceil(prod(shape) * value.dtype.itemsize)
+    if shape is None or value.dtype is None or value.dtype.name == "STRING":
+        return 0  # text has no fixed size, and no device here takes it
+    return ceil(prod(shape) * value.dtype.itemsize)

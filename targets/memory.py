@@ -10,9 +10,11 @@ __all__ = ["live_bytes", "peak_activation_bytes"]
 def live_bytes(workload: Workload) -> list[int]:
     """Bytes of activations alive while each operator runs, in order; inputs and outputs of the graph included.
 
-    No arena can be smaller than the maximum of this list.
+    No arena can be smaller than the maximum of this list. A graph without work has no steps.
     """
     steps = len(workload.operators)
+    if not steps:
+        return []
     first: dict[str, int] = dict.fromkeys(workload.inputs, 0)
     last: dict[str, int] = dict.fromkeys(workload.inputs, 0)
     for step, op in enumerate(workload.operators):

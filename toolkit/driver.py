@@ -12,7 +12,7 @@ from typing import Any
 from passes.context import Budget, Context
 from passes.dataset import Dataset
 from passes.metric import TOP1
-from passes.program import Program
+from passes.program import Level, Program
 from passes.proof import Proof
 from passes.recipe import RECIPES, Recipe, recipe_for
 from passes.running import run
@@ -152,7 +152,7 @@ def export_program(model: Any = None, *, opset: int | None = None, **options: An
     """`model` as an ONNX program: folded and fused, in float32, in `opset` or that which it has."""
     opts = Options(**options)
     source = _load(model, opts)
-    wanted = opset or source.program.opset or LOWEST_OPSET
+    wanted = opset or (source.program.opset if source.program.level is Level.ONNX else LOWEST_OPSET)
     stack = replace(load_target("desktop_cpu").stack("onnxruntime-fp32"), opset=wanted)
     program = _float_program(source, stack, opts)
     if program.opset != wanted:

@@ -12,7 +12,8 @@ from passes.compare import compare
 from passes.context import synthetic_data
 from passes.program import Level, Program
 from passes.proof import Drift
-from passes.torch_level.capture import export_errors, is_script, quiet_exporter, to_tensor
+from passes.quiet import quiet_libraries
+from passes.torch_level.capture import export_errors, is_script, to_tensor
 from targets.errors import InvalidInput, UsageError
 from toolkit.driver import export_program, load_program
 from toolkit.sources import load_source
@@ -65,7 +66,7 @@ def _torchscript(program: Program) -> bytes:
     if is_script(program.model):
         return _saved(lambda path: torch.jit.save(program.model, path))
     args = tuple(to_tensor(program.example[spec.name]) for spec in program.signature.inputs)
-    with quiet_exporter(), export_errors(program.name), warnings.catch_warnings(), torch.no_grad():
+    with quiet_libraries(), export_errors(program.name), warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(program.model, args)  # type: ignore[no-untyped-call]
     return _saved(lambda path: torch.jit.save(traced, path))
@@ -76,7 +77,7 @@ def _pt2(program: Program) -> bytes:
 
     if is_script(program.model):
         raise UsageError("TorchScript cannot become a torch.export program", hint="export the original module")
-    with quiet_exporter():
+    with quiet_libraries():
         return _saved(lambda path: torch.export.save(program.exported, path))
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from passes.context import Context
 from passes.contract import Kind, Pass, PassFailed
+from passes.onnx_level.rewriting import rewriting_errors
 from passes.onnxruntime import import_onnxruntime
 from passes.program import Program
 
@@ -42,16 +43,17 @@ class CastFloat16(Pass):
         import_onnxruntime()
         from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
-        proto = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(program.onnx_bytes))
-        _drop_types_of_weights(proto)  # the converter would trust them after it has cast the weights
-        cast = convert_float_to_float16(
-            proto,
-            keep_io_types=True,
-            op_block_list=[*DEFAULT_OP_BLOCK_LIST, *self.protect],
-            disable_shape_infer=True,
-        )
-        model = onnx_ir.from_proto(cast)
-        model.graph.sort()  # the converter appends its casts at the end
+        with rewriting_errors():
+            proto = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(program.onnx_bytes))
+            _drop_types_of_weights(proto)  # the converter would trust them after it has cast the weights
+            cast = convert_float_to_float16(
+                proto,
+                keep_io_types=True,
+                op_block_list=[*DEFAULT_OP_BLOCK_LIST, *self.protect],
+                disable_shape_infer=True,
+            )
+            model = onnx_ir.from_proto(cast)
+            model.graph.sort()  # the converter appends its casts at the end
         return program.with_model(model)
 
 

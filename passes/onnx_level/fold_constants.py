@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from passes.context import Context
 from passes.contract import Kind, Pass
+from passes.onnx_level.rewriting import rewriting_errors
 from passes.program import Program
 
 if TYPE_CHECKING:
@@ -34,14 +35,16 @@ class FoldConstants(Pass):
 
 
 def fold(model: ir.Model, max_elements: int) -> None:
-    """Fold and clean `model` in place."""
+    """Fold and clean `model` in place.
+
+    Raises:
+        PassFailed: the optimizer cannot take this graph.
+    """
     from onnx_ir.passes import Sequential, common
     from onnxscript.optimizer import fold_constants_ir
 
     outputs = [value.name for value in model.graph.outputs]
-    common.InlinePass()(model)
-    fold_constants_ir(model, onnx_shape_inference=True, input_size_limit=8192, output_size_limit=max_elements)
-    Sequential(
+    clean = Sequential(
         common.IdentityEliminationPass(),
         common.RemoveUnusedNodesPass(),
         common.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
@@ -50,6 +53,10 @@ def fold(model: ir.Model, max_elements: int) -> None:
         common.DeduplicateInitializersPass(),
         common.OutputFixPass(),  # an identity between two outputs was more than decoration
         common.NameFixPass(),
-    )(model)
+    )
+    with rewriting_errors():
+        common.InlinePass()(model)
+        fold_constants_ir(model, onnx_shape_inference=True, input_size_limit=8192, output_size_limit=max_elements)
+        clean(model)
     for value, name in zip(model.graph.outputs, outputs, strict=True):
         value.name = name

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from passes.context import Context
 from passes.contract import Kind, Pass
-from passes.onnx_level.rewriting import rewrite
+from passes.onnx_level.rewriting import rewrite, rewriting_errors
 from passes.program import Program
 
 __all__ = ["FuseActivation"]
@@ -29,7 +29,8 @@ class FuseActivation(Pass):
         from onnx_ir.passes.common import ShapeInferencePass
         from onnxscript.rewriter.rules import common as rules
 
-        typed = program.with_model(ShapeInferencePass()(program.clone()).model)
+        with rewriting_errors():
+            typed = program.with_model(ShapeInferencePass()(program.clone()).model)
         chosen = [rules.successive_relu_rule]
         if all(v is None or v.dtype is not None for n in typed.graph if n.op_type in _BOUNDS for v in n.inputs):
             # these rules read the type of the bounded tensor, and fail where a custom operator hides it

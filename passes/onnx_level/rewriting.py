@@ -2,28 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+from passes.contract import PassFailed
 from passes.program import Program
+from passes.quiet import quiet_libraries
+from targets.errors import ToolkitError
 from targets.graph import SOURCE_KEY
 
-__all__ = ["rewrite"]
+__all__ = ["rewrite", "rewriting_errors"]
+
+
+@contextmanager
+def rewriting_errors() -> Iterator[None]:
+    """Turn whatever the rewriting libraries raise on an exotic graph into PassFailed, and keep them quiet."""
+    try:
+        with quiet_libraries():
+            yield
+    except (ToolkitError, MemoryError):
+        raise
+    except Exception as error:  # onnx-ir and onnxscript raise anything: KeyError, ValueError, their own
+        text = " ".join(str(error.__cause__ or error).split())[:200]
+        raise PassFailed(
+            f"the rewriter cannot take this graph: {type(error).__name__}: {text}",
+            hint="export the model again, with another opset if you can; -vv shows the whole trace",
+        ) from error
 
 
 def rewrite(program: Program, rules: Sequence[Any]) -> Program:
-    """The program after `rules` were applied until none matches, and what they left dead was removed."""
+    """The program after `rules` were applied until none matches, and what they left dead was removed.
+
+    Raises:
+        PassFailed: the rewriter cannot take this graph.
+    """
     from onnx_ir.passes import common
     from onnxscript.rewriter import RewritePass
 
     model = program.clone()
     source = {v.name: node.metadata_props[SOURCE_KEY] for node in model.graph for v in node.outputs
               if SOURCE_KEY in node.metadata_props}  # fmt: skip
-    RewritePass(list(rules))(model)
-    common.RemoveUnusedNodesPass()(model)
-    common.RemoveUnusedOpsetsPass()(model)
-    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    common.NameFixPass()(model)
+    with rewriting_errors():
+        RewritePass(list(rules))(model)
+        common.RemoveUnusedNodesPass()(model)
+        common.RemoveUnusedOpsetsPass()(model)
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+        common.NameFixPass()(model)
     for node in model.graph:
         node.metadata_props.pop("pkg.onnxscript.rewriter.rule_name", None)
         for value in node.outputs:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import logging
-import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +13,7 @@ import numpy as np
 
 from passes.dataset import Array, Sample
 from passes.program import Program
+from passes.quiet import quiet_libraries
 from passes.signature import Signature, TensorSpec
 from targets.errors import InvalidInput
 
@@ -23,23 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.export import ExportedProgram
 
-__all__ = ["capture", "export_errors", "quiet_exporter", "signature_of", "source_lines", "torch_digest", "torch_runner"]
-
-
-@contextmanager
-def quiet_exporter() -> Iterator[None]:
-    """Keep the exporters' deprecation notes and progress lines out of the user's terminal."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+__all__ = ["capture", "export_errors", "signature_of", "source_lines", "torch_digest", "torch_runner"]
 
 
 @contextmanager
@@ -64,7 +47,7 @@ def capture(program: Program) -> ExportedProgram:
     import torch
 
     args = tuple(to_tensor(_widened(program.example[spec.name], spec)) for spec in program.signature.inputs)
-    with quiet_exporter(), export_errors(program.name), torch.no_grad():
+    with quiet_libraries(), export_errors(program.name), torch.no_grad():
         return torch.export.export(program.model, args, dynamic_shapes=_dynamic(program.signature), strict=False)
 
 
@@ -108,7 +91,7 @@ def _script_digest(model: Any, state: hashlib._Hash) -> str:
     import torch
 
     file = io.BytesIO()
-    with quiet_exporter(), export_errors("the TorchScript module"):
+    with quiet_libraries(), export_errors("the TorchScript module"):
         torch.jit.save(model, file)  # type: ignore[no-untyped-call]
     with zipfile.ZipFile(file) as archive:
         for name in sorted(archive.namelist()):

@@ -77,3 +77,9 @@ def test_a_network_without_operators_holds_nothing() -> None:
     work = Workload(name="n", operators=(), tensor_bytes={"x": 5}, inputs=("x",), outputs=("x",))
     assert live_bytes(work) == []
     assert peak_activation_bytes(work) == 0
+
+
+def test_a_network_whose_output_is_a_constant_holds_nothing() -> None:
+    work = Workload(name="n", operators=(), tensor_bytes={"x": 5, "y": 1}, inputs=("x",), outputs=("y",))
+    assert live_bytes(work) == []
+    assert peak_activation_bytes(work) == 0

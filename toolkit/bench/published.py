@@ -92,7 +92,7 @@ def _export(model: str, input_shape: str) -> object | None:
     import torch
 
     from passes.onnx_level.fold_constants import fold
-    from passes.torch_level.capture import quiet_exporter
+    from passes.quiet import quiet_libraries
     from toolkit.bench.networks import build
 
     with torch.device("meta"):
@@ -101,7 +101,7 @@ def _export(model: str, input_shape: str) -> object | None:
         return None
     network, shape = built
     network.to_empty(device="cpu")  # the weights' values do not matter, but the exporter wants to see some
-    with quiet_exporter(), torch.no_grad():
+    with quiet_libraries(), torch.no_grad():
         program = torch.export.export(network, (torch.zeros(1, *shape[1:]),), strict=False)
         result = torch.onnx.export(program, (), dynamo=True, opset_version=18, optimize=False, verbose=False)
         assert result is not None
