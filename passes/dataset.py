@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -27,12 +27,17 @@ class Dataset:
         read: Gives a fresh iterator over the samples; called for every pass over the data, so that nothing is held.
         size: Number of samples.
         labels: (size,) class of each sample, or None.
+        identity: From n to what stands for the first n samples in a digest, where making them is dear: a hash of the
+            files and of how they are read. None: the samples themselves.
+        preprocessing: How files were made into samples, for the report; empty where they are taken as they are.
     """
 
     name: str
     read: Callable[[], Iterable[Sample]]
     size: int
     labels: Array | None = None
+    identity: Callable[[int], str] | None = None
+    preprocessing: str = ""
 
     def __iter__(self) -> Iterator[Sample]:
         return iter(self.read())
@@ -45,22 +50,28 @@ class Dataset:
         if count >= self.size:
             return self
         labels = None if self.labels is None else self.labels[:count]
-        return Dataset(self.name, lambda: islice(self.read(), count), count, labels)
+        return replace(self, read=lambda: islice(self.read(), count), size=count, labels=labels)
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over names, types, shapes and values of every sample, and the labels."""
+        """SHA-256 over names, types, shapes and values of every sample, or over their identity, and the labels."""
         state = hashlib.sha256()
+        if self.identity is not None:
+            state.update(f"identity|{self.identity(self.size)}|".encode())
+        else:
+            self._hash_samples(state)
+        if self.labels is not None:
+            state.update(b"labels|")
+            state.update(np.ascontiguousarray(self.labels, dtype=np.int64).tobytes())
+        return state.hexdigest()
+
+    def _hash_samples(self, state: hashlib._Hash) -> None:
         for sample in self:
             state.update(b"sample|")
             for name in sorted(sample):
                 array = np.asarray(sample[name])
                 state.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
                 state.update(array.tobytes())
-        if self.labels is not None:
-            state.update(b"labels|")
-            state.update(np.ascontiguousarray(self.labels, dtype=np.int64).tobytes())
-        return state.hexdigest()
 
     @classmethod
     def of_arrays(cls, name: str, arrays: Mapping[str, Array], labels: Array | None = None) -> Dataset:

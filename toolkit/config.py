@@ -32,6 +32,7 @@ class Config(BaseModel):
     stack: str | None = None
     data: str | None = None
     validation: str | None = None
+    preprocess: str | None = None
     input: list[str] = Field(default_factory=list)
     output: str | None = None
     seed: int = 0

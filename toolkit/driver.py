@@ -36,7 +36,7 @@ from toolkit.bundle.manifest import (
     write_recipe,
 )
 from toolkit.cache import DiskCache, fingerprint
-from toolkit.data import first_sample, load_data
+from toolkit.data import check_preprocess_used, first_sample, load_data
 from toolkit.report.document import build_report
 from toolkit.report.html import render
 from toolkit.sources import Source, load_source
@@ -54,6 +54,7 @@ class Options:
         stack: Name of the target's stack; its default where None.
         data: Calibration samples; see `toolkit.data.load_data`.
         validation: Labelled samples for proofs; the calibration data where None.
+        preprocess: How images among them become inputs; see `toolkit.data.Preprocessing.parse`.
         inputs: Input shapes where the source does not say them; see `toolkit.input_shapes.parse_input`.
         output: Folder of the bundle; `build/<model>-<target>` where None.
         recipe: Name of a recipe; the one that the stack wants where None.
@@ -69,6 +70,7 @@ class Options:
     stack: str | None = None
     data: Any = None
     validation: Any = None
+    preprocess: str | None = None
     inputs: Sequence[str] = ()
     output: str | Path | None = None
     recipe: str | None = None
@@ -176,8 +178,12 @@ def _load(model: Any, opts: Options) -> Source:
 def _context(source: Source, stack: Stack, opts: Options) -> Context:
     """The user's data, else what came with the model; a metric where there are labels."""
     signature = source.program.signature
-    data = load_data(opts.data, signature) if opts.data is not None else source.data
-    validation = load_data(opts.validation, signature) if opts.validation is not None else None
+    given, validation = (
+        load_data(spec, signature, preprocess=opts.preprocess) if spec is not None else None
+        for spec in (opts.data, opts.validation)
+    )
+    check_preprocess_used(opts.preprocess, given, validation)
+    data = given or source.data
     if validation is None and opts.data is None:
         validation = source.validation
     judged = validation or data
@@ -216,6 +222,7 @@ def _replay(source: Source, stack: Stack, recipe: Recipe, opts: Options) -> dict
         budget=opts.budget,
         data=opts.data,
         validation=opts.validation,
+        preprocess=opts.preprocess,
         inputs=list(opts.inputs),
     )
 

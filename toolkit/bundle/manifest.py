@@ -42,11 +42,21 @@ def model_facts(program: Program, spec: str, data: Dataset | None, validation: D
         "data_digest": data.digest if data else "",
         "validation": validation.name if validation else "",
         "validation_digest": validation.digest if validation else "",
+        "preprocessing": next((part.preprocessing for part in (data, validation) if part and part.preprocessing), ""),
     }
 
 
 def recipe_data(
-    *, spec: str, stack: Stack, recipe: Recipe, seed: int, budget: Budget, data: Any, validation: Any, inputs: list[str]
+    *,
+    spec: str,
+    stack: Stack,
+    recipe: Recipe,
+    seed: int,
+    budget: Budget,
+    data: Any,
+    validation: Any,
+    preprocess: str | None,
+    inputs: list[str],
 ) -> dict[str, Any]:
     """A Config that makes the same bundle again; what lives in memory only is left out and must be given again."""
     fields = {
@@ -55,6 +65,7 @@ def recipe_data(
         "stack": stack.name,
         "data": _named(data),
         "validation": _named(validation),
+        "preprocess": preprocess or None,
         "input": inputs or None,
         "seed": seed,
         "budget": asdict(budget),

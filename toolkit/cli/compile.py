@@ -17,6 +17,7 @@ from toolkit.cli.options import (
     JsonOpt,
     ModelArg,
     ModelOpt,
+    PreprocessOpt,
     QuietOpt,
     SeedOpt,
     StackOpt,
@@ -44,6 +45,7 @@ def compile_(
     stack: StackOpt = None,
     data: DataOpt = None,
     validation: Annotated[str | None, typer.Option(help="Labelled samples for proofs; the forms of --data.")] = None,
+    preprocess: PreprocessOpt = None,
     inputs: InputOpt = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder of the bundle. [build/MODEL-TARGET]")
@@ -88,6 +90,7 @@ def compile_(
             stack=stack_name,
             data=data or file.data,
             validation=validation or file.validation,
+            preprocess=file.preprocess if preprocess is None else preprocess,
             inputs=inputs or file.input,
             output=output or file.output,
             recipe=recipe or file.recipe,

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from toolkit.config import Config
 
 __all__ = [
-    "ConfigOpt", "DataOpt", "InputOpt", "JsonOpt", "ModelArg", "ModelOpt", "QuietOpt", "SeedOpt", "StackOpt",
-    "TargetOpt", "TrustOpt", "VerboseOpt", "one_model", "place", "project",
+    "ConfigOpt", "DataOpt", "InputOpt", "JsonOpt", "ModelArg", "ModelOpt", "PreprocessOpt", "QuietOpt", "SeedOpt",
+    "StackOpt", "TargetOpt", "TrustOpt", "VerboseOpt", "one_model", "place", "project",
 ]  # fmt: skip
 
 ModelArg = Annotated[
@@ -37,7 +37,20 @@ InputOpt = Annotated[
     ),
 ]
 DataOpt = Annotated[
-    str | None, typer.Option("--data", help="Calibration samples: .npz, .npy, a folder of .npy, or module:factory.")
+    str | None,
+    typer.Option(
+        "--data",
+        help="Calibration samples: .npz, .npy, a folder of .npy or of images (see --preprocess), module:factory.",
+    ),
+]
+PreprocessOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--preprocess",
+        metavar="TEXT",
+        help="How images become inputs: imagenet, unit (0 to 1), signed (-1 to 1), raw (0 to 255), or settings such as "
+        "resize=256,crop=center,mean=127,std=128,color=bgr; mean and std in units of 0 to 255.",
+    ),
 ]
 ConfigOpt = Annotated[
     Path | None, typer.Option("--config", "-c", help="Project file or recipe.yaml; ./toolkit.yaml if it is there.")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from toolkit.cli.app import app
-from toolkit.cli.options import JsonOpt, QuietOpt, VerboseOpt
+from toolkit.cli.options import JsonOpt, PreprocessOpt, QuietOpt, VerboseOpt
 from toolkit.cli.output import progress, say, show_json
 from toolkit.cli.verify import BundleArg
 
@@ -19,8 +19,14 @@ __all__: list[str] = []
 def run_(
     bundle: BundleArg,
     inputs: Annotated[
-        str, typer.Argument(metavar="INPUT", help="Samples: .npz, .npy, a folder of .npy, or module:factory.")
+        str,
+        typer.Argument(
+            metavar="INPUT",
+            help="Samples: .npz, .npy, an image, a folder of .npy or of images (prepared as the calibration "
+            "images were, unless --preprocess says otherwise), module:factory.",
+        ),
     ],
+    preprocess: PreprocessOpt = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the answers to this .npz.")] = None,
     json: JsonOpt = False,
     verbose: VerboseOpt = 0,
@@ -31,10 +37,13 @@ def run_(
 
     from targets.errors import InvalidInput
     from toolkit.bundle.bundle import open_bundle
-    from toolkit.data import load_data
+    from toolkit.config import load_config
+    from toolkit.data import check_preprocess_used, load_data
 
     opened = open_bundle(bundle)
-    data = load_data(inputs, opened.signature)
+    recorded = load_config(opened.path / "recipe.yaml").preprocess
+    data = load_data(inputs, opened.signature, preprocess=recorded if preprocess is None else preprocess)
+    check_preprocess_used(preprocess, data)
     answers = []
     with progress(quiet or json) as report:
         for done, sample in enumerate(data, start=1):
