@@ -6,16 +6,25 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-from targets.estimate import Estimate
+from targets.estimate import Estimate, OperatorCost
+from targets.rewrites import rewrite_for
+from targets.stack import Stack
+from targets.support import load_rules
 from targets.target import Target
 
-__all__ = ["Check", "Limits", "Outcome", "Verdict", "judge"]
+__all__ = ["Check", "Limits", "Outcome", "Support", "Verdict", "judge", "support_of", "worst"]
 
 
 class Outcome(StrEnum):
     FITS = "fits"
     UNCERTAIN = "uncertain"
     DOES_NOT_FIT = "does not fit"
+
+
+def worst(*outcomes: Outcome) -> Outcome:
+    """The least favourable of them; `fits` where there are none."""
+    order = list(Outcome)
+    return max(outcomes, key=order.index, default=Outcome.FITS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +34,7 @@ class Limits:
     latency_s: float | None = None
     memory_bytes: int | None = None
     energy_j: float | None = None
+    size_bytes: int | None = None
 
     @classmethod
     def of(cls, target: Target) -> Limits:
@@ -51,20 +61,21 @@ class Verdict:
 
     @property
     def outcome(self) -> Outcome:
-        order = list(Outcome)
-        return max((c.outcome for c in self.checks), key=order.index, default=Outcome.FITS)
+        return worst(*(c.outcome for c in self.checks))
 
     def to_json(self) -> dict[str, Any]:
         return {"outcome": str(self.outcome), "checks": [{**asdict(c), "outcome": str(c.outcome)} for c in self.checks]}
 
 
-def judge(estimate: Estimate, limits: Limits) -> Verdict:
-    """Hold `estimate` against `limits`."""
-    rows = (
+def judge(estimate: Estimate, limits: Limits, *, size: tuple[float, tuple[float, float]] | None = None) -> Verdict:
+    """Hold `estimate` against `limits`; `size` is that of the file and its interval, where it is known."""
+    rows = [
         ("latency_s", estimate.latency_s, estimate.latency_interval_s, limits.latency_s),
         ("memory_bytes", estimate.peak_memory_bytes, estimate.memory_interval_bytes, limits.memory_bytes),
         ("energy_j", estimate.energy_j, estimate.energy_interval_j, limits.energy_j),
-    )
+    ]
+    if size is not None:
+        rows.append(("size_bytes", *size, limits.size_bytes))
     return Verdict(
         checks=tuple(
             Check(quantity=name, value=value, interval=interval, limit=limit, outcome=_outcome(interval, limit))
@@ -79,3 +90,67 @@ def _outcome(interval: tuple[float, float], limit: float) -> Outcome:
     if high <= limit:
         return Outcome.FITS
     return Outcome.DOES_NOT_FIT if low > limit else Outcome.UNCERTAIN
+
+
+# ---- operators
+
+
+@dataclass(frozen=True, kw_only=True)
+class Support:
+    """Whether the stack runs the operators where it is meant to.
+
+    `leaving` are those that the accelerator refuses; their time is part of the latency, so they alone make nothing
+    unfit. It does not fit where the accelerator gets none of the arithmetic, and is uncertain where an operator is
+    `unverified` (in use, but in no published list) or `unknown` (a custom one, or one without a known cost).
+    """
+
+    operators: int
+    leaving: tuple[OperatorCost, ...]
+    unverified: tuple[str, ...]
+    unknown: tuple[str, ...]
+    idle: bool
+
+    @property
+    def leaving_s(self) -> float:
+        """Seconds of one inference that are spent off the accelerator because it refuses."""
+        return sum(op.latency_s for op in self.leaving)
+
+    @property
+    def outcome(self) -> Outcome:
+        if self.idle:
+            return Outcome.DOES_NOT_FIT
+        return Outcome.UNCERTAIN if self.unverified or self.unknown else Outcome.FITS
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "outcome": str(self.outcome),
+            "operators": self.operators,
+            "leaving_s": self.leaving_s,
+            "leaving": [
+                {
+                    "name": op.name,
+                    "op_type": op.op_type,
+                    "class": op.op_class,
+                    "latency_s": op.latency_s,
+                    "source": op.source,
+                    "reason": op.reason,
+                    "rewrite": rewrite_for(op.op_type, op.reason),
+                }
+                for op in self.leaving
+            ],
+            "unverified": list(self.unverified),
+            "unknown": list(self.unknown),
+        }
+
+
+def support_of(estimate: Estimate, stack: Stack) -> Support:
+    """Where the operators of `estimate`, which was made for `stack`, run."""
+    held = [op for op in estimate.operators if op.place == stack.rules] if stack.rules else []
+    doubtful = load_rules(stack.rules).unverified if stack.rules else frozenset()
+    return Support(
+        operators=len(estimate.operators),
+        leaving=estimate.fallbacks,
+        unverified=tuple(sorted({op.op_type for op in held} & doubtful)),
+        unknown=tuple(sorted({op.op_type for op in estimate.operators if op.op_class == "unknown"})),
+        idle=bool(stack.rules and estimate.macs and not any(op.macs for op in held)),
+    )

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any
 
 from targets.graph import read_workload
+from targets.rewrites import rewrite_for
 from targets.support import load_rules, refusals, rule_names
 from toolkit.driver import export_program
 
@@ -45,5 +46,8 @@ def _refused(work: Any, name: str) -> list[dict[str, str]]:
     found = []
     for op in work.at_precision(rules.needs_dtype or "float32").operators:
         if reason := refusals(op, rules):
-            found.append({"op_type": op.op_type, "name": op.name, "source": op.source, "reason": reason})
+            remedy = rewrite_for(op.op_type, reason)
+            found.append(
+                {"op_type": op.op_type, "name": op.name, "source": op.source, "reason": reason, "rewrite": remedy}
+            )
     return found

@@ -66,5 +66,6 @@ def inspect_(
         if unverified := found["unverified"][name]:
             say(f"{name}: {', '.join(unverified)} should map, but no published list says so")
         for row in refused:
-            say(f"{name}: refuses {row['op_type']} {row['name']} {row['source']}: {row['reason']}")
+            remedy = f"; instead: {row['rewrite']}" if row["rewrite"] else ""
+            say(f"{name}: refuses {row['op_type']} {row['source'] or row['name']}: {row['reason']}{remedy}")
     return 0
