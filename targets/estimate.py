@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from html import escape
 from typing import Any
 
@@ -73,7 +73,7 @@ class Estimate:
     def to_json(self) -> dict[str, Any]:
         """A plain document; units are in the keys."""
         document = asdict(self)
-        document["operators"] = [{**asdict(op), "terms": dict(op.terms)} for op in self.operators]
+        document["operators"] = [_row(op) for op in self.operators]
         return {"schema": "toolkit.estimate/1", **document}
 
     def _repr_html_(self) -> str:
@@ -89,3 +89,10 @@ class Estimate:
             for op in sorted(self.operators, key=lambda op: -op.latency_s)[:20]
         )
         return f"{head}<table>{rows}</table>"
+
+
+def _row(op: OperatorCost) -> dict[str, Any]:
+    """An operator as documents spell it: `class`, which Python keeps for itself, in place of `op_class`."""
+    names = {"op_class": "class"}
+    row = {names.get(f.name, f.name): getattr(op, f.name) for f in fields(op)}
+    return {**row, "terms": dict(op.terms), "fused": list(op.fused)}

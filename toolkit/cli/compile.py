@@ -104,7 +104,10 @@ def compile_(
             progress=report,
             note=_log if verbose and not quiet else _ignore,
         )
-    show_json(bundle.report) if json else _show(bundle)
+    if json:
+        show_json({"schema": "toolkit.compile/1", "bundle": str(bundle.path), "report": bundle.report})
+        return 0
+    _show(bundle)
     return 0
 
 

@@ -11,6 +11,7 @@ import typer
 from toolkit.cli.app import app
 from toolkit.cli.options import (
     InputOpt,
+    JsonOpt,
     ModelArg,
     ModelOpt,
     QuietOpt,
@@ -19,7 +20,7 @@ from toolkit.cli.options import (
     one_model,
     project,
 )
-from toolkit.cli.output import progress, say
+from toolkit.cli.output import progress, say, show_json
 
 __all__: list[str] = []
 
@@ -40,6 +41,7 @@ def export_(
     inputs: InputOpt = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
     trust: TrustOpt = False,
+    json: JsonOpt = False,
     verbose: VerboseOpt = 0,
     quiet: QuietOpt = False,
 ) -> int:
@@ -51,11 +53,22 @@ def export_(
     from toolkit.exporting import export_model
 
     file = project(None)
-    with progress(quiet) as report:
+    with progress(quiet or json) as report:
         written, drift = export_model(
             one_model(model, model_option) or file.model, to=str(to), output=output, opset=opset,
             inputs=inputs or file.input, force=force, trust=trust, progress=report,
         )  # fmt: skip
+    if json:
+        document = {
+            "schema": "toolkit.export/1",
+            "file": str(written),
+            "format": str(to),
+            "size_bytes": written.stat().st_size,
+            "data": "synthetic",
+            "drift": [d.to_json() for d in drift],
+        }
+        show_json(document)
+        return 0
     worst = min((d.sqnr_db for d in drift), default=float("inf"))
     same = "identical answers" if worst == float("inf") else f"answers within {units.decibels(worst)} SQNR"
     say(f"{written}: {units.bytes_(written.stat().st_size)}, {same} on synthetic inputs")

@@ -5,22 +5,27 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 import typer
 
 from targets.errors import ToolkitError
 from toolkit.cli.app import app
+from toolkit.cli.output import show_json
 
 # each import registers a verb, in the order of --help
 # isort: off
-from toolkit.cli import compile as _compile  # noqa: F401
-from toolkit.cli import estimate as _estimate  # noqa: F401
+from toolkit.cli import init as _init  # noqa: F401
 from toolkit.cli import inspect as _inspect  # noqa: F401
+from toolkit.cli import estimate as _estimate  # noqa: F401
+from toolkit.cli import check as _check  # noqa: F401
+from toolkit.cli import compile as _compile  # noqa: F401
 from toolkit.cli import export as _export  # noqa: F401
 from toolkit.cli import verify as _verify  # noqa: F401
 from toolkit.cli import run as _run  # noqa: F401
 from toolkit.cli import targets as _targets  # noqa: F401
 from toolkit.cli import passes as _passes  # noqa: F401
+from toolkit.cli import cache as _cache  # noqa: F401
 from toolkit.cli import doctor as _doctor  # noqa: F401
 # isort: on
 
@@ -30,58 +35,56 @@ _INTERNAL, _INTERRUPTED, _MISSING = 70, 130, 3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code."""
+    """Run the command line and return its exit code.
+
+    A failure is told on stderr, and with --json as one document on stdout too.
+    """
     argv = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    fail = partial(_fail, "--json" in argv)
     try:
         code = app(args=argv, prog_name="toolkit", standalone_mode=False)
         code = code if isinstance(code, int) else 0
         if code == _INTERRUPTED:
-            _say("interrupted; finished passes are kept", "run the same command again to go on from there")
+            return fail("interrupted; finished passes are kept", "run the same command again to go on from there", code)
         return code
     except ToolkitError as error:
         _trace(argv)
-        return _say(error.problem, error.hint, error.exit_code)
+        return fail(error.problem, error.hint, error.exit_code)
     except typer.TyperException as error:
-        return _usage(error)
+        command = getattr(getattr(error, "ctx", None), "command_path", "toolkit")
+        return fail(" ".join(error.format_message().split()), f"see `{command} --help`", error.exit_code)
     except typer.Abort:
-        return _say("interrupted", "run the same command again to go on", _INTERRUPTED)
+        return fail("interrupted", "run the same command again to go on", _INTERRUPTED)
     except ImportError as error:
         _trace(argv)
         name = error.name or str(error)
-        return _say(f"a dependency is missing: {name}", "install the toolkit again, or see `toolkit doctor`", _MISSING)
+        return fail(f"a dependency is missing: {name}", "install the toolkit again, or see `toolkit doctor`", _MISSING)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has left: `toolkit targets | head`
         return 0
     except Exception as error:
-        if _trace(argv):
-            return _INTERNAL
+        _trace(argv)
         text = " ".join(str(error).split())[:300]
-        return _say(
+        return fail(
             f"internal error: {type(error).__name__}: {text}",
             "this is a bug: please report it with the output of the same command and -vv",
             _INTERNAL,
         )
 
 
-def _usage(error: typer.TyperException) -> int:
-    """Typer's own words, which name close matches, and where the rest is told."""
-    command = getattr(getattr(error, "ctx", None), "command_path", "toolkit")
-    return _say(" ".join(error.format_message().split()), f"see `{command} --help`", error.exit_code)
-
-
-def _say(problem: str, hint: str, code: int = 0) -> int:
+def _fail(json: bool, problem: str, hint: str, code: int) -> int:
     print(f"error: {problem}\n  next: {hint}", file=sys.stderr)
+    if json:
+        show_json({"schema": "toolkit.error/1", "problem": problem, "hint": hint, "exit_code": code})
     return code
 
 
-def _trace(argv: Sequence[str]) -> bool:
+def _trace(argv: Sequence[str]) -> None:
     """Print the traceback where the user asked for it with -vv."""
-    wanted = "-vv" in argv or list(argv).count("-v") > 1
-    if wanted:
+    if "-vv" in argv or list(argv).count("-v") > 1:
         import traceback
 
         traceback.print_exc()
-    return wanted
 
 
 def run() -> None:

@@ -32,8 +32,9 @@ InputOpt = Annotated[
     list[str] | None,
     typer.Option(
         "--input",
+        metavar="SHAPE",
         help="Input shape where the model does not say it: [name=]1x3x224x224[:dtype]; "
-        "a letter is a dimension that varies. May be repeated.",
+        "a name is a dimension that varies, and commas separate as well: ids=batch,max_length:int64. May be repeated.",
     ),
 ]
 DataOpt = Annotated[
@@ -59,7 +60,9 @@ SeedOpt = Annotated[int | None, typer.Option("--seed", help="Seed of every rando
 TrustOpt = Annotated[bool, typer.Option("--trust", help="Load files that could run code.")]
 JsonOpt = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 QuietOpt = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no log.")]
-VerboseOpt = Annotated[int, typer.Option("--verbose", "-v", count=True, help="More detail; -vv shows tracebacks.")]
+VerboseOpt = Annotated[
+    int, typer.Option("--verbose", "-v", count=True, show_default=False, help="More detail; -vv shows tracebacks.")
+]
 
 
 def project(path: Path | None) -> Config:
