@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import inf, isfinite
 from typing import Any
 
-from passes.proof import Proof
+from passes.proof import Decision, Proof
 from passes.recipe import Recipe
 from targets.estimate import Estimate
 from targets.stack import Stack
@@ -41,6 +42,7 @@ def build_report(
         "verdict": verdict.to_json(),
         "before": _summary(before, sizes_bytes[0]),
         "after": _summary(after, sizes_bytes[1]),
+        "accuracy": _accuracy(proofs),
         "recipe": {"name": recipe.name, "passes": recipe.to_data()},
         "proofs": [proof.to_json() for proof in proofs],
         "estimate": after.to_json(),
@@ -58,4 +60,21 @@ def _summary(estimate: Estimate, size_bytes: int) -> dict[str, Any]:
         "energy_j": estimate.energy_j,
         "energy_interval_j": list(estimate.energy_interval_j),
         "extrapolated": estimate.extrapolated,
+    }
+
+
+def _accuracy(proofs: Sequence[Proof]) -> dict[str, Any]:
+    """How far the answers have moved: the metric after the last pass that stands, and the worst output of any.
+
+    `worst_sqnr_db` is None where the answers are identical, and where they are not finite.
+    """
+    standing = [p for p in proofs if p.decision in (Decision.KEPT, Decision.NARROWED) and p.drift]
+    last = standing[-1] if standing else None
+    worst = min((p.worst_sqnr_db for p in standing), default=inf)
+    return {
+        "metric": last.metric.to_json() if last and last.metric else None,
+        "identical": worst == inf,
+        "worst_sqnr_db": round(worst, 2) if isfinite(worst) else None,
+        "data": last.data if last else "",
+        "samples": last.samples if last else 0,
     }

@@ -7,14 +7,33 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from targets.rewrites import rewrite_for
 from toolkit import units
 
 __all__ = ["render"]
 
+_QUANTITIES = (
+    ("Latency", "latency_s", "latency_interval_s", "faster", "slower"),
+    ("Memory", "memory_bytes", "memory_interval_bytes", "less", "more"),
+    ("Energy", "energy_j", "energy_interval_j", "less", "more"),
+)
+_ROOM = 1.06  # a gauge reaches a little further than the larger of limit and interval
+
 
 def render(report: Mapping[str, Any]) -> str:
     """The page for the document of report.json."""
-    text: str = _template().render(r=report, units=units, slowest=_slowest(report))
+    operators = _slowest(report)
+    text: str = _template().render(
+        r=report,
+        units=units,
+        drop=_drop_interval,
+        idle=_found_nothing,
+        slowest=operators,
+        fallen=[{**op, "rewrite": rewrite_for(op["op_type"], op["reason"])} for op in operators if op["reason"]],
+        gauges=[_gauge(check) for check in report["verdict"]["checks"]],
+        rows=_before_and_after(report),
+        accuracy=_about_accuracy(report["accuracy"]),
+    )
     return text
 
 
@@ -23,6 +42,115 @@ def _slowest(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     operators = sorted(report["estimate"]["operators"], key=lambda op: -op["latency_s"])
     longest = operators[0]["latency_s"] if operators else 1.0
     return [{**op, "share": op["latency_s"] / longest} for op in operators]
+
+
+def _found_nothing(proof: Mapping[str, Any]) -> bool:
+    """A pass that left the graph as it was."""
+    pairs = [proof[key] for key in ("nodes", "size_bytes", "predicted_latency_s")]
+    same_answers = bool(proof["drift"]) and all(d["identical"] for d in proof["drift"])
+    return same_answers and all(pair is not None and pair[0] == pair[1] for pair in pairs)
+
+
+def _gauge(check: Mapping[str, Any]) -> dict[str, Any]:
+    """A limit as a picture: where value, interval and limit lie, in percent of its width."""
+    name, (low, high), limit = check["quantity"], check["interval"], check["limit"]
+    reach = max(limit, high) * _ROOM or 1.0
+    share = {
+        key: f"{100 * value / reach:.2f}"
+        for key, value in (("low", low), ("width", high - low), ("at", check["value"]), ("end", limit))
+    }
+    return {
+        **share,
+        "label": name.rpartition("_")[0].capitalize(),
+        "value": units.quantity(name, check["value"]),
+        "interval": [units.quantity(name, bound) for bound in (low, high)],
+        "limit": units.quantity(name, limit),
+        "outcome": check["outcome"],
+    }
+
+
+# ---- before and after
+
+
+def _before_and_after(report: Mapping[str, Any]) -> list[dict[str, str]]:
+    before, after = report["before"], report["after"]
+    rows = [
+        {
+            "label": "Model file",
+            **_pair(units.bytes_(before["size_bytes"]), "exact", units.bytes_(after["size_bytes"]), "exact"),
+            **_change(before["size_bytes"], after["size_bytes"], "smaller", "larger"),
+        }
+    ]
+    for label, key, spread, better, worse in _QUANTITIES:
+        cells = [
+            text
+            for row in (before, after)
+            for text in (units.quantity(key, row[key]), units.interval(key, row[spread]).strip("[]").replace(",", " –"))
+        ]
+        rows.append({"label": label, **_pair(*cells), **_change(before[key], after[key], better, worse)})
+    return [*rows, _accuracy_row(report["accuracy"])]
+
+
+def _pair(before: str, before_note: str, after: str, after_note: str) -> dict[str, str]:
+    return {"before": before, "before_note": before_note, "after": after, "after_note": after_note}
+
+
+def _change(before: float, after: float, better: str, worse: str) -> dict[str, str]:
+    """`4.0× faster`; a change of less than a hundredth is none."""
+    if not before or not after or abs(after / before - 1) < 0.01:
+        return {"change": "same", "mark": ""}
+    ratio = max(before / after, after / before)
+    times = f"{ratio:.1f}×" if ratio >= 1.1 else f"{100 * (ratio - 1):.0f} %"
+    return {"change": f"{times} {better}", "mark": "good"} if after < before else {
+        "change": f"{times} {worse}", "mark": "bad",
+    }  # fmt: skip
+
+
+def _accuracy_row(accuracy: Mapping[str, Any]) -> dict[str, str]:
+    if metric := accuracy["metric"]:
+        drop = metric["before"] - metric["after"]
+        pair = _pair(f"{metric['before']:.4f}", "", f"{metric['after']:.4f}", f"drop {_drop_interval(metric)}")
+        return {
+            "label": metric["name"].capitalize(),
+            **pair,
+            "change": "same" if abs(drop) < 5e-5 else f"{-drop:+.4f}",
+            "mark": "" if abs(drop) < 5e-5 else "bad" if drop > 0 else "good",
+        }
+    return {"label": "Answers", **_pair("reference", "", _answers(accuracy), "worst output"), "change": "", "mark": ""}
+
+
+def _answers(accuracy: Mapping[str, Any]) -> str:
+    if accuracy["identical"]:
+        return "identical"
+    worst = accuracy["worst_sqnr_db"]
+    return "not finite" if worst is None else f"{worst:.1f} dB SQNR"
+
+
+def _about_accuracy(accuracy: Mapping[str, Any]) -> str:
+    """What the accuracy row rests on, in a sentence or two."""
+    if not accuracy["samples"]:
+        return "No pass was compared, so nothing is known about the answers."
+    where = f"{accuracy['samples']} samples ({accuracy['data']})"
+    if metric := accuracy["metric"]:
+        return (
+            f"{metric['name'].capitalize()} on {metric['samples']} labelled samples ({accuracy['data']}); the interval "
+            f"of its drop holds 90 % and is taken over pairs. The worst output: {_answers(accuracy)}."
+        )
+    if accuracy["data"] == "synthetic":
+        return (
+            "No samples and no labels were given: accuracy was not measured. The answers were compared with the float "
+            f"model's on {where}, which shows that both compute the same, and says nothing about real inputs."
+        )
+    return (
+        "No labels were given: accuracy was not measured. The answers were compared with the float model's on "
+        f"{where}; the row shows the signal-to-noise ratio of the worst output."
+    )
+
+
+def _drop_interval(metric: Mapping[str, Any]) -> str:
+    """`0.0012 to 0.0034 (90 %)`"""
+    low, high = ("unknown" if bound is None else f"{bound:.4f}" for bound in metric["drop_interval"])
+    return f"{low} to {high} (90 %)"
 
 
 @cache
