@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from passes.dataset import Array, Dataset, Sample
 from passes.onnxruntime import Session
+from passes.quiet import quiet_libraries
 from passes.signature import Signature
 from targets.errors import InvalidInput
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["Level", "Program"]
 
 _ANSWERS_KEPT_BYTES = 64 * 2**20
+_DERIVED = ("onnx_bytes", "static_model", "exported", "digest", "_runner")  # cached properties: of the model alone
+
+_Value = TypeVar("_Value")
 
 
 class Level(StrEnum):
@@ -48,10 +52,25 @@ class Program:
     facts: frozenset[str] = frozenset()
     reference: Program | None = None
     _answers: dict[str, list[dict[str, Array]]] = field(default_factory=dict, repr=False)
+    _kept: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def with_model(self, model: Any, *, level: Level | None = None) -> Program:
         """The next program: `model` in place of this one, compared with the same reference."""
-        return replace(self, model=model, level=level or self.level, reference=self.reference or self, _answers={})
+        return replace(self, model=model, level=level or self.level, reference=self.reference or self,
+                       _answers={}, _kept={})  # fmt: skip
+
+    def with_facts(self, facts: frozenset[str], reference: Program | None) -> Program:
+        """The same model, of which more or less is known; what was derived from the model stays."""
+        same = replace(self, facts=facts, reference=reference)
+        same.__dict__.update({name: self.__dict__[name] for name in _DERIVED if name in self.__dict__})
+        return same
+
+    def kept(self, key: str, make: Callable[[], _Value]) -> _Value:
+        """What `make` finds out about this model, found out once."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        value: _Value = self._kept[key]
+        return value
 
     @property
     def truth(self) -> Program:
@@ -83,7 +102,8 @@ class Program:
         import onnx_ir
 
         try:
-            content: bytes = onnx_ir.to_proto(self.model).SerializeToString(deterministic=True)
+            with quiet_libraries():
+                content: bytes = onnx_ir.to_proto(self.model).SerializeToString(deterministic=True)
         except onnx_ir.serde.SerdeError as error:
             cause = " ".join(str(error.__cause__ or error).split())[:200]
             raise InvalidInput(f"the graph cannot be written: {cause}", hint="export the model again") from error

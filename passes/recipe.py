@@ -9,13 +9,20 @@ from typing import Any, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from passes.contract import Pass
+from passes.onnx_level.cancel_transposes import CancelTransposes
 from passes.onnx_level.cast_float16 import CastFloat16
 from passes.onnx_level.convert_opset import ConvertOpset
 from passes.onnx_level.fold_constants import FoldConstants
 from passes.onnx_level.fuse_activation import FuseActivation
+from passes.onnx_level.fuse_attention import FuseAttention
 from passes.onnx_level.fuse_batch_norm import FuseBatchNorm
+from passes.onnx_level.fuse_gelu import FuseGelu
+from passes.onnx_level.fuse_layer_norm import FuseLayerNorm
+from passes.onnx_level.quantize_dynamic import QuantizeDynamic
 from passes.onnx_level.quantize_int8 import QuantizeInt8
+from passes.onnx_level.quantize_weights import QuantizeWeights
 from passes.program import Level
+from passes.torch_level.clean_up_module import CleanUpModule
 from passes.torch_level.export import LOWEST_OPSET, Export
 from passes.torch_level.fold_batch_norm import FoldBatchNorm
 from targets.errors import InvalidInput, UnknownName
@@ -26,14 +33,21 @@ __all__ = ["PASSES", "RECIPES", "Recipe", "recipe_for"]
 PASSES: Mapping[str, type[Pass]] = {
     p.__name__: p
     for p in (
+        CleanUpModule,
         FoldBatchNorm,
         Export,
         FoldConstants,
         FuseBatchNorm,
         FuseActivation,
+        CancelTransposes,
         ConvertOpset,
+        FuseLayerNorm,
+        FuseGelu,
+        FuseAttention,
         CastFloat16,
+        QuantizeDynamic,
         QuantizeInt8,
+        QuantizeWeights,
     )
 }
 """Every pass, by the name that recipes use."""
@@ -105,12 +119,14 @@ def _pass_from_data(entry: Mapping[str, Any]) -> Pass:
 
 
 def float32(stack: Stack, level: Level) -> Recipe:
-    """Fold and fuse; the answers stay those of the source."""
-    steps: tuple[Pass, ...] = (FoldConstants(), FuseBatchNorm(), FuseActivation())
+    """Fold and fuse, in the operators that the stack's opset has; the answers stay those of the source."""
+    steps: tuple[Pass, ...] = (FoldConstants(), FuseBatchNorm(), FuseActivation(), CancelTransposes())
     if stack.opset < LOWEST_OPSET or level is Level.ONNX:
         steps += (ConvertOpset(stack.opset),)
+    steps += tuple(fuse() for fuse in (FuseLayerNorm, FuseGelu, FuseAttention) if stack.opset >= fuse.opset)
     if level is Level.TORCH:
-        return Recipe("float32", (FoldBatchNorm(), Export(max(stack.opset, LOWEST_OPSET)), *steps))
+        exported = Export(max(stack.opset, LOWEST_OPSET))
+        return Recipe("float32", (CleanUpModule(), FoldBatchNorm(), exported, *steps))
     return Recipe("float32", steps, frozenset({"exported"}))
 
 
@@ -121,20 +137,35 @@ def float16(stack: Stack, level: Level) -> Recipe:
 
 
 def int8(stack: Stack, level: Level) -> Recipe:
-    """float32, then QDQ in the format that the stack wants."""
+    """float32, then the integer format of the stack: scales found at run time for matrix products, QDQ for the rest."""
     base = float32(stack, level)
     format_ = stack.quantization
     if format_ is None:
         raise InvalidInput(f"{stack.id} has no integer format", hint="choose an int8 stack: `toolkit targets`")
-    quantize = QuantizeInt8(
+    static = QuantizeInt8(
         activation=format_.activation,
         activation_symmetric=format_.activation_symmetric,
         per_channel=format_.per_channel,
     )
-    return Recipe("int8", (*base.passes, quantize), base.given)
+    steps: tuple[Pass, ...] = (QuantizeDynamic(), static) if format_.dynamic else (static,)
+    return Recipe("int8", (*base.passes, *steps), base.given)
 
 
-RECIPES: Mapping[str, Callable[[Stack, Level], Recipe]] = {"float32": float32, "float16": float16, "int8": int8}
+def weights8(stack: Stack, level: Level) -> Recipe:
+    """float32, then weights alone in 8 bits."""
+    base = float32(stack, level)
+    return Recipe("weights8", (*base.passes, QuantizeWeights(bits=8)), base.given)
+
+
+def weights4(stack: Stack, level: Level) -> Recipe:
+    """float32, then the weights of matrix products alone in 4 bits."""
+    base = float32(stack, level)
+    return Recipe("weights4", (*base.passes, QuantizeWeights(bits=4)), base.given)
+
+
+RECIPES: Mapping[str, Callable[[Stack, Level], Recipe]] = {
+    r.__name__: r for r in (float32, float16, int8, weights8, weights4)
+}
 """The whole registry."""
 
 

@@ -126,6 +126,7 @@ def _price(op: Operator, where: Placement, stack: Stack) -> OperatorCost:
     terms = dict(latency_terms(op, pricing.fit))
     if where.crosses:
         terms["transfer"] = where.crosses / stack.link_bytes_s
+    terms = {cause: op.repeats * seconds for cause, seconds in terms.items()}
     latency_s = sum(terms.values())
     fit = pricing.fit
     known = not fit.calibrated or op.op_class not in MAC_CLASSES or op.op_class in fit.seen_classes
@@ -135,7 +136,7 @@ def _price(op: Operator, where: Placement, stack: Stack) -> OperatorCost:
         op_class=op.op_class,
         dtype=op.dtype,
         place=where.place,
-        macs=op.macs,
+        macs=op.macs * op.repeats,
         latency_s=latency_s,
         energy_j=latency_s * pricing.power_w,
         terms=terms,

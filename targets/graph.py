@@ -2,17 +2,19 @@
 
 A QuantizeLinear/DequantizeLinear pair between two operators is not work: it says that the tensor is stored in
 8 bits and that its consumer computes in integers. Only the conversions at the edge of the integer part are priced.
+
+The body of a Loop or Scan counts as often as it runs, where that is known; of an If, the branch with more arithmetic.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil, prod
 from typing import TYPE_CHECKING
 
 from targets.errors import InvalidInput
-from targets.grouping import ANCHORS, GATES, absorbs
+from targets.grouping import ANCHORS, GATES, RESCALING, absorbs
 from targets.operators import VIEWS, macs, operator_class
 from targets.workload import Operator, Workload
 
@@ -39,7 +41,17 @@ def read_workload(model: ir.Model, *, fuses: Collection[str] = ()) -> Workload:
                 f"input {value.name!r} has a dimension without a value: {value.shape}",
                 hint=f"state it, for instance --input {value.name}=1x3x224x224",
             )
-    return _Reader(model, frozenset(fuses)).read()
+    reader = _Reader(model.graph, frozenset(fuses))
+    operators = tuple(reader.operators())
+    return Workload(
+        name=model.graph.name or "model",
+        operators=operators,
+        tensor_bytes=reader.tensor_bytes,
+        float_tensors=frozenset(reader.float_tensors),
+        shared_weight_bytes=sum(op.weight_bytes for op in operators) - sum(reader.weights.values()),
+        inputs=reader.inputs(),
+        outputs=reader.results(),
+    )
 
 
 @dataclass
@@ -54,40 +66,51 @@ class _Group:
 
 
 class _Reader:
-    def __init__(self, model: ir.Model, fuses: frozenset[str]) -> None:
-        self.graph, self.fuses, self.name = model.graph, fuses, model.graph.name or "model"
-        self.outputs = {id(v) for v in model.graph.outputs}
-        self.own = {id(v) for v in (*model.graph.inputs, *model.graph.initializers.values())}
-        self.own |= {id(v) for node in model.graph for v in node.outputs}
+    """Reads one graph; the body of an operator is read by a reader of its own, which shares the parent's tables."""
+
+    def __init__(self, graph: ir.Graph, fuses: frozenset[str], parent: _Reader | None = None, prefix: str = "") -> None:
+        self.graph, self.fuses, self.prefix = graph, fuses, prefix
+        self.outputs = {id(v) for v in graph.outputs}
+        self.inner = {id(v) for v in (*graph.inputs, *graph.initializers.values())}
+        self.inner |= {id(v) for node in graph for v in node.outputs}
+        self.own: set[int] = self.inner | (parent.own if parent else set())
+        self.constant: set[int] = {id(v) for v in graph.initializers.values()}
+        self.constant |= parent.constant if parent else set()
+        self.tensor_bytes: dict[str, int] = parent.tensor_bytes if parent else {}
+        self.float_tensors: set[str] = parent.float_tensors if parent else set()
+        self.weights: dict[int, int] = parent.weights if parent else {}
         self.free: dict[int, bool] = {}
-        live = _live_nodes(model.graph)
-        self.constant = {id(v) for v in model.graph.initializers.values()}
         self.nodes: list[ir.Node] = []
-        for node in model.graph:
+        live = _live_nodes(graph)
+        for node in graph:
             if id(node) not in live:
                 continue
             if all(id(v) in self.constant for v in self._operands_of(node)) and not _random(node):
                 self.constant.update(id(v) for v in node.outputs)
             else:
                 self.nodes.append(node)
-        self.tensor_bytes: dict[str, int] = {}
-        self.float_tensors: set[str] = set()
-        self.weights: dict[int, int] = {}
 
-    def read(self) -> Workload:
-        groups = self._groups()
-        operators = tuple(self._operator(group) for group in groups)
-        inputs = tuple(self._touch(v) for v in self.graph.inputs if self._is_activation(v))
-        outputs = tuple(self._touch(v) for v in self.graph.outputs)
-        return Workload(
-            name=self.name,
-            operators=operators,
-            tensor_bytes=self.tensor_bytes,
-            float_tensors=frozenset(self.float_tensors),
-            shared_weight_bytes=sum(op.weight_bytes for op in operators) - sum(self.weights.values()),
-            inputs=inputs,
-            outputs=outputs,
-        )
+    def operators(self) -> Iterator[Operator]:
+        """Every operator in the order of the graph, those of a body before the operator that holds it."""
+        for group in self._groups():
+            if bodies := [body for attribute in group.nodes[0].attributes.values() for body in _bodies(attribute)]:
+                yield from self._inside(group.nodes[0], bodies)
+            yield self._operator(group)
+
+    def inputs(self) -> tuple[str, ...]:
+        return tuple(self._touch(v) for v in self.graph.inputs if self._is_activation(v))
+
+    def results(self) -> tuple[str, ...]:
+        return tuple(self._touch(v) for v in self.graph.outputs)
+
+    def _inside(self, node: ir.Node, bodies: Sequence[ir.Graph]) -> Iterator[Operator]:
+        """What the bodies of `node` do; the branch that is not taken is read for its weights."""
+        named = [(f"{self.prefix}{node.name or node.op_type}/{body.name or i}/", body) for i, body in enumerate(bodies)]
+        read = [list(_Reader(body, self.fuses, self, prefix).operators()) for prefix, body in named]
+        work = max(read, key=lambda operators: (sum(op.macs * op.repeats for op in operators), len(operators)))
+        times = 1 if node.op_type == "If" else _trips(node)
+        for op in work:
+            yield replace(op, repeats=op.repeats * (times or 1), static=op.static and times is not None)
 
     # ---- grouping
 
@@ -98,15 +121,31 @@ class _Reader:
             if id(node) in taken or self._is_free(node):
                 continue
             group = _Group([node])
-            taken.add(id(node))
-            if node.op_type in ANCHORS and not node.domain:
+            if node.op_type == "MatMulInteger":
+                self._rescale(group)
+            if node.op_type in (*ANCHORS, "MatMulInteger") and not node.domain:
                 while (added := self._epilogue(group.tail)) and taken.isdisjoint(map(id, added)):
                     group.nodes += added
                     group.tail = added[-1].outputs[0]
-                    taken.update(map(id, added))
+            taken.update(map(id, group.nodes))
             groups.append(group)
+        inside = {id(n): group for group in groups for n in group.nodes}
+        groups = [group for group in groups if inside[id(group.nodes[0])] is group]
         position = {id(node): i for i, node in enumerate(self.nodes)}
         return sorted(groups, key=lambda g: max(position[id(n)] for n in g.nodes))
+
+    def _rescale(self, group: _Group) -> None:
+        """Add the nodes that make floats of integer sums, and the product of the two scales."""
+        while len(users := self._users(group.tail)) == 1 and id(group.tail) not in self.outputs:
+            node = users[0]
+            others = [v for v in node.inputs if v is not None and v is not group.tail]
+            if node.op_type not in RESCALING or (node.op_type == "Add" and any(self._is_activation(v) for v in others)):
+                return
+            scales = [
+                n for v in others if (n := v.producer()) is not None and n.op_type == "Mul" and self._users(v) == users
+            ]
+            group.nodes += [*scales, node]
+            group.tail = node.outputs[0]
 
     def _epilogue(self, tail: ir.Value) -> list[ir.Node]:
         """The next nodes that the runtime folds into the operator that ends at `tail`."""
@@ -152,6 +191,8 @@ class _Reader:
             return True
         if node.op_type == "Cast":
             return self._converts_at_the_edge(node)
+        if node.op_type == "DynamicQuantizeLinear":  # done within the products that read it
+            return all(n.op_type == "MatMulInteger" for n in node.outputs[0].consumers())
         if node.op_type == _Q:
             return self._float_producer(node) is None
         return node.op_type == _DQ and not self._float_consumer(node)
@@ -209,7 +250,7 @@ class _Reader:
         writes = tuple(self._touch(v) for v in tails if v.name)
         known = output is not None and all(_shape(v) is not None for v in anchor.inputs if v is not None)
         return Operator(
-            name=anchor.name or anchor.outputs[0].name or anchor.op_type,
+            name=self.prefix + (anchor.name or anchor.outputs[0].name or anchor.op_type),
             op_type=anchor.op_type if not anchor.domain else f"{anchor.domain}.{anchor.op_type}",
             op_class=operator_class(anchor, filters) if not anchor.domain else "unknown",
             dtype=self._dtype(anchor),
@@ -263,7 +304,7 @@ class _Reader:
     def _touch(self, value: ir.Value) -> str:
         """Name of the activation tensor behind `value`, with its stored size entered in the table."""
         root = self._root(value)
-        name = root.name or f"tensor{id(root)}"
+        name = (self.prefix if id(root) in self.inner else "") + (root.name or f"tensor{id(root)}")
         if name not in self.tensor_bytes:
             users = root.consumers()
             in_8_bits = bool(users) and all(n.op_type == _Q and self._is_free(n) for n in users)
@@ -272,6 +313,18 @@ class _Reader:
             if not in_8_bits and _dtype_name(root) == "float32":
                 self.float_tensors.add(name)
         return name
+
+
+def _trips(node: ir.Node) -> int | None:
+    """How often the body of a Loop or Scan runs; None where only the data say."""
+    if node.op_type == "Loop":
+        count = node.inputs[0] if node.inputs else None
+        known = count.const_value if count is not None else None
+        return int(known.numpy().reshape(())) if known is not None else None
+    scanned = node.inputs[len(node.inputs) - node.attributes.get_int("num_scan_inputs", 1) :]
+    axis = node.attributes.get_ints("scan_input_axes", [0])[0]
+    shape = _shape(scanned[0]) if scanned and scanned[0] is not None else None
+    return shape[axis] if shape else None
 
 
 def _live_nodes(graph: ir.Graph) -> set[int]:

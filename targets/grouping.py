@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-__all__ = ["ANCHORS", "EPILOGUES", "GATES", "absorbs"]
+__all__ = ["ANCHORS", "EPILOGUES", "GATES", "RESCALING", "absorbs"]
 
 ANCHORS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
@@ -22,6 +22,9 @@ EPILOGUES: Mapping[str, frozenset[str]] = {
 
 GATES = frozenset({"Sigmoid", "HardSigmoid"})
 """Operators g for which x * g(x) counts as one activation (SiLU, hard-swish)."""
+
+RESCALING = frozenset({"Add", "Cast", "Mul"})
+"""What turns the integer sums of MatMulInteger into floats: done by every runtime that has the operator within it."""
 
 
 def absorbs(fuses: Collection[str], op_type: str) -> bool:

@@ -18,12 +18,14 @@ DTYPE_OF_PRECISION: Mapping[str, str] = {"fp32": "float32", "fp16": "float16", "
 class QuantFormat:
     """How a stack wants its integers: the numbers that QuantizeLinear will carry.
 
-    `activation` is "uint8" or "int8"; weights are int8 and symmetric, per output channel or per tensor.
+    `activation` is "uint8" or "int8"; weights are int8 and symmetric, per output channel or per tensor. `dynamic` is
+    set where the runtime also multiplies integers whose scales are found at run time.
     """
 
     activation: Literal["uint8", "int8"]
     activation_symmetric: bool
     per_channel: bool = True
+    dynamic: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ class Operator:
     """One unit of dispatch: an operator and what the runtime folds into it.
 
     `reads` and `writes` name activation tensors of the workload; `source` is the line of the user's Python, where
-    the exporter recorded it.
+    the exporter recorded it. `macs` and bytes are those of one run; inside a loop there are several, `repeats`.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Operator:
     source: str = ""
     rank: int = 0
     static: bool = True
+    repeats: int = 1
 
     @property
     def activation_bytes(self) -> int:
@@ -46,7 +47,8 @@ class Workload:
     """The operators of a graph in the order they run, and the size of each activation tensor between them.
 
     `float_tensors` are the activations that are float32 now, and would shrink in a lower precision;
-    `shared_weight_bytes` are counted by several operators but stored once.
+    `shared_weight_bytes` are counted by several operators but stored once, less those that no operator counts because
+    they belong to a branch that is not taken.
     """
 
     name: str
@@ -59,7 +61,7 @@ class Workload:
 
     @property
     def macs(self) -> int:
-        return sum(op.macs for op in self.operators)
+        return sum(op.macs * op.repeats for op in self.operators)
 
     @property
     def weight_bytes(self) -> int:

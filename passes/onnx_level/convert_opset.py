@@ -35,7 +35,7 @@ class ConvertOpset(Pass):
 
     def apply(self, program: Program, ctx: Context) -> Program:
         if program.opset in (0, self.opset):  # 0: none of its operators is a standard one
-            return program.with_model(program.model)
+            return program
         return program.with_model(
             _up(program, self.opset) if program.opset < self.opset else _down(program, self.opset)
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 __all__ = ["FoldConstants", "fold"]
+
+_HIDDEN = "toolkit.hidden"
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,31 @@ def fold(model: ir.Model, max_elements: int) -> None:
     with rewriting_errors():
         common.InlinePass()(model)
         fold_constants_ir(model, onnx_shape_inference=True, input_size_limit=8192, output_size_limit=max_elements)
-        clean(model)
+        with _kept_copies(model):
+            clean(model)
     for value, name in zip(model.graph.outputs, outputs, strict=True):
         value.name = name
+
+
+@contextmanager
+def _kept_copies(model: ir.Model) -> Iterator[None]:
+    """Hide the identities that copy a value of the graph outside to an output of a branch.
+
+    onnx-ir takes them for superfluous and then fails, since a value cannot be the output of two graphs.
+    """
+    copies = [node for node in model.graph.all_nodes() if node.op_type == "Identity" and _leaves_a_branch(node)]
+    for node in copies:
+        node.domain = _HIDDEN
+    try:
+        yield
+    finally:
+        for node in copies:
+            node.domain = ""
+        model.opset_imports.pop(_HIDDEN, None)
+
+
+def _leaves_a_branch(node: ir.Node) -> bool:
+    source = node.inputs[0]
+    producer = source.producer() if source is not None else None
+    home = producer.graph if producer is not None else source.graph if source is not None else None
+    return node.outputs[0].is_graph_output() and home is not node.graph

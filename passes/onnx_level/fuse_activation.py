@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from passes.context import Context
 from passes.contract import Kind, Pass
-from passes.onnx_level.rewriting import rewrite, rewriting_errors
+from passes.onnx_level.rewriting import rewrite, typed
 from passes.program import Program
 
 __all__ = ["FuseActivation"]
@@ -26,13 +26,11 @@ class FuseActivation(Pass):
     needs = frozenset({"constants_folded"})
 
     def apply(self, program: Program, ctx: Context) -> Program:
-        from onnx_ir.passes.common import ShapeInferencePass
         from onnxscript.rewriter.rules import common as rules
 
-        with rewriting_errors():
-            typed = program.with_model(ShapeInferencePass()(program.clone()).model)
+        shaped = typed(program)
         chosen = [rules.successive_relu_rule]
-        if all(v is None or v.dtype is not None for n in typed.graph if n.op_type in _BOUNDS for v in n.inputs):
+        if all(v is None or v.dtype is not None for n in shaped.graph if n.op_type in _BOUNDS for v in n.inputs):
             # these rules read the type of the bounded tensor, and fail where a custom operator hides it
             chosen += [
                 rules.successive_clip_rule,
@@ -43,4 +41,4 @@ class FuseActivation(Pass):
             ]
         if program.opset >= 14:
             chosen += rules.fuse_hardswish_rules().rules
-        return rewrite(typed, chosen)
+        return rewrite(shaped, chosen)

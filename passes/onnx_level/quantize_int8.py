@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import logging
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from passes.compare import sqnr_db
 from passes.context import Context
 from passes.contract import Kind, Pass, PassFailed
-from passes.dataset import Sample
-from passes.onnxruntime import import_onnxruntime, mapped_errors
+from passes.onnx_level.quantizing import finished, quantizer_model, quantizing, refuse_quantized
+from passes.onnx_level.ranges import Method, Ranges, observe
+from passes.onnx_level.weights import channel_axis
 from passes.program import Program
 from passes.proof import Proof
 from targets.grouping import ANCHORS
 from targets.support import load_rules
+
+if TYPE_CHECKING:
+    import onnx
 
 __all__ = ["QuantizeInt8"]
 
@@ -36,6 +36,8 @@ class QuantizeInt8(Pass):
         activation: "uint8" (x86: onnxruntime's integer kernels want it) or "int8" (ARM, TensorRT, Edge TPU).
         activation_symmetric: Zero point 0 for activations.
         per_channel: One scale for each output channel of a weight.
+        ranges: "minmax", "percentile" or "entropy": how much of what an activation was seen to do is covered.
+        percentile: Of the values that stay inside the range, in percent; for that method alone.
         samples: Calibration samples to read at most.
         exclude: Names of nodes that stay in float.
 
@@ -45,6 +47,8 @@ class QuantizeInt8(Pass):
     activation: Literal["uint8", "int8"] = "int8"
     activation_symmetric: bool = False
     per_channel: bool = True
+    ranges: Method = "minmax"
+    percentile: float = 99.999
     samples: int = 128
     exclude: tuple[str, ...] = ()
     kind = Kind.APPROXIMATE
@@ -61,8 +65,7 @@ class QuantizeInt8(Pass):
         if first is None:
             raise PassFailed("the calibration data has no samples", hint="give at least one with --data")
         program.signature.check_inputs(first)
-        if any(node.op_type in ("QuantizeLinear", "QLinearConv", "ConvInteger") for node in program.graph):
-            raise PassFailed("the graph is quantized already", hint="nothing to do")
+        refuse_quantized(program)
         if program.opset < 13:
             raise PassFailed(
                 f"per-channel scales need opset 13, the graph has {program.opset}",
@@ -72,35 +75,36 @@ class QuantizeInt8(Pass):
             raise PassFailed("the graph has no convolution or matrix product to quantize", hint="nothing to do")
 
     def apply(self, program: Program, ctx: Context) -> Program:
-        import onnx
-        import onnx_ir
+        with quantizing():
+            from onnxruntime.quantization import QuantType
+            from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-        import_onnxruntime()
-        from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
-
-        assert ctx.data is not None
-        types = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
-        model = onnx.load_model_from_string(program.onnx_bytes)
-        del model.graph.value_info[:]  # stale shapes make the quantizer's inference fail: onnxruntime issue 25890
-        with tempfile.TemporaryDirectory() as folder, _quiet(), mapped_errors("quantizing"):
-            path = Path(folder, "quantized.onnx")
-            quantize_static(
+            types = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
+            model = quantizer_model(program)
+            operators = _operator_types(program, ctx)
+            quantizer = QDQQuantizer(
                 model,
-                path,
-                _Reader(ctx, self.samples),
-                quant_format=QuantFormat.QDQ,
-                op_types_to_quantize=_operator_types(program, ctx),
-                per_channel=self.per_channel,
-                activation_type=types[self.activation],
-                weight_type=QuantType.QInt8,
-                nodes_to_exclude=list(self.exclude),
-                calibrate_method=CalibrationMethod.MinMax,
-                extra_options={"ActivationSymmetric": self.activation_symmetric, "WeightSymmetric": True},
+                self.per_channel,
+                False,
+                QuantType.QInt8,
+                types[self.activation],
+                _tensors_data(self._ranges(program, ctx, operators)),
+                [],
+                list(self.exclude),
+                operators,
+                {"ActivationSymmetric": self.activation_symmetric, "WeightSymmetric": True},
             )
-            quantized = onnx.load(path)
-        del quantized.metadata_props[:]
-        quantized.producer_name, quantized.producer_version = model.producer_name, model.producer_version
-        return program.with_model(onnx_ir.from_proto(quantized))
+            quantizer.quantize_model()
+        return finished(program, quantizer.model.model)
+
+    def _ranges(self, program: Program, ctx: Context, operators: Sequence[str]) -> Ranges:
+        """Observed once for a graph, however often the pass is narrowed on it."""
+        assert ctx.data is not None
+        data = ctx.data.take(self.samples)
+        model = quantizer_model(program)
+        tensors = _activations(model, operators)
+        key = f"ranges {self.ranges} {self.percentile} {data.digest} {tensors}"
+        return program.kept(key, lambda: observe(model, data, tensors, self.ranges, self.percentile, ctx.progress))
 
     def narrower(self, before: Program, ctx: Context, proof: Proof) -> Pass | None:
         anchors = [n.name or "" for n in before.graph if n.op_type in ANCHORS and n.name]
@@ -114,33 +118,31 @@ class QuantizeInt8(Pass):
         return None
 
 
-class _Reader:
-    """Hands onnxruntime one sample at a time; nothing is held."""
+def _activations(model: onnx.ModelProto, operators: Collection[str]) -> list[str]:
+    """Float tensors that an operator to be quantized reads or writes, weights apart."""
+    from onnx import TensorProto
 
-    def __init__(self, ctx: Context, limit: int) -> None:
-        assert ctx.data is not None
-        data = ctx.data.take(limit)
-        self._samples: Iterator[Sample] = iter(data)
-        self._count, self._done, self._progress = len(data), 0, ctx.progress
-
-    def get_next(self) -> Sample | None:
-        sample = next(self._samples, None)
-        if sample is not None:
-            self._done += 1
-            self._progress("calibrating", self._done / self._count)
-        return sample
-
-    def __iter__(self) -> _Reader:
-        return self
-
-    def __next__(self) -> Sample:
-        sample = self.get_next()
-        if sample is None:
-            raise StopIteration
-        return sample
+    weights = {tensor.name for tensor in model.graph.initializer}
+    floats = {
+        value.name
+        for value in (*model.graph.value_info, *model.graph.input, *model.graph.output)
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT
+    }
+    touched = {
+        name: None for node in model.graph.node if node.op_type in operators for name in (*node.input, *node.output)
+    }
+    return [name for name in touched if name in floats - weights]
 
 
-def _operator_types(program: Program, ctx: Context) -> list[str] | None:
+def _tensors_data(ranges: Ranges) -> Any:
+    """Ranges in the form that onnxruntime's quantizer takes."""
+    from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
+
+    data = {name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.items()}
+    return TensorsData(CalibrationMethod.MinMax, data)
+
+
+def _operator_types(program: Program, ctx: Context) -> list[str]:
     """All that onnxruntime quantizes; on an accelerator that takes integers alone, all that it runs as well."""
     from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
@@ -158,28 +160,9 @@ def _weight_sqnr(program: Program) -> list[tuple[str, float]]:
         weight = node.inputs[1] if node.op_type in ANCHORS and len(node.inputs) > 1 else None
         if weight is None or weight.const_value is None or not node.name:
             continue
-        values: Any = np.moveaxis(weight.const_value.numpy().astype(np.float64), _channel_axis(node), 0)
+        values: Any = np.moveaxis(weight.const_value.numpy().astype(np.float64), channel_axis(node), 0)
         values = values.reshape(len(values), -1)
         scale = np.maximum(np.abs(values).max(axis=1, keepdims=True) / 127, 1e-12)
         noise = values - np.round(values / scale) * scale
         rows.append((node.name, sqnr_db(float(np.square(values).sum()), float(np.square(noise).sum()))))
     return rows
-
-
-def _channel_axis(node: Any) -> int:
-    """Which axis of a layer's weight counts its outputs."""
-    if node.op_type == "Gemm":
-        return 0 if node.attributes.get_int("transB", 0) else 1
-    return {"Conv": 0, "ConvTranspose": 1}.get(node.op_type, -1)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """onnxruntime's quantizer talks through the root logger about a step that breaks exported graphs."""
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        root.setLevel(level)

@@ -12,7 +12,7 @@ from passes.quiet import quiet_libraries
 from targets.errors import ToolkitError
 from targets.graph import SOURCE_KEY
 
-__all__ = ["rewrite", "rewriting_errors"]
+__all__ = ["rewrite", "rewriting_errors", "typed"]
 
 
 @contextmanager
@@ -44,7 +44,8 @@ def rewrite(program: Program, rules: Sequence[Any]) -> Program:
     source = {v.name: node.metadata_props[SOURCE_KEY] for node in model.graph for v in node.outputs
               if SOURCE_KEY in node.metadata_props}  # fmt: skip
     with rewriting_errors():
-        RewritePass(list(rules))(model)
+        if rules:
+            RewritePass(list(rules))(model)
         common.RemoveUnusedNodesPass()(model)
         common.RemoveUnusedOpsetsPass()(model)
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
@@ -55,3 +56,11 @@ def rewrite(program: Program, rules: Sequence[Any]) -> Program:
             if SOURCE_KEY not in node.metadata_props and value.name in source:
                 node.metadata_props[SOURCE_KEY] = source[value.name]
     return program.with_model(model)
+
+
+def typed(program: Program) -> Program:
+    """The same graph with the types and shapes that inference finds, in a copy."""
+    from onnx_ir.passes.common import ShapeInferencePass
+
+    with rewriting_errors():
+        return program.with_model(ShapeInferencePass()(program.clone()).model)

@@ -43,7 +43,7 @@ class FoldBatchNorm(Pass):
     def apply(self, program: Program, ctx: Context) -> Program:
         pairs = _pairs(program)
         if not pairs:
-            return program.with_model(program.model)
+            return program
         model = copy.deepcopy(program.model)
         for layer, norm in pairs:
             _fold(model, layer, norm)

@@ -263,7 +263,7 @@ def test_a_loop_with_constant_bounds_over_activations_is_work(read: Read) -> Non
             body = b (int64 i, bool c, float[1,64] s) => (bool d, float[1,64] t) { d = Identity(c) t = Add(s, r) }
         > }"""
     work = read(text, trips=np.array(3), go=np.array(True), start=np.zeros((1, 64), np.float32))
-    assert [op.op_type for op in work.operators] == ["Relu", "Loop"]
+    assert [(op.op_type, op.repeats) for op in work.operators] == [("Relu", 1), ("Add", 3), ("Loop", 1)]
 
 
 def test_the_source_line_of_the_anchor_is_kept() -> None:

@@ -1,0 +1,178 @@
+"""The range of every activation on calibration data, one sample at a time: nothing but the ranges is held.
+
+onnxruntime's own calibrators keep the activations of all samples, or histograms that grow with the largest value
+(onnxruntime issue 21979: 200 GB for a few thousand images). Here minima and maxima are taken inside the graph, and a
+histogram has a fixed number of bins over a range that is known from a first walk over the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import prod
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from passes.dataset import Array, Dataset
+from passes.onnxruntime import Session, import_onnxruntime
+from targets.errors import InvalidInput
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["Method", "Ranges", "observe"]
+
+Method = Literal["minmax", "percentile", "entropy"]
+Ranges = Mapping[str, tuple[float, float]]
+Progress = Callable[[str, float], None]
+
+_BINS = 2048
+_LEVELS = 128  # of one sign, in 8 bits: what the entropy method compares a histogram with
+_WALK_BYTES = 128 * 2**20
+"""Activations fetched at once for histograms; a network that has more takes several walks over the data."""
+
+
+def observe(
+    model: onnx.ModelProto, data: Dataset, tensors: Sequence[str], method: Method, percentile: float, progress: Progress
+) -> Ranges:
+    """The range of each of `tensors` over `data`.
+
+    Args:
+        model: The float graph; not changed.
+        method: "minmax"; "percentile" cuts (100 - percentile) / 2 percent of the values off at either side;
+            "entropy" takes the symmetric range whose 8-bit histogram diverges least from the full one.
+        percentile: In percent, for that method alone.
+
+    Raises:
+        InvalidInput: a tensor is not finite on some sample, or there are no samples.
+
+    Source: Migacz 2017, 8-bit inference with TensorRT (entropy).
+    """
+    full = _extremes(model, data, tensors, progress)
+    if method == "minmax":
+        return full
+    histograms = _histograms(model, data, full, progress)
+    if method == "percentile":
+        return {name: _percentile(counts, full[name], percentile) for name, counts in histograms.items()}
+    return {name: _entropy(counts, full[name]) for name, counts in histograms.items()}
+
+
+# ---- minima and maxima, inside the graph
+
+
+def _extremes(model: onnx.ModelProto, data: Dataset, tensors: Sequence[str], progress: Progress) -> Ranges:
+    from onnx import TensorProto, helper
+
+    watched = type(model)()
+    watched.CopyFrom(model)
+    outputs = []
+    for reduce in ("ReduceMin", "ReduceMax"):
+        names = [f"{reduce}:{tensor}" for tensor in tensors]
+        nodes = [
+            helper.make_node(reduce, [t], [name], name=name, keepdims=0) for t, name in zip(tensors, names, strict=True)
+        ]
+        watched.graph.node.extend(nodes)
+        outputs += names
+    del watched.graph.output[:]
+    watched.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, ()) for name in outputs)
+    session = Session(watched.SerializeToString())
+    low, high = np.full(len(tensors), np.inf), np.full(len(tensors), -np.inf)
+    for position, sample in enumerate(_reported(data, "calibrating", progress)):
+        answer = session(sample)
+        values = np.array([answer[name] for name in outputs], np.float64).reshape(2, -1)
+        if not np.isfinite(values).all():
+            worst = tensors[int(np.argmin(np.isfinite(values).all(axis=0)))]
+            raise InvalidInput(
+                f"calibration sample {position} makes tensor {worst!r} infinite or not a number",
+                hint="remove that sample, or correct the model; `toolkit inspect` lists its operators",
+            )
+        low, high = np.minimum(low, values[0]), np.maximum(high, values[1])
+    return {name: (float(a), float(b)) for name, a, b in zip(tensors, low, high, strict=True)}
+
+
+def _reported(data: Dataset, doing: str, progress: Progress) -> Iterator[Mapping[str, Array]]:
+    for done, sample in enumerate(data, start=1):
+        yield sample
+        progress(doing, done / max(len(data), 1))
+
+
+# ---- histograms of a fixed size
+
+
+def _histograms(model: onnx.ModelProto, data: Dataset, full: Ranges, progress: Progress) -> dict[str, Array]:
+    """Counts in `_BINS` bins over [-m, m], where m is the largest magnitude of the tensor."""
+    found: dict[str, Array] = {}
+    for group in _groups(model, list(full)):
+        found.update(_count(model, data, {name: full[name] for name in group}, progress))
+    return found
+
+
+def _groups(model: onnx.ModelProto, names: Sequence[str]) -> Iterator[list[str]]:
+    """Tensors that fit the memory of one walk together; one whose size is not known goes alone."""
+    sizes = {value.name: _bytes(value) for value in (*model.graph.value_info, *model.graph.input, *model.graph.output)}
+    group: list[str] = []
+    room = _WALK_BYTES
+    for name in names:
+        size = sizes.get(name, 0) or _WALK_BYTES
+        if group and size > room:
+            yield group
+            group, room = [], _WALK_BYTES
+        group.append(name)
+        room -= size
+    if group:
+        yield group
+
+
+def _bytes(value: onnx.ValueInfoProto) -> int:
+    """Of a float32 tensor; 0 where a dimension is not known."""
+    return 4 * prod(int(dim.dim_value) for dim in value.type.tensor_type.shape.dim)
+
+
+def _fetching(model: onnx.ModelProto, names: Sequence[str]) -> Session:
+    from onnx import TensorProto, helper
+
+    watched = type(model)()
+    watched.CopyFrom(model)
+    del watched.graph.output[:]
+    watched.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
+    return Session(watched.SerializeToString())
+
+
+def _count(model: onnx.ModelProto, data: Dataset, full: Ranges, progress: Progress) -> dict[str, Array]:
+    session = _fetching(model, list(full))
+    counts = {name: np.zeros(_BINS, np.int64) for name in full}
+    for sample in _reported(data, "counting values", progress):
+        for name, value in session(sample).items():
+            reach = _reach(full[name])
+            if reach > 0:
+                place = (value.reshape(-1) * np.float32(_BINS / 2 / reach) + np.float32(_BINS / 2)).astype(np.int32)
+                counts[name] += np.bincount(np.clip(place, 0, _BINS - 1), minlength=_BINS)
+    return counts
+
+
+def _reach(full: tuple[float, float]) -> float:
+    return max(abs(full[0]), abs(full[1]))
+
+
+def _percentile(counts: Array, full: tuple[float, float], percentile: float) -> tuple[float, float]:
+    total, reach = counts.sum(), _reach(full)
+    if not total:
+        return full
+    share = np.cumsum(counts) / total
+    cut = (100 - percentile) / 200
+    edges = np.linspace(-reach, reach, _BINS + 1)
+    low, high = edges[np.searchsorted(share, cut, side="right")], edges[np.searchsorted(share, 1 - cut) + 1]
+    return max(full[0], float(low)), min(full[1], float(high))
+
+
+def _entropy(counts: Array, full: tuple[float, float]) -> tuple[float, float]:
+    import_onnxruntime()
+    from onnxruntime.quantization.calibrate import HistogramCollector
+
+    reach = _reach(full)
+    if not counts.sum():
+        return full
+    edges = np.linspace(-reach, reach, _BINS + 1, dtype=np.float32)
+    search = HistogramCollector("entropy", False, _BINS, _LEVELS, None, None)
+    low, high = search.get_entropy_threshold((counts, edges, *map(np.float32, full), np.float32(reach)), _LEVELS)
+    return max(full[0], float(low)), min(full[1], float(high))
