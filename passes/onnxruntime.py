@@ -6,14 +6,19 @@ onnxruntime 1.29 and later report usage from the Linux wheel unless ORT_DISABLE_
 from __future__ import annotations
 
 import os
+import re
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from passes.dataset import Array
 from targets.errors import InvalidInput, MissingDependency, ToolkitError
 
-__all__ = ["Session", "import_onnxruntime", "mapped_errors"]
+__all__ = ["LONGEST_RUN_S", "Session", "import_onnxruntime", "mapped_errors"]
+
+LONGEST_RUN_S = 600.0
+"""Seconds for one sample of a model with a loop, on this machine."""
 
 
 def import_onnxruntime() -> Any:
@@ -38,6 +43,8 @@ _RUNTIME_ERRORS = {
 
 _PLAIN_ERRORS = (IndexError, MemoryError, RuntimeError, TypeError, ValueError)
 """What its C++ exceptions become: a type that numpy lacks, an allocation that failed, a size out of range."""
+
+_UNKNOWN_OPERATOR = re.compile(r"([\w.:]+)\(-?\d+\) is not a registered function/op")
 
 
 @contextmanager
@@ -64,6 +71,11 @@ def mapped_errors(doing: str) -> Iterator[None]:
             raise
         if name in _INPUT_ERRORS:
             raise InvalidInput(f"onnxruntime, {doing}: {text}", hint="check the file with `toolkit inspect`") from error
+        if unknown := _UNKNOWN_OPERATOR.search(text):
+            raise MissingDependency(
+                f"onnxruntime does not know the operator {unknown[1]}",
+                hint="write it with standard operators in the model, or give it a body in the file (an ONNX function)",
+            ) from error
         if name in _RUNTIME_ERRORS:
             raise MissingDependency(
                 f"onnxruntime cannot run this, {doing}: {text}",
@@ -92,6 +104,7 @@ class Session:
         options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
         with mapped_errors("loading the model"):
             self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self._may_loop = b"Loop" in model  # a timer costs a thread, which short runs would feel
         self.output_names = [o.name for o in self._session.get_outputs()]
 
     def inputs(self) -> dict[str, tuple[int, ...]]:
@@ -104,5 +117,36 @@ class Session:
                 f"the graph takes {', '.join(wanted)}; got {', '.join(sorted(inputs)) or 'nothing'}",
                 hint="name the arrays as the graph names its inputs",
             )
-        with mapped_errors("running the model"):
-            return dict(zip(self.output_names, self._session.run(None, dict(inputs)), strict=True))
+        watched = _at_most(LONGEST_RUN_S) if self._may_loop else nullcontext()
+        with mapped_errors("running the model"), watched as options:
+            return dict(zip(self.output_names, self._session.run(None, dict(inputs), options), strict=True))
+
+
+@contextmanager
+def _at_most(seconds: float) -> Iterator[Any]:
+    """Options for one run that is stopped after `seconds`: a damaged loop may count to 2^63.
+
+    Raises:
+        InvalidInput: it was stopped.
+    """
+    options = import_onnxruntime().RunOptions()
+    stopped = threading.Event()
+
+    def stop() -> None:
+        stopped.set()
+        options.terminate = True
+
+    timer = threading.Timer(seconds, stop)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield options
+    except Exception as error:
+        if not stopped.is_set():
+            raise
+        raise InvalidInput(
+            f"the model gave no answer within {seconds:g} s",
+            hint="check its loops with `toolkit inspect`, or state a smaller input with --input",
+        ) from error
+    finally:
+        timer.cancel()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,14 @@ import numpy as np
 from passes.program import Program, onnx_program
 from passes.signature import Signature, TensorSpec
 from targets.errors import InvalidInput, ToolkitError
+from toolkit.finite_weights import check_graph_weights
 from toolkit.input_shapes import stated, zeros
 from toolkit.untrusted import check_external_data, check_pt2, check_torchscript, read_bytes
 
 __all__ = ["read_onnx", "read_pickle", "read_pt2", "read_torchscript"]
+
+LARGEST_TENSOR = 2**32
+"""Elements. The largest board that is known here has 64 GB."""
 
 
 @contextmanager
@@ -97,12 +102,41 @@ def _read_onnx(path: Path, specs: Sequence[TensorSpec]) -> Program:
             raise InvalidInput(f"{path.name} holds no ONNX graph", hint="check the file: it may be empty or cut off")
         check_external_data(model, path.parent)
         onnx.load_external_data_for_model(model, str(path.parent))
+        _check_opsets(model, path.name)
         onnx.checker.check_model(model)
     _drop_initializer_inputs(model)
+    check_graph_weights(model, path.name)
     signature = _onnx_signature(model.graph, path.name)
     _check_stated(signature, specs)
     example = {spec.name: zeros(stated(spec, specs)) for spec in signature.inputs}
-    return onnx_program(path.stem, onnx_ir.from_proto(model), signature, example)
+    program = onnx_program(path.stem, onnx_ir.from_proto(model), signature, example)
+    _check_sizes(program)
+    return program
+
+
+def _check_opsets(model: Any, file: str) -> None:
+    """A graph of a later onnx cannot be understood by this one."""
+    import onnx
+
+    known = onnx.defs.onnx_opset_version()
+    for entry in model.opset_import:
+        if not entry.domain and not 1 <= entry.version <= known:
+            raise InvalidInput(
+                f"{file} is written in opset {entry.version}; the onnx that is installed knows 1 to {known}",
+                hint=f"export the model again with an opset of at most {known}, or install a newer onnx",
+            )
+
+
+def _check_sizes(program: Program) -> None:
+    """Refuse a graph in which a tensor would be larger than any board's memory: a damaged size, as a rule."""
+    for value in (v for node in program.static_model.graph for v in node.outputs):
+        if value.shape is not None and value.shape.is_static():
+            count = prod(int(d) for d in value.shape.numpy())
+            if count > LARGEST_TENSOR:
+                raise InvalidInput(
+                    f"tensor {value.name!r} of {program.name} would have {count:,} elements",
+                    hint="the file is damaged, or --input states sizes that no device can hold",
+                )
 
 
 def _check_stated(signature: Signature, specs: Sequence[TensorSpec]) -> None:
@@ -132,6 +166,8 @@ def _drop_initializer_inputs(model: Any) -> None:
 
 
 def _onnx_signature(graph: Any, file: str) -> Signature:
+    if not graph.output:
+        raise InvalidInput(f"{file} has no outputs", hint="mark what the model answers as outputs, and export it again")
     return Signature(tuple(_onnx_spec(v, file) for v in graph.input), tuple(_onnx_spec(v, file) for v in graph.output))
 
 

@@ -16,6 +16,7 @@ from passes.program import Level, Program
 from passes.signature import TensorSpec
 from targets.errors import InvalidInput, UnknownName, UsageError
 from toolkit.data import load_factory
+from toolkit.finite_weights import check_module_weights
 from toolkit.input_shapes import parse_input, zeros
 from toolkit.model_files import read_onnx, read_pickle, read_pt2, read_torchscript
 from toolkit.names import IN_MEMORY
@@ -129,6 +130,7 @@ def _from_object(
             hint="return an nn.Module, or (nn.Module, example_inputs)",
         )
     model = _in_eval_mode(model)
+    check_module_weights(model, name)
     names = _parameter_names(model)
     example = _restated(_example(names, specs, given, sample, name), specs, name)
     dynamic = {n: dict(d) for n, d in zip(example, dynamic_ranks, strict=False)}

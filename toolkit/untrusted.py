@@ -183,15 +183,17 @@ def check_external_data(model: Any, folder: Path) -> None:
     """Refuse an ONNX model whose external data lies outside `folder`.
 
     Raises:
-        InvalidInput: a tensor names an absolute path, one that leaves the folder, or a file that is not there.
+        InvalidInput: a tensor names an absolute path, one that leaves the folder, a file that is not there, or bytes
+            that the file does not have.
     """
     from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
     root = folder.resolve()
-    for tensor in _tensors(model.graph):
+    for tensor in (t for part in (model.graph, *model.functions) for t in _tensors(part)):
         if not uses_external_data(tensor):
             continue
-        location = ExternalDataInfo(tensor).location
+        stored = ExternalDataInfo(tensor)
+        location = stored.location
         target = (root / location).resolve()
         if Path(location).is_absolute() or not target.is_relative_to(root):
             raise InvalidInput(
@@ -203,10 +205,17 @@ def check_external_data(model: Any, folder: Path) -> None:
                 f"tensor {tensor.name!r} wants the file {location}, which is not there",
                 hint="keep the .onnx and its data files in one folder",
             )
+        start, length, size = stored.offset or 0, stored.length or 0, target.stat().st_size
+        if start < 0 or length < 0 or start + length > size:
+            raise InvalidInput(
+                f"tensor {tensor.name!r} wants bytes {start} to {start + length} of {location}, which has {size}",
+                hint="the data file is cut off or belongs to another model: export or download both again",
+            )
 
 
 def _tensors(graph: Any) -> Iterator[Any]:
-    yield from graph.initializer
+    """The tensors of a graph or function, and of the graphs within."""
+    yield from getattr(graph, "initializer", ())
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.HasField("t"):
