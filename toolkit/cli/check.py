@@ -127,18 +127,16 @@ def _show_checks(answer: Answer, way: Way) -> None:
 
 
 def _show_support(support: Support) -> None:
-    from targets.rewrites import rewrite_for
+    from targets.rewrites import refusals_by_cause
     from toolkit import units
 
     if support.leaving:
         say(f"\n{len(support.leaving)} operators leave the accelerator and take {units.seconds(support.leaving_s)}:")
-    for op in support.leaving[:8]:
-        remedy = rewrite_for(op.op_type, op.reason)
-        say(f"  {op.op_type} {op.source or op.name} ({units.seconds(op.latency_s)}): {op.reason}"
-            + (f"; instead: {remedy}" if remedy else ""))  # fmt: skip
-    if support.leaving[8:]:
-        rest = support.leaving[8:]
-        say(f"  and {len(rest)} more, {units.seconds(sum(op.latency_s for op in rest))} together")
+    for found in refusals_by_cause(support.to_json()["leaving"]):
+        kinds = ", ".join(found.op_types[:6]) + (" and others" if found.op_types[6:] else "")
+        count = f" x {found.count}, the slowest" if found.count > 1 else ""
+        remedy = f"; instead: {found.rewrite}" if found.rewrite else ""
+        say(f"  {kinds}{count} {found.where} ({units.seconds(found.latency_s)}): {found.reason}{remedy}")
     if support.unverified:
         say(f"no published list says that the accelerator takes {', '.join(support.unverified)}")
     if support.unknown:

@@ -7,7 +7,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from targets.rewrites import rewrite_for
+from targets.rewrites import refusals_by_cause
 from toolkit import units
 
 __all__ = ["render"]
@@ -29,7 +29,7 @@ def render(report: Mapping[str, Any]) -> str:
         drop=_drop_interval,
         idle=_found_nothing,
         slowest=operators,
-        fallen=[{**op, "rewrite": rewrite_for(op["op_type"], op["reason"])} for op in operators if op["reason"]],
+        fallen=refusals_by_cause(operators),
         gauges=[_gauge(check) for check in report["verdict"]["checks"]],
         rows=_before_and_after(report),
         accuracy=_about_accuracy(report["accuracy"]),
