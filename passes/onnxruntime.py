@@ -69,7 +69,7 @@ def mapped_errors(doing: str) -> Iterator[None]:
             ) from error
         if not type(error).__module__.startswith("onnxruntime"):
             raise
-        if name in _INPUT_ERRORS:
+        if name in _INPUT_ERRORS or "Type Error" in text:
             raise InvalidInput(f"onnxruntime, {doing}: {text}", hint="check the file with `toolkit inspect`") from error
         if unknown := _UNKNOWN_OPERATOR.search(text):
             raise MissingDependency(

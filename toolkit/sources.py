@@ -237,7 +237,7 @@ def _to_numpy(value: Any) -> Array:
             f"an example input is of a type that numpy lacks: {error}",
             hint="convert the model and its inputs to float32 or float16",
         ) from error
-    if array.dtype == object:
+    if array.dtype.kind not in "biufc" and not array.dtype.name.startswith(("bfloat", "float8")):
         raise InvalidInput(f"an example input is a {type(value).__name__}, not a tensor", hint="give tensors only")
     return array
 

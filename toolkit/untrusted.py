@@ -208,7 +208,7 @@ def check_external_data(model: Any, folder: Path) -> None:
         start, length, size = stored.offset or 0, stored.length or 0, target.stat().st_size
         if start < 0 or length < 0 or start + length > size:
             raise InvalidInput(
-                f"tensor {tensor.name!r} wants bytes {start} to {start + length} of {location}, which has {size}",
+                f"tensor {tensor.name!r} wants {length} bytes from offset {start} of {location}, which has {size}",
                 hint="the data file is cut off or belongs to another model: export or download both again",
             )
 

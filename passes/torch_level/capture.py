@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
+import traceback
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,13 +35,46 @@ def export_errors(name: str) -> Iterator[None]:
     except (KeyboardInterrupt, MemoryError, InvalidInput):
         raise
     except Exception as error:  # the exporters raise anything, the user's own forward included
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        text = lines[0][:300] if lines else type(error).__name__
         raise InvalidInput(
-            f"{name} cannot be captured as a graph: {text}",
-            hint="rewrite what the message names without data-dependent Python, or export it to ONNX yourself and "
-            "compile the .onnx; -vv shows the whole trace",
+            f"{name} cannot be captured as a graph: {_said(error)}",
+            hint="rewrite that line without data-dependent Python (torch.where or torch.cond choose between tensors), "
+            "or export the model to ONNX yourself and compile the .onnx; -vv shows the whole trace",
         ) from error
+
+
+@contextmanager
+def _running(name: str) -> Iterator[None]:
+    """What the user's forward raises on the user's example is the user's to see."""
+    try:
+        yield
+    except (MemoryError, InvalidInput):
+        raise
+    except Exception as error:
+        raise InvalidInput(
+            f"{name} cannot be run on its example inputs: {type(error).__name__}: {_said(error)}",
+            hint="correct the model, or the shapes and types of its example inputs (--input states them); "
+            "-vv shows the whole trace",
+        ) from error
+
+
+def _said(error: Exception) -> str:
+    """The first line of what an error says, and the user's line that it came from."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0][:300] if lines else type(error).__name__) + _user_line(error)
+
+
+def _user_line(error: Exception) -> str:
+    """` (nets.py:18)` for the innermost line outside of Python, torch and this package; empty where there is none."""
+    import torch
+
+    library, python = os.path.dirname(torch.__file__), os.path.dirname(os.__file__)
+    ours = os.path.dirname(os.path.dirname(__file__))
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        file = frame.filename
+        standard = file.startswith(python) and "site-packages" not in file
+        if not (standard or file.startswith((library, ours, "<"))):
+            return f" ({os.path.basename(file)}:{frame.lineno})"
+    return ""
 
 
 def capture(program: Program) -> ExportedProgram:
@@ -47,7 +82,8 @@ def capture(program: Program) -> ExportedProgram:
     import torch
 
     args = tuple(to_tensor(_widened(program.example[spec.name], spec)) for spec in program.signature.inputs)
-    with quiet_libraries(), export_errors(program.name), torch.no_grad():
+    unsaid = redirect_stderr(io.StringIO())  # torch prints the graph as far as it came
+    with quiet_libraries(), unsaid, export_errors(program.name), torch.no_grad():
         return torch.export.export(program.model, args, dynamic_shapes=_dynamic(program.signature), strict=False)
 
 
@@ -187,7 +223,7 @@ def signature_of(model: nn.Module, example: Mapping[str, Array], dynamic: Mappin
 def _outputs(model: nn.Module, arrays: Sequence[Array]) -> list[Array]:
     import torch
 
-    with torch.no_grad(), export_errors(type(model).__name__):
+    with torch.no_grad(), _running(type(model).__name__):
         return [_numpy(t) for t in flatten(model(*(to_tensor(a) for a in arrays)))]
 
 
