@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lzma
+import os
 import struct
 import tokenize
 import zipfile
@@ -73,7 +74,8 @@ def readable(what: str) -> Iterator[None]:
     try:
         yield
     except _DAMAGE as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
+        said = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
+        reason = said or ("not enough memory" if isinstance(error, MemoryError) else type(error).__name__)
         raise InvalidInput(
             f"cannot read {what}: {reason[:200]}",
             hint="save it again with numpy.save or numpy.savez; data is .npz, .npy, a folder of .npy or of images, "
@@ -88,14 +90,14 @@ def _arrays(path: Path) -> Iterator[dict[str, tuple[IO[bytes], Header]]]:
         file: Any = stack.enter_context(open(path, "rb"))
         if file.read(2) != b"PK":
             file.seek(0)
-            yield {_ALONE: (file, read_header(file))}
+            yield {_ALONE: (file, read_header(file, os.fstat(file.fileno()).st_size))}
             return
         archive = stack.enter_context(zipfile.ZipFile(file))
         found = {}
-        for name in archive.namelist():
-            member = stack.enter_context(archive.open(name))
-            with readable(f"data {path}, {name}"):
-                found[name.removesuffix(".npy")] = (member, read_header(member))
+        for entry in archive.infolist():
+            member = stack.enter_context(archive.open(entry))
+            with readable(f"data {path}, {entry.filename}"):
+                found[entry.filename.removesuffix(".npy")] = (member, read_header(member, entry.file_size))
         yield found
 
 

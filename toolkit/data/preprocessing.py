@@ -176,8 +176,8 @@ def _resize(text: str) -> str | int | Fraction:
 
 
 def _size(text: str) -> tuple[int, int]:
-    height, _, width = text.partition("x")
-    return int(height), int(width or height)
+    height, cross, width = text.partition("x")
+    return int(height), int(width if cross else height)
 
 
 def _numbers(text: str) -> tuple[float, ...]:

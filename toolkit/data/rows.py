@@ -34,10 +34,11 @@ class Header:
         return self.dtype.itemsize * prod(self.shape[1:])
 
 
-def read_header(stream: IO[bytes]) -> Header:
-    """The header of an array; `stream` then stands at its first value.
+def read_header(stream: IO[bytes], size_bytes: int) -> Header:
+    """The header of an array in a stream of this size, which then stands at the first value.
 
     Raises:
+        EOFError: the values that the header promises are not there.
         ValueError: it is not numpy's format, or holds something other than numbers, Python objects above all.
     """
     version = npy.read_magic(stream)
@@ -49,7 +50,10 @@ def read_header(stream: IO[bytes]) -> Header:
         raise ValueError(f"it holds {held}, not numbers")
     if any(size < 0 for size in shape):
         raise ValueError(f"its shape is {list(shape)}")
-    return Header(shape, dtype, fortran)
+    header = Header(shape, dtype, fortran)
+    if shape and stream.tell() + shape[0] * header.row_bytes > size_bytes:
+        raise EOFError("it ends before its last sample")
+    return header
 
 
 def read_rows(stream: IO[bytes], header: Header) -> Iterator[Array]:
@@ -68,7 +72,7 @@ def read_rows(stream: IO[bytes], header: Header) -> Iterator[Array]:
     for _ in range(header.shape[0]):
         values = stream.read(header.row_bytes)
         if len(values) != header.row_bytes:
-            raise EOFError("the file ends before its last sample")
+            raise EOFError("it ends before its last sample")
         yield np.ndarray(header.shape[1:], header.dtype, bytearray(values))
 
 

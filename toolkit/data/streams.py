@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -74,8 +75,10 @@ def _sample_and_label(item: Any, signature: Signature) -> tuple[Sample, Any]:
 
 
 def _is_class(value: Any) -> bool:
-    dtype = getattr(value, "dtype", None)
-    return isinstance(value, int) or (dtype is not None and np.size(value) == 1 and "int" in str(dtype))
+    """An integer, or an array of one, numpy's or torch's."""
+    if isinstance(value, int):
+        return True
+    return hasattr(value, "dtype") and "int" in str(value.dtype) and prod(value.shape) == 1
 
 
 def _label(label: Any) -> int:
