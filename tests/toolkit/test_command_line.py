@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 
 from targets.target import target_names
+from toolkit.cli.app import app
 from toolkit.cli.main import main
+from toolkit.config import load_config
+from toolkit.project_file import write_project
 
 HEAVY = ("torch", "tvm", "onnx", "onnx_ir", "onnxruntime", "sklearn", "scipy", "pydantic", "jinja2", "numpy")
 
@@ -27,8 +30,10 @@ def imported_by(*arguments: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["targets"], ["targets", "--json"], ["compile", "--help"], ["--version"]]
-)
+    "arguments",
+    [["--help"], ["targets"], ["targets", "--json"], ["compile", "--help"], ["check", "--help"], ["cache", "--help"],
+     ["init", "--help"], ["--version"]],
+)  # fmt: skip
 def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
     assert imported_by(*arguments) <= {"pydantic"}  # typer itself looks for pydantic
 
@@ -39,11 +44,22 @@ def test_importing_the_library_is_light() -> None:
     assert done.stdout.split() == []
 
 
-def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_names_every_verb_in_the_order_of_the_road(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
-    text = capsys.readouterr().out
-    for verb in ("compile", "estimate", "inspect", "export", "verify", "run", "targets", "passes", "doctor"):
-        assert verb in text
+    commands = capsys.readouterr().out.partition("Commands:\n")[2].partition("\n\n")[0]
+    verbs = [line.split()[0] for line in commands.splitlines() if line.startswith("  ") and line[2] != " "]
+    road = "init inspect estimate check compile export verify run targets passes cache doctor".split()
+    assert [verb for verb in verbs if verb in road] == road
+
+
+def test_help_of_every_verb_says_what_it_does_in_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in app.registered_commands:
+        assert main([str(command.name), "--help"]) == 0
+        text = capsys.readouterr().out
+        assert text.startswith(f"Usage: toolkit {command.name}")
+        sentence = " ".join(text.split("\n\n")[1].split())
+        assert sentence.endswith((".", "?")), sentence
+        assert "--json" in text
 
 
 def test_targets_as_json_match_the_published_tables(capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,6 +87,20 @@ BAD = [
     (["run", "gone", "x.npy"], 5, "toolkit compile"),
     (["export", "digits", "--to", "pt2", "--opset", "13"], 2, "leave it out"),
     (["export", "digits", "--to", "exe"], 2, "--help"),
+    (["check", "-t", "jetson_nan"], 2, "jetson_nano"),
+    (["check"], 2, "--target"),
+    (["check", "-t", "jetson_nano", "--stack", "tensorrt-fp17"], 2, "tensorrt-fp16"),
+    (["check", "-t", "jetson_nano", "--max-latency", "20"], 2, "20ms"),
+    (["check", "-t", "jetson_nano", "--max-latency=-20ms"], 2, "more than zero"),
+    (["check", "-t", "jetson_nano", "--max-memory", "5mJ"], 2, "64MiB"),
+    (["check", "-t", "jetson_nano", "--max-energy", "lots"], 2, "5mJ"),
+    (["check", "-t", "jetson_nano", "--max-latencie", "20ms"], 2, "--max-latency"),
+    (["check", "gone.onnx", "-t", "jetson_nano"], 5, "path"),
+    (["init", "-t", "jetson_nan"], 2, "jetson_nano"),
+    (["init", "-t", "jetson_nano", "--stack", "tensorrt-fp17"], 2, "tensorrt-fp16"),
+    (["init", "-m", "digit"], 2, "digits"),
+    (["init", "-m", "gone.onnx"], 5, "path"),
+    (["init", "-m", "no_such_module:net"], 5, "python -m"),
 ]
 
 
@@ -173,6 +203,36 @@ def test_dry_run_prints_the_recipe_and_writes_nothing(
     assert main(["compile", "-t", "coral_tpu", "--dry-run"]) == 0
     assert "QuantizeInt8" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_init_writes_a_project_file_that_the_other_verbs_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "--target", "raspberry_pi_4"]) == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["toolkit.yaml"]
+    assert main(["check", "-q"]) == 0
+    assert "digits on raspberry_pi_4/tflite-int8" in capsys.readouterr().out
+    before = (tmp_path / "toolkit.yaml").read_text()
+    assert main(["init", "--target", "jetson_nano"]) == 5, "what is there is not replaced without --force"
+    assert "--force" in capsys.readouterr().err
+    assert (tmp_path / "toolkit.yaml").read_text() == before
+    assert main(["init", "--stack", "jetson_nano/tensorrt-fp32", "--force"]) == 0
+    capsys.readouterr()
+    assert main(["compile", "--dry-run"]) == 0
+    assert "jetson_nano/tensorrt-fp32" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", target_names())
+def test_init_names_every_target(name: str, tmp_path: Path) -> None:
+    config = load_config(write_project(tmp_path, target=name))
+    assert (config.target, config.model, config.stack) == (name, "digits", None)
+
+
+@pytest.mark.parametrize("name", ["a model.onnx", "yes", "#1.onnx", "a: b.onnx", "ö'\".onnx", "- x.onnx", "{}.onnx"])
+def test_init_quotes_what_yaml_would_misread(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"")
+    assert load_config(write_project(tmp_path, model=name)).model == name
 
 
 def test_a_flag_beats_the_project_file(

@@ -23,7 +23,7 @@ from toolkit.cli.options import (
     place,
     project,
 )
-from toolkit.cli.output import progress, say, show_json, table
+from toolkit.cli.output import progress, say, show_json, show_refusals, table
 
 if TYPE_CHECKING:
     from targets.verdict import Support
@@ -127,16 +127,9 @@ def _show_checks(answer: Answer, way: Way) -> None:
 
 
 def _show_support(support: Support) -> None:
-    from targets.rewrites import refusals_by_cause
-    from toolkit import units
-
     if support.leaving:
-        say(f"\n{len(support.leaving)} operators leave the accelerator and take {units.seconds(support.leaving_s)}:")
-    for found in refusals_by_cause(support.to_json()["leaving"]):
-        kinds = ", ".join(found.op_types[:6]) + (" and others" if found.op_types[6:] else "")
-        count = f" x {found.count}, the slowest" if found.count > 1 else ""
-        remedy = f"; instead: {found.rewrite}" if found.rewrite else ""
-        say(f"  {kinds}{count} {found.where} ({units.seconds(found.latency_s)}): {found.reason}{remedy}")
+        say()
+        show_refusals(support.to_json()["leaving"])
     if support.unverified:
         say(f"no published list says that the accelerator takes {', '.join(support.unverified)}")
     if support.unknown:

@@ -22,7 +22,7 @@ from toolkit.cli.options import (
     place,
     project,
 )
-from toolkit.cli.output import progress, say, show_json, table
+from toolkit.cli.output import progress, say, show_json, show_refusals, table
 
 if TYPE_CHECKING:
     from targets.estimate import Estimate
@@ -111,5 +111,4 @@ def _show(estimate: Estimate, rows: int) -> None:
             f"and {len(rest)} more, {units.seconds(sum(op.latency_s for op in rest))} together; "
             f"{units.seconds(estimate.fixed_s)} do not depend on the network"
         )
-    for op in estimate.fallbacks[:5]:
-        say(f"leaves the accelerator: {op.op_type} {op.name} ({units.seconds(op.latency_s)}): {op.reason}")
+    show_refusals(estimate.to_json()["operators"])

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["progress", "say", "show_json", "table"]
+__all__ = ["progress", "say", "show_json", "show_refusals", "table"]
 
 
 def show_json(document: Mapping[str, Any]) -> None:
@@ -28,6 +28,19 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequ
     for row in cells:
         padded = [c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
         print("  ".join(padded).rstrip())
+
+
+def show_refusals(operators: Sequence[Mapping[str, Any]]) -> None:
+    """What leaves the accelerator, by cause, with its price and its remedy; `operators` as documents hold them."""
+    from targets.rewrites import refusals_by_cause
+    from toolkit import units
+
+    for found in refusals_by_cause(operators):
+        kinds = ", ".join(found.op_types[:6]) + (" and others" if found.op_types[6:] else "")
+        count = f" x {found.count}, the slowest" if found.count > 1 else ""
+        remedy = f"; instead: {found.rewrite}" if found.rewrite else ""
+        price = units.seconds(found.latency_s)
+        say(f"leaves the accelerator: {kinds}{count} {found.where} ({price}): {found.reason}{remedy}")
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from targets.target import Target
 from targets.verdict import Verdict
 from toolkit.backends.backend import Artifact
 
-__all__ = ["build_report"]
+__all__ = ["accuracy_of", "build_report"]
 
 
 def build_report(
@@ -42,7 +42,7 @@ def build_report(
         "verdict": verdict.to_json(),
         "before": _summary(before, sizes_bytes[0]),
         "after": _summary(after, sizes_bytes[1]),
-        "accuracy": _accuracy(proofs),
+        "accuracy": accuracy_of(proofs),
         "recipe": {"name": recipe.name, "passes": recipe.to_data()},
         "proofs": [proof.to_json() for proof in proofs],
         "estimate": after.to_json(),
@@ -63,7 +63,7 @@ def _summary(estimate: Estimate, size_bytes: int) -> dict[str, Any]:
     }
 
 
-def _accuracy(proofs: Sequence[Proof]) -> dict[str, Any]:
+def accuracy_of(proofs: Sequence[Proof]) -> dict[str, Any]:
     """How far the answers have moved: the metric after the last pass that stands, and the worst output of any.
 
     `worst_sqnr_db` is None where the answers are identical, and where they are not finite.
