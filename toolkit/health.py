@@ -92,7 +92,7 @@ def _integer_instructions() -> Finding:
 
 
 def _extras() -> list[Finding]:
-    names = {"triton": "gpu", "plotly": "plots", "ray": "search", "torch_pruning": "prune"}
+    names = {"PIL": "images", "triton": "gpu", "plotly": "plots", "ray": "search", "torch_pruning": "prune"}
     return [
         Finding(module, find_spec(module) is not None, False, "installed" if find_spec(module) else "not installed",
                 f"pip install '{DISTRIBUTION}[{extra}]'")

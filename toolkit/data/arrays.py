@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
-
 from passes.dataset import Array, Dataset, Sample
 from passes.signature import Signature
 from targets.errors import InvalidInput
-from toolkit.data.fitting import fitting
+from toolkit.data.fitting import as_array, fitting
 from toolkit.data.labels import check_labels, split_labels
 
 __all__ = ["common_length", "from_arrays"]
@@ -23,8 +21,8 @@ def from_arrays(name: str, values: Mapping[Any, Any], signature: Signature) -> D
         InvalidInput: there is no array, one is a single number, or they differ in length.
     """
     named, labels = split_labels(values, signature)
-    arrays = {key: _whole(value) for key, value in named.items()}
-    classes = None if labels is None else check_labels(name, _whole(labels))
+    arrays = {key: as_array(value, f"data {name!r}, {key}") for key, value in named.items()}
+    classes = None if labels is None else check_labels(name, as_array(labels, f"data {name!r}, labels"))
     size = common_length(name, {key: array.shape for key, array in arrays.items()}, classes, signature)
 
     def read() -> Iterator[Sample]:
@@ -32,10 +30,6 @@ def from_arrays(name: str, values: Mapping[Any, Any], signature: Signature) -> D
             yield {key: array[i] for key, array in arrays.items()}
 
     return fitting(Dataset(name, read, size, classes), signature)
-
-
-def _whole(value: Any) -> Array:
-    return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
 
 
 def common_length(name: str, shapes: Mapping[str, tuple[int, ...]], labels: Array | None, signature: Signature) -> int:

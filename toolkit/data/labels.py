@@ -11,6 +11,7 @@ import numpy as np
 from passes.dataset import Array, Dataset
 from passes.signature import Signature
 from targets.errors import InvalidInput
+from toolkit.data.fitting import as_array
 
 __all__ = ["LABELS", "check_labels", "class_numbers", "split_labels", "with_labels"]
 
@@ -45,7 +46,7 @@ def with_labels(data: Dataset, labels: Any) -> Dataset:
     Raises:
         InvalidInput: they are no class numbers, or not as many as samples.
     """
-    classes = check_labels(data.name, np.asarray(labels))
+    classes = check_labels(data.name, as_array(labels, f"data {data.name!r}, labels"))
     if len(classes) != len(data):
         raise InvalidInput(
             f"data {data.name!r}: {len(data)} samples and {len(classes)} labels", hint="give one label a sample"

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from passes.dataset import Dataset
+from passes.dataset import Array, Dataset
 from passes.signature import Signature
 from targets.errors import InvalidInput, UsageError
 from toolkit.data.array_folder import from_array_folder
 from toolkit.data.arrays import from_arrays
 from toolkit.data.factory import call, find_factory, user_code
 from toolkit.data.files import first_rows, from_file
-from toolkit.data.fitting import fitting
+from toolkit.data.fitting import as_array, fitting
 from toolkit.data.image_folder import SUFFIXES, from_images
 from toolkit.data.labels import LABELS, with_labels
 from toolkit.data.listing import holds
@@ -76,15 +76,24 @@ def first_sample(spec: Any) -> Any:
         return next(iter(spec), None)
     if isinstance(spec, (str, Path)):
         path = Path(spec)
-        try:
-            return first_rows(path) if path.suffix in (".npz", ".npy") and path.is_file() else None
-        except InvalidInput:
-            return None  # load_data says what is wrong with it
+        return _unless_invalid(lambda: first_rows(path)) if path.suffix in (".npz", ".npy") and path.is_file() else None
     if isinstance(spec, tuple) and len(spec) == 2:
         spec = spec[0]
     if isinstance(spec, Mapping):
-        return {str(key): np.atleast_1d(value)[:1] for key, value in spec.items() if key != LABELS}
-    return np.atleast_1d(spec)[:1] if hasattr(spec, "__array__") else None
+        return _unless_invalid(lambda: {str(key): _first(value) for key, value in spec.items() if key != LABELS})
+    return _unless_invalid(lambda: _first(spec)) if hasattr(spec, "__array__") else None
+
+
+def _first(values: Any) -> Array:
+    return np.atleast_1d(as_array(values, ""))[:1]
+
+
+def _unless_invalid(make: Callable[[], Any]) -> Any:
+    """None where `make` refuses; `load_data` then says what is wrong."""
+    try:
+        return make()
+    except InvalidInput:
+        return None
 
 
 def _from_name(spec: str, signature: Signature, preprocess: str | None) -> Dataset:

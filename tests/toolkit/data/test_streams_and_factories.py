@@ -102,10 +102,10 @@ def test_several_inputs_of_a_stream() -> None:
 
 
 def test_the_first_sample_gives_shapes_without_a_signature() -> None:
-    for spec in (ROWS, torch.from_numpy(ROWS), (ROWS, np.arange(5))):
+    for spec in (ROWS, torch.from_numpy(ROWS).requires_grad_(), (ROWS, np.arange(5))):
         assert np.asarray(first_sample(spec)).shape == (1, 3)
     assert first_sample({"x": ROWS, "labels": np.arange(5)})["x"].shape == (1, 3)
-    assert [first_sample(spec) for spec in (None, rows, list(ROWS))] == [None] * 3
+    assert [first_sample(spec) for spec in (None, rows, list(ROWS), {"x": [[1], [1, 2]]})] == [None] * 4
 
 
 @pytest.mark.parametrize(
@@ -127,6 +127,9 @@ def test_the_first_sample_gives_shapes_without_a_signature() -> None:
         ((ROWS, np.arange(4)), "5 samples and 4 labels"),
         ({"x": np.array([{}], object)}, "no array of numbers"),
         ({"x": np.float32(1)}, "single number"),
+        ({"x": [[1.0], [1.0, 2.0]]}, "x: a list is no array"),
+        ((ROWS, [[1], [1, 2]]), "labels: a list is no array"),
+        ({"x": ROWS, "labels": "words"}, "no array of numbers"),
         ({}, "no samples"),
         (Dataset("d", lambda: [{"x": ROWS[:1]}], 3), "said 3 samples and gave 1"),
     ],
