@@ -83,3 +83,35 @@ def test_photographs_keep_their_class(
     before, after = bundle.report["before"], bundle.report["after"]
     assert after["size_bytes"] < 0.6 * before["size_bytes"]
     assert after["latency_s"] < before["latency_s"]
+
+
+def test_photographs_as_files_keep_their_class(network: object, tmp_path: Path) -> None:
+    """A folder of pictures with a stated preprocessing does what arrays prepared by hand do."""
+    from PIL import Image
+    from skimage import data
+
+    from toolkit.data import load_data
+
+    stated = "resize=256/224,crop=center,mean=127,std=128"
+    for folder, names in {
+        "calibration": ("astronaut", "rocket", "hubble_deep_field", "immunohistochemistry", "retina", "colorwheel"),
+        "asked/281": ("chelsea",),
+        "asked/967": ("coffee",),
+    }.items():
+        (tmp_path / folder).mkdir(parents=True)
+        for name in names:
+            Image.fromarray(getattr(data, name)()).save(tmp_path / folder / f"{name}.png")
+    bundle = toolkit.compile(
+        network,
+        target="desktop_cpu",
+        data=tmp_path / "calibration",
+        validation=tmp_path / "asked",
+        preprocess=stated,
+        output=tmp_path / "bundle",
+    )
+    quantized = next(proof for proof in bundle.manifest["proofs"] if proof["pass"] == "QuantizeInt8")
+    assert quantized["decision"] == "kept"
+    asked = load_data(tmp_path / "asked", bundle.signature, preprocess=stated)
+    cat, coffee = (int(bundle(sample)["output"].argmax()) for sample in asked)
+    assert cat in CATS
+    assert coffee in ESPRESSO
