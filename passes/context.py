@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from passes.program import Program
 from passes.signature import Signature
 from targets.stack import Stack
 
-__all__ = ["Budget", "Context", "synthetic_data"]
+__all__ = ["Budget", "Context", "Pace", "synthetic_data"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +27,17 @@ class Budget:
 
     min_sqnr_db: float = 10.0
     max_metric_drop: float = 0.01
+
+
+class Pace(Protocol):
+    """Decides whether a rewrite made a program slower, where the stack's model is not to decide it."""
+
+    @property
+    def key(self) -> str:
+        """Everything that the decisions depend on; part of the key of a kept pass."""
+
+    def slower(self, step: str, before: Program, after: Program) -> bool:
+        """Whether `after` is slower than `before`. Asked once for each attempt of the pass called `step`."""
 
 
 def _silent(_step: str, _done: float) -> None:
@@ -43,6 +54,7 @@ class Context:
         validation: Samples that proofs and metrics are taken on; the calibration data where None.
         metric: Judges the answers where `validation` has labels.
         fit: Trains a torch module; set by the driver for recipes that need it.
+        pace: Decides what is slower; the stack's model does where None.
         seed: Of every random choice.
         progress: Called with a step's name and its share done.
     """
@@ -52,6 +64,7 @@ class Context:
     validation: Dataset | None = None
     metric: Metric | None = None
     fit: Callable[..., Any] | None = None
+    pace: Pace | None = None
     seed: int = 0
     budget: Budget = field(default_factory=Budget)
     progress: Callable[[str, float], None] = _silent

@@ -9,6 +9,8 @@ A pass is a frozen dataclass: its fields are its configuration, and it holds no 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from enum import StrEnum
 from typing import Any, ClassVar, final
@@ -100,14 +102,11 @@ class Pass(ABC):
             )
         self.requires(program, ctx)
         attempt: Pass = self
+        slower: tuple[bool, ...] = ()
         while True:
-            try:
+            with _unusable(attempt):
                 after = attempt._checked_apply(program, ctx)
-                proof = attempt._judge(program, after, ctx)
-            except (InvalidInput, MissingDependency) as error:
-                if isinstance(error, PassFailed) or attempt.essential:
-                    raise
-                raise PassFailed(f"the result is not usable: {error.problem}", hint=error.hint) from error
+                proof = attempt._judge(program, after, ctx, slower)
             if proof.reason and attempt.essential:
                 raise PassFailed(
                     f"{self.name}: {proof.reason}",
@@ -118,9 +117,11 @@ class Pass(ABC):
                 narrowed = attempt is not self
                 decision = Decision.NARROWED if narrowed else Decision.KEPT
                 return after, replace(proof, decision=decision, reason=attempt._narrowing(self) if narrowed else "")
-            narrower = attempt.narrower(program, ctx, proof)
+            with _unusable(attempt):
+                narrower = attempt.narrower(program, ctx, proof)
             if narrower is None:
                 return program, replace(proof, decision=Decision.REVERTED)
+            slower = proof.slower
             attempt = narrower
 
     def _checked_apply(self, program: Program, ctx: Context) -> Program:
@@ -141,7 +142,8 @@ class Pass(ABC):
         self.ensures(program, after, ctx)
         return after.with_facts(facts, after if self.kind is Kind.RETRAINED else program.truth)
 
-    def _judge(self, before: Program, after: Program, ctx: Context) -> Proof:
+    def _judge(self, before: Program, after: Program, ctx: Context, slower: tuple[bool, ...] = ()) -> Proof:
+        """The proof of one attempt; `slower` is what measuring said of those before it."""
         data = ctx.proof_data(before)
         against = before if self.kind is Kind.EXACT else before.truth
         drift = compare(against, after, data)
@@ -158,11 +160,18 @@ class Pass(ABC):
             cost_s=_costs(before, after, ctx),
             size_bytes=_sizes(before, after),
             nodes=_nodes(before, after),
+            slower=slower,
         )
-        return replace(proof, reason=self._objection(proof, ctx, after))
+        if reason := self._drifted(proof, ctx, after):
+            return replace(proof, reason=reason)
+        if ctx.pace is None or before.level is not Level.ONNX or _same_graph(before, after):
+            return replace(proof, reason=_predicted_slower(proof, ctx))
+        verdict = ctx.pace.slower(self.name, before, after)
+        reason = "measured on this machine to be slower" if verdict else ""
+        return replace(proof, reason=reason, slower=(*slower, verdict))
 
-    def _objection(self, proof: Proof, ctx: Context, after: Program) -> str:
-        """Why the result may not be kept, or an empty string."""
+    def _drifted(self, proof: Proof, ctx: Context, after: Program) -> str:
+        """Why the answers are not good enough, or an empty string."""
         if self.kind is Kind.EXACT:
             floor = _EXACT_SQNR_DB["float16" if "float16" in after.facts else "float32"]
             if proof.worst_sqnr_db < floor:
@@ -171,9 +180,6 @@ class Pass(ABC):
             return f"{proof.worst_sqnr_db:.1f} dB SQNR is under the budget of {ctx.budget.min_sqnr_db:g} dB"
         if proof.metric and proof.metric.drop > ctx.budget.max_metric_drop:
             return f"{proof.metric.name} fell by {proof.metric.drop:.4f}, the budget is {ctx.budget.max_metric_drop:g}"
-        if proof.cost_s and proof.cost_s[1] > proof.cost_s[0] * _SLOWER:
-            before_ms, after_ms = (1e3 * s for s in proof.cost_s)
-            return f"predicted to be slower on {ctx.stack.id}: {before_ms:.4g} ms before, {after_ms:.4g} ms after"
         return ""
 
     def _narrowing(self, wanted: Pass) -> str:
@@ -181,8 +187,26 @@ class Pass(ABC):
         return f"narrowed to {changed}"
 
 
+def _predicted_slower(proof: Proof, ctx: Context) -> str:
+    if proof.cost_s is None or proof.cost_s[1] <= proof.cost_s[0] * _SLOWER:
+        return ""
+    before_ms, after_ms = (1e3 * s for s in proof.cost_s)
+    return f"predicted to be slower on {ctx.stack.id}: {before_ms:.4g} ms before, {after_ms:.4g} ms after"
+
+
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, (tuple, frozenset)) else value
+
+
+@contextmanager
+def _unusable(attempt: Pass) -> Iterator[None]:
+    """A result that onnx or onnxruntime refuses is the pass's failure; where the road needs it, everybody's."""
+    try:
+        yield
+    except (InvalidInput, MissingDependency) as error:
+        if isinstance(error, PassFailed) or attempt.essential:
+            raise
+        raise PassFailed(f"the result is not usable: {error.problem}", hint=error.hint) from error
 
 
 def _same_graph(before: Program, after: Program) -> bool:

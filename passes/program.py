@@ -157,10 +157,17 @@ class Program:
     @cached_property
     def _runner(self) -> Any:
         if self.level is Level.ONNX:
-            return Session(self.onnx_bytes)
+            return self._session()
         from passes.torch_level.capture import torch_runner
 
         return torch_runner(self)
+
+    def _session(self) -> Session:
+        """The graph in onnxruntime; one in float16 so that it rounds as the device will."""
+        from passes.onnx_level.half import holds_float16, rounding
+
+        rounded = rounding(self.model) if holds_float16(self.model) else None
+        return Session(self.onnx_bytes if rounded is None else replace(self, model=rounded).onnx_bytes)
 
 
 def onnx_program(name: str, model: ir.Model, signature: Signature, example: Mapping[str, Array]) -> Program:

@@ -111,6 +111,7 @@ def _keys(recipe: Recipe, program: Program, ctx: Context, fingerprint: str) -> l
         ctx.metric.name if ctx.metric else "",
         str(ctx.seed),
         str(ctx.budget),
+        ctx.pace.key if ctx.pace else "",
     ]
     state = hashlib.sha256("\n".join(parts).encode())
     keys = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -39,6 +39,7 @@ class Config(BaseModel):
     budget: BudgetConfig = Field(default_factory=BudgetConfig)
     recipe: str | None = None
     passes: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = None
+    measured: dict[str, list[Literal["slower", "not slower"]]] | None = None
 
 
 def load_config(path: Path) -> Config:

@@ -15,13 +15,13 @@ from passes.metric import TOP1
 from passes.program import Level, Program
 from passes.proof import Proof
 from passes.recipe import RECIPES, Recipe, recipe_for
-from passes.running import run
+from passes.running import Outcome, run
 from passes.torch_level.export import LOWEST_OPSET
 from targets.cost import estimate
 from targets.errors import InvalidInput, UnknownName
 from targets.estimate import Estimate
 from targets.stack import Stack
-from targets.target import load_target
+from targets.target import Target, load_target
 from targets.verdict import Limits, judge
 from toolkit.backends import BACKENDS
 from toolkit.bundle.atomic import replacing_folder
@@ -37,6 +37,7 @@ from toolkit.bundle.manifest import (
 )
 from toolkit.cache import DiskCache, fingerprint
 from toolkit.data import check_preprocess_used, first_sample, load_data
+from toolkit.measuring import Measured, Recorded, check_host, decisions
 from toolkit.report.document import build_report
 from toolkit.report.html import render
 from toolkit.sources import Source, load_source
@@ -59,6 +60,8 @@ class Options:
         output: Folder of the bundle; `build/<model>-<target>` where None.
         recipe: Name of a recipe; the one that the stack wants where None.
         passes: The passes themselves, as recipe.yaml holds them.
+        measure: Let this machine, where it is of the stack's kind, measure what the stack's model would predict.
+        measured: What an earlier measurement decided, as recipe.yaml holds it; nothing is then measured.
         trust: Load files that could run code.
         force: Replace an output folder that is not a bundle.
         cache: Keep finished passes and use those of earlier runs.
@@ -77,6 +80,8 @@ class Options:
     passes: Sequence[Mapping[str, Any]] | None = None
     seed: int = 0
     budget: Budget = field(default_factory=Budget)
+    measure: bool = False
+    measured: Mapping[str, Sequence[str]] | None = None
     trust: bool = False
     force: bool = False
     cache: bool = True
@@ -100,7 +105,8 @@ def compile_model(model: Any = None, *, target: str, **options: Any) -> Bundle:
     stack = device.stack(opts.stack)
     opts.progress("loading the model", 0.0)
     source = _load(model, opts)
-    ctx = _context(source, stack, opts)
+    pace = _pace(device, stack, opts)
+    ctx = replace(_context(source, stack, opts), pace=pace)
     recipe = _recipe(source.program, stack, opts)
     folder = Path(opts.output or Path("build") / f"{source.program.name}-{target}")
     with replacing_folder(folder, marker=MANIFEST, force=opts.force) as scratch:
@@ -130,10 +136,11 @@ def compile_model(model: Any = None, *, target: str, **options: Any) -> Bundle:
         )
         dump_json(scratch / "report.json", report)
         (scratch / "report.html").write_text(render(report), "utf-8")
-        write_recipe(scratch, _replay(source, stack, recipe, opts))
+        write_recipe(scratch, _replay(source, stack, recipe, opts) | _decided(outcome))
         write_manifest(scratch, report, program, stack)
         laps.end("report")
-        dump_json(scratch / TIMINGS, laps.seconds)
+        measured = {"measured_latency_s": pace.latency_s} if isinstance(pace, Measured) else {}
+        dump_json(scratch / TIMINGS, laps.seconds | measured)
     return open_bundle(folder)
 
 
@@ -225,6 +232,19 @@ def _replay(source: Source, stack: Stack, recipe: Recipe, opts: Options) -> dict
         preprocess=opts.preprocess,
         inputs=list(opts.inputs),
     )
+
+
+def _pace(target: Target, stack: Stack, opts: Options) -> Measured | Recorded | None:
+    """Who decides what is slower: this machine, what it decided before, or (None) the stack's model."""
+    if opts.measure:
+        check_host(target, stack)
+        return Measured(stack)
+    return Recorded(opts.measured) if opts.measured else None
+
+
+def _decided(outcome: Outcome) -> dict[str, Any]:
+    found = decisions(outcome.proofs)
+    return {"measured": found} if found else {}
 
 
 def _cache(opts: Options) -> DiskCache | None:

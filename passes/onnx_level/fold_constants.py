@@ -57,6 +57,7 @@ def fold(model: ir.Model, max_elements: int) -> None:
         common.DeduplicateInitializersPass(),
         common.OutputFixPass(),  # an identity between two outputs was more than decoration
         common.NameFixPass(),
+        common.ShapeInferencePass(),  # later passes read types; found once, they change no graph again
     )
     with rewriting_errors():
         common.InlinePass()(model)

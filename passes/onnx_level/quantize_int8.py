@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -12,15 +12,12 @@ from passes.compare import sqnr_db
 from passes.context import Context
 from passes.contract import Kind, Pass, PassFailed
 from passes.onnx_level.quantizing import finished, quantizer_model, quantizing, refuse_quantized
-from passes.onnx_level.ranges import Method, Ranges, observe
+from passes.onnx_level.ranges import Method, Ranges, activations, observe
 from passes.onnx_level.weights import channel_axis
 from passes.program import Program
 from passes.proof import Proof
 from targets.grouping import ANCHORS
 from targets.support import load_rules
-
-if TYPE_CHECKING:
-    import onnx
 
 __all__ = ["QuantizeInt8"]
 
@@ -102,7 +99,7 @@ class QuantizeInt8(Pass):
         assert ctx.data is not None
         data = ctx.data.take(self.samples)
         model = quantizer_model(program)
-        tensors = _activations(model, operators)
+        tensors = activations(model, operators)
         key = f"ranges {self.ranges} {self.percentile} {data.digest} {tensors}"
         return program.kept(key, lambda: observe(model, data, tensors, self.ranges, self.percentile, ctx.progress))
 
@@ -116,22 +113,6 @@ class QuantizeInt8(Pass):
             if len(excluded) > len(self.exclude) and len(excluded) < len(anchors):
                 return replace(self, exclude=excluded)
         return None
-
-
-def _activations(model: onnx.ModelProto, operators: Collection[str]) -> list[str]:
-    """Float tensors that an operator to be quantized reads or writes, weights apart."""
-    from onnx import TensorProto
-
-    weights = {tensor.name for tensor in model.graph.initializer}
-    floats = {
-        value.name
-        for value in (*model.graph.value_info, *model.graph.input, *model.graph.output)
-        if value.type.tensor_type.elem_type == TensorProto.FLOAT
-    }
-    touched = {
-        name: None for node in model.graph.node if node.op_type in operators for name in (*node.input, *node.output)
-    }
-    return [name for name in touched if name in floats - weights]
 
 
 def _tensors_data(ranges: Ranges) -> Any:

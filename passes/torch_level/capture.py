@@ -37,8 +37,8 @@ def export_errors(name: str) -> Iterator[None]:
     except Exception as error:  # the exporters raise anything, the user's own forward included
         raise InvalidInput(
             f"{name} cannot be captured as a graph: {_said(error)}",
-            hint="rewrite that line without data-dependent Python (torch.where or torch.cond choose between tensors), "
-            "or export the model to ONNX yourself and compile the .onnx; -vv shows the whole trace",
+            hint="rewrite that line without data-dependent Python (torch.where or torch.cond choose between tensors); "
+            "fix a size that may not vary with --input; or export the model to ONNX yourself; -vv shows the whole trace",
         ) from error
 
 
@@ -58,9 +58,13 @@ def _running(name: str) -> Iterator[None]:
 
 
 def _said(error: Exception) -> str:
-    """The first line of what an error says, and the user's line that it came from."""
+    """The first line of what an error says, what it says of sizes that may not vary, and the user's line behind it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0][:300] if lines else type(error).__name__) + _user_line(error)
+    first = lines[0][:300] if lines else type(error).__name__
+    if first.startswith("Constraints violated"):
+        details = " ".join(line.removeprefix("- ") for line in lines[1:] if line.startswith("- "))
+        first = f"{first.partition('!')[0]}: {details.partition(' If you')[0][:300]}"
+    return first + _user_line(error)
 
 
 def _user_line(error: Exception) -> str:
@@ -201,6 +205,11 @@ def signature_of(model: nn.Module, example: Mapping[str, Array], dynamic: Mappin
         for name, a in example.items()
     )
     outputs = _outputs(model, list(example.values()))
+    if complex_ := [a for a in (*example.values(), *outputs) if a.dtype.kind == "c"]:
+        raise InvalidInput(
+            f"{type(model).__name__} takes or returns {complex_[0].dtype}, which no runtime here does",
+            hint="give and return real and imaginary parts as two channels: torch.view_as_real",
+        )
     names = ["output"] if len(outputs) == 1 else [f"output_{i}" for i in range(len(outputs))]
     names = [f"{name}_" if name in example else name for name in names]
     shapes: list[list[int | str]] = [list(a.shape) for a in outputs]

@@ -52,10 +52,13 @@ def compile_(
     ] = None,
     config: ConfigOpt = None,
     recipe: Annotated[
-        str | None, typer.Option(help="float32, float16 or int8 in place of what the stack wants.")
+        str | None, typer.Option(help="float32, float16, int8, weights8 or weights4 in place of what the stack wants.")
     ] = None,
     min_sqnr: Annotated[float | None, typer.Option("--min-sqnr-db", help="Budget for drift. [10 dB]")] = None,
     max_drop: Annotated[float | None, typer.Option("--max-metric-drop", help="Budget for the metric. [0.01]")] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Keep what this machine measures to be no slower, not what is predicted.")
+    ] = False,
     seed: SeedOpt = None,
     dump: Annotated[Path | None, typer.Option(help="Folder that gets the graph after each pass.")] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Compute every pass again.")] = False,
@@ -97,6 +100,8 @@ def compile_(
             passes=None if recipe else file.passes,
             seed=file.seed if seed is None else seed,
             budget=budget,
+            measure=measure,
+            measured=None if recipe else file.measured,
             trust=trust,
             force=force,
             cache=not no_cache,
