@@ -115,20 +115,16 @@ def same_figures(way: Way, model: object = None) -> None:
     assert way.estimate.energy_j == pytest.approx(alone.energy_j, rel=1e-9)
 
 
-@pytest.mark.parametrize(
-    "stack",
-    ["raspberry_pi_4/tflite-int8", "jetson_nano/tensorrt-fp16"],
-)
-def test_every_way_costs_what_an_estimate_of_its_own_says(hopeless: Answer, stack: str) -> None:
-    ways = [way for way in hopeless.tried if way.stack.id == stack]
-    assert ways
-    for way in ways:
+def test_both_ways_on_the_stack_cost_what_an_estimate_of_their_own_says(hopeless: Answer) -> None:
+    for way in hopeless.tried[:2]:
         same_figures(way)
 
 
 @pytest.mark.slow
 def test_ways_on_all_devices_cost_what_an_estimate_of_their_own_says(hopeless: Answer) -> None:
-    for way in hopeless.tried[::3]:
+    low_opset = [way for way in hopeless.tried if way.stack.opset < 18]
+    assert low_opset
+    for way in (*hopeless.tried[::3], low_opset[0]):
         same_figures(way)
 
 

@@ -74,6 +74,7 @@ def check_(
         "size_bytes": ("--max-size", max_size),
     }
     limits = {name: parse_quantity(name, text, what=flag) for name, (flag, text) in said.items() if text is not None}
+    limits = {name: int(value) if name.endswith("_bytes") else value for name, value in limits.items()}
     file = project(config)
     device, stack_name = place(target, stack, file)
     from toolkit.checking import check_model
@@ -100,6 +101,8 @@ def _show(answer: Answer) -> None:
     _show_checks(answer, way)
     _show_support(way.support)
     say(f"latency: {way.estimate.provenance}")
+    if way.stack.batch > 1:
+        say(f"the latency is that of one inference among {way.stack.batch} made at once")
     if way.estimate.extrapolated:
         say("partly extrapolated: this network lies outside what was measured, the interval is widened")
     say()
