@@ -65,7 +65,8 @@ def load_source(
     specs = [parse_input(text) for text in inputs]
     if model is None or isinstance(model, (str, Path)):
         return _load_named(str(model or EXAMPLE), specs, sample, trust)
-    return _from_object(model, type(model).__name__.lower(), IN_MEMORY, specs, sample)
+    module = model[0] if isinstance(model, tuple) and model else model
+    return _from_object(model, type(module).__name__.lower(), IN_MEMORY, specs, sample)
 
 
 def _load_named(spec: str, specs: Sequence[TensorSpec], sample: Sample | Array | None, trust: bool) -> Source:
@@ -230,6 +231,11 @@ def _name(names: Sequence[str], position: int) -> str:
 def _to_numpy(value: Any) -> Array:
     import torch
 
+    if isinstance(value, (list, tuple)) and any(isinstance(part, torch.Tensor) for part in value):
+        raise InvalidInput(
+            f"an example input is a {type(value).__name__} of tensors, not a tensor",
+            hint="wrap the model in one whose forward takes each tensor by itself",
+        )
     try:
         array: Array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
     except TypeError as error:
@@ -238,7 +244,10 @@ def _to_numpy(value: Any) -> Array:
             hint="convert the model and its inputs to float32 or float16",
         ) from error
     if array.dtype.kind not in "biufc" and not array.dtype.name.startswith(("bfloat", "float8")):
-        raise InvalidInput(f"an example input is a {type(value).__name__}, not a tensor", hint="give tensors only")
+        raise InvalidInput(
+            f"an example input is a {type(value).__name__}, not a tensor",
+            hint="give tensors only; wrap a model that takes more in one whose forward takes tensors",
+        )
     return array
 
 

@@ -38,12 +38,12 @@ def export_errors(name: str) -> Iterator[None]:
         raise InvalidInput(
             f"{name} cannot be captured as a graph: {_said(error)}",
             hint="rewrite that line without data-dependent Python (torch.where or torch.cond choose between tensors); "
-            "fix a size that may not vary with --input; or export the model to ONNX yourself; -vv shows the whole trace",
+            "fix a size that may not vary with --input; or export the model to ONNX yourself; -vv shows the trace",
         ) from error
 
 
 @contextmanager
-def _running(name: str) -> Iterator[None]:
+def _running(name: str, on: str) -> Iterator[None]:
     """What the user's forward raises on the user's example is the user's to see."""
     try:
         yield
@@ -51,7 +51,7 @@ def _running(name: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise InvalidInput(
-            f"{name} cannot be run on its example inputs: {type(error).__name__}: {_said(error)}",
+            f"{name} cannot be run {on}: {type(error).__name__}: {_said(error)}",
             hint="correct the model, or the shapes and types of its example inputs (--input states them); "
             "-vv shows the whole trace",
         ) from error
@@ -219,7 +219,8 @@ def signature_of(model: nn.Module, example: Mapping[str, Array], dynamic: Mappin
     for symbol in symbols:
         grown = [_grown(a, spec, symbol) for a, spec in zip(base, inputs, strict=True)]
         size = next(a.shape[s.shape.index(symbol)] for a, s in zip(grown, inputs, strict=True) if symbol in s.shape)
-        for name, shape, small, large in zip(names, shapes, before, _outputs(model, grown), strict=True):
+        after = _outputs(model, grown, f"with {symbol} = {size}")
+        for name, shape, small, large in zip(names, shapes, before, after, strict=True):
             for i, (was, now) in enumerate(zip(small.shape, large.shape, strict=True)):
                 if was != now:
                     shape[i] = symbol if now == size else f"{name}_{i}"
@@ -229,10 +230,10 @@ def signature_of(model: nn.Module, example: Mapping[str, Array], dynamic: Mappin
     )
 
 
-def _outputs(model: nn.Module, arrays: Sequence[Array]) -> list[Array]:
+def _outputs(model: nn.Module, arrays: Sequence[Array], on: str = "on its example inputs") -> list[Array]:
     import torch
 
-    with torch.no_grad(), _running(type(model).__name__):
+    with torch.no_grad(), _running(type(model).__name__, on):
         return [_numpy(t) for t in flatten(model(*(to_tensor(a) for a in arrays)))]
 
 

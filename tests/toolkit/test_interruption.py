@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -71,26 +72,16 @@ def test_a_compile_killed_at_ten_moments_resumes_to_the_same_bytes(tmp_path: Pat
     for round_, share in enumerate(np.sort(rng.uniform(0.05, 1.0, MOMENTS))):
         place = tmp_path / f"round{round_}"
         place.mkdir()
+        if round_ % 2:
+            shutil.copytree(tmp_path / "undisturbed", place / "bundle")
         compiler = Compiler(place, "cache")
         killed += compiler.kill_after(share * whole_s, "bundle")
-        if (place / "bundle").exists():
-            assert content(place / "bundle") == want, "what stands under its name is whole"
+        if round_ % 2 or (place / "bundle").exists():
+            assert content(place / "bundle") == want, "what stands under its name is whole, and an old one stays"
         compiler.finish("bundle")
         assert content(place / "bundle") == want
         assert sorted(p.name for p in place.iterdir()) == ["bundle", "cache"]
     assert killed >= MOMENTS - 3, "too few runs were cut off to show anything"
-
-
-@pytest.mark.slow
-def test_an_old_bundle_stands_until_the_new_one_is_whole(tmp_path: Path) -> None:
-    compiler = Compiler(tmp_path, "cache")
-    whole_s = compiler.finish("bundle")
-    want = content(tmp_path / "bundle")
-    for share in generator(1, "moments of a kill").uniform(0.3, 1.0, 4):
-        compiler.kill_after(share * whole_s, "bundle")
-        assert content(tmp_path / "bundle") == want
-    compiler.finish("bundle")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["bundle", "cache"]
 
 
 # ---- what a kill leaves beside the output
