@@ -54,10 +54,16 @@ def read_golden(path: Path) -> list[Golden]:
 def _read(path: Path) -> list[Golden]:
     with np.load(path, allow_pickle=False) as stored:
         count = 1 + max(int(key.partition("/")[0]) for key in stored.files)
-        return [
+        samples = [
             Golden(*(_part(stored, f"{i}/{kind}/") for kind in ("input", "output", "reference"))) for i in range(count)
         ]
+    if any(not s.outputs or s.outputs.keys() != s.reference.keys() for s in samples):
+        raise ValueError("a sample without its answers")
+    return samples
 
 
 def _part(stored: Mapping[str, Array], prefix: str) -> dict[str, Array]:
-    return {key.removeprefix(prefix): stored[key] for key in stored if key.startswith(prefix)}
+    found = {key.removeprefix(prefix): stored[key] for key in stored if key.startswith(prefix)}
+    if any(not isinstance(value, np.ndarray) or value.dtype.kind not in "biuf" for value in found.values()):
+        raise ValueError("an entry that is no array of numbers")  # numpy hands over what it does not know as bytes
+    return found

@@ -59,6 +59,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _trace(argv)
         name = error.name or str(error)
         return fail(f"a dependency is missing: {name}", "install the toolkit again, or see `toolkit doctor`", _MISSING)
+    except MemoryError:
+        _trace(argv)
+        return fail(
+            "this takes more memory than there is",
+            "check the sizes in the model; --input states smaller ones",
+            _MISSING,
+        )
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has left: `toolkit targets | head`
         return 0

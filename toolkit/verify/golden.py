@@ -7,6 +7,7 @@ from math import inf, isinf
 from typing import Any
 
 from passes.compare import errors, sqnr_db
+from targets.errors import InvalidInput
 from toolkit.bundle.bundle import Bundle
 
 __all__ = ["Verification", "verify_bundle"]
@@ -43,11 +44,20 @@ class Verification:
 
 
 def verify_bundle(bundle: Bundle) -> Verification:
-    """Compare answers made here with those in golden.npz; the output that moved most decides."""
+    """Compare answers made here with those in golden.npz; the output that moved most decides.
+
+    Raises:
+        InvalidInput: golden.npz is damaged, or of another model.
+    """
     powers: dict[str, list[float]] = {}
     samples = bundle.golden
     for golden in samples:
         answers = bundle(golden.inputs)
+        if answers.keys() != golden.outputs.keys():
+            raise InvalidInput(
+                f"golden.npz holds {', '.join(golden.outputs)}, the artefact answers {', '.join(answers)}",
+                hint="copy the bundle again, or compile again",
+            )
         for name, want in golden.outputs.items():
             power, here, _ = errors(want, answers[name])
             drift = errors(want, golden.reference[name])[1]
