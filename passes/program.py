@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from passes.dataset import Array, Dataset, Sample
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["Level", "Program"]
 
 _ANSWERS_KEPT_BYTES = 64 * 2**20
-_DERIVED = ("onnx_bytes", "static_model", "exported", "digest", "_runner")  # cached properties: of the model alone
 
 _Value = TypeVar("_Value")
 
@@ -60,10 +58,8 @@ class Program:
                        _answers={}, _kept={})  # fmt: skip
 
     def with_facts(self, facts: frozenset[str], reference: Program | None) -> Program:
-        """The same model, of which more or less is known; what was derived from the model stays."""
-        same = replace(self, facts=facts, reference=reference)
-        same.__dict__.update({name: self.__dict__[name] for name in _DERIVED if name in self.__dict__})
-        return same
+        """The same model, of which more or less is known; what was found out about it stays."""
+        return replace(self, facts=facts, reference=reference)
 
     def kept(self, key: str, make: Callable[[], _Value]) -> _Value:
         """What `make` finds out about this model, found out once."""
@@ -96,36 +92,31 @@ class Program:
         copy: ir.Model = self.model.clone()
         return copy
 
-    @cached_property
+    @property
     def onnx_bytes(self) -> bytes:
         """The serialized ModelProto; equal graphs give equal bytes."""
-        import onnx_ir
+        return self.kept("onnx bytes", lambda: _serialized(self.model))
 
-        try:
-            with quiet_libraries():
-                content: bytes = onnx_ir.to_proto(self.model).SerializeToString(deterministic=True)
-        except onnx_ir.serde.SerdeError as error:
-            cause = " ".join(str(error.__cause__ or error).split())[:200]
-            raise InvalidInput(f"the graph cannot be written: {cause}", hint="export the model again") from error
-        return content
-
-    @cached_property
+    @property
     def static_model(self) -> ir.Model:
         """The ONNX graph with static, inferred shapes, as cost models read it; not to be changed."""
         from passes.structure import inferred
 
-        return inferred(self)
+        return self.kept("static model", lambda: inferred(self))
 
-    @cached_property
+    @property
     def exported(self) -> Any:
         """The `torch.export` graph of a torch-level program."""
         from passes.torch_level.capture import capture
 
-        return capture(self)
+        return self.kept("exported", lambda: capture(self))
 
-    @cached_property
+    @property
     def digest(self) -> str:
         """SHA-256 of the graph and every weight: the identity of the model, whatever file or factory it came from."""
+        return self.kept("digest", self._digest)
+
+    def _digest(self) -> str:
         if self.level is Level.ONNX:
             return hashlib.sha256(self.onnx_bytes).hexdigest()
         from passes.torch_level.capture import torch_digest
@@ -134,8 +125,7 @@ class Program:
 
     def run(self, sample: Sample) -> dict[str, Array]:
         """The answers to one sample, by output name."""
-        answers: dict[str, Array] = self._runner(sample)
-        return answers
+        return self.kept("runner", self._runner)(sample)
 
     def answers(self, data: Dataset) -> Iterator[dict[str, Array]]:
         """The answers to each sample of `data`; kept and given again where they are small."""
@@ -154,8 +144,7 @@ class Program:
         if size <= _ANSWERS_KEPT_BYTES:
             self._answers[key] = kept
 
-    @cached_property
-    def _runner(self) -> Any:
+    def _runner(self) -> Callable[[Sample], dict[str, Array]]:
         if self.level is Level.ONNX:
             return self._session()
         from passes.torch_level.capture import torch_runner
@@ -167,7 +156,19 @@ class Program:
         from passes.onnx_level.half import holds_float16, rounding
 
         rounded = rounding(self.model) if holds_float16(self.model) else None
-        return Session(self.onnx_bytes if rounded is None else replace(self, model=rounded).onnx_bytes)
+        return Session(self.onnx_bytes if rounded is None else _serialized(rounded))
+
+
+def _serialized(model: ir.Model) -> bytes:
+    import onnx_ir
+
+    try:
+        with quiet_libraries():
+            content: bytes = onnx_ir.to_proto(model).SerializeToString(deterministic=True)
+    except onnx_ir.serde.SerdeError as error:
+        cause = " ".join(str(error.__cause__ or error).split())[:200]
+        raise InvalidInput(f"the graph cannot be written: {cause}", hint="export the model again") from error
+    return content
 
 
 def onnx_program(name: str, model: ir.Model, signature: Signature, example: Mapping[str, Array]) -> Program:

@@ -94,7 +94,7 @@ def _renamed(back: Program, like: Program) -> Program:
 
     if back.level is Level.ONNX or len(back.signature.outputs) != len(like.signature.outputs):
         return back
-    return replace(back, signature=like.signature, reference=None, _answers={})
+    return replace(back, signature=like.signature, reference=None, _answers={}, _kept={})
 
 
 def _replace(path: Path, content: bytes) -> None:

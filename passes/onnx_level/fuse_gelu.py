@@ -35,6 +35,8 @@ class FuseGelu(Pass):
     def apply(self, program: Program, ctx: Context) -> Program:
         from onnxscript.rewriter import pattern
 
+        if not any(node.op_type in ("Erf", "Tanh") for node in program.graph.all_nodes()):
+            return program  # the patterns commute into hundreds, and take seconds to try
         rules = [
             pattern.RewriteRule(_halved(gate, order), _replacement(approximate))
             for gate, approximate in ((_erf_gate, "none"), (_tanh_gate, "tanh"))

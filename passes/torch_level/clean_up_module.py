@@ -1,4 +1,4 @@
-"""Drop from a module what only training needs: parametrisations become plain weights, dropout becomes nothing."""
+"""Compute once what a module computes from its weights at every call: parametrisations become plain weights."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ __all__ = ["CleanUpModule"]
 
 @dataclass(frozen=True)
 class CleanUpModule(Pass):
-    """Weight and spectral normalisation and other parametrisations are computed once, dropout is removed.
+    """Weight and spectral normalisation and other parametrisations are computed once.
 
-    Otherwise they stay in the graph, or in the module that later passes prune and retrain.
+    Otherwise they stay in the graph, and hide the weights from passes that prune. Dropout stays: in eval mode it does
+    nothing and leaves nothing in the graph, and a pass that trains wants it back.
 
     Source: torch.nn.utils.parametrize, and the hooks of torch.nn.utils.weight_norm and spectral_norm before it.
     """
@@ -41,16 +42,13 @@ class CleanUpModule(Pass):
         model = copy.deepcopy(program.model)
         for module in list(model.modules()):
             _bake(module)
-        for parent, name in list(_dropouts(model)):
-            _remove(parent, name)
         return program.with_model(model)
 
 
 def _needs_cleaning(module: nn.Module) -> bool:
-    from torch.nn.modules.dropout import _DropoutNd
     from torch.nn.utils import parametrize
 
-    return parametrize.is_parametrized(module) or isinstance(module, _DropoutNd) or any(_norm_hooks(module))
+    return parametrize.is_parametrized(module) or any(_norm_hooks(module))
 
 
 def _bake(module: nn.Module) -> None:
@@ -68,18 +66,3 @@ def _norm_hooks(module: nn.Module) -> Iterator[tuple[str, str]]:
     for hook in module._forward_pre_hooks.values():
         if type(hook).__name__ in ("WeightNorm", "SpectralNorm"):
             yield type(hook).__name__, str(hook.name)  # type: ignore[attr-defined]
-
-
-def _dropouts(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
-    from torch.nn.modules.dropout import _DropoutNd
-
-    for parent in model.modules():
-        for name, child in parent.named_children():
-            if isinstance(child, _DropoutNd):
-                yield parent, name
-
-
-def _remove(parent: nn.Module, name: str) -> None:
-    from torch import nn
-
-    setattr(parent, name, nn.Identity())

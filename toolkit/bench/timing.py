@@ -1,0 +1,37 @@
+"""Time alternatives side by side: in turns, so that whatever else the machine does falls on all of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from statistics import median
+
+__all__ = ["in_turns_s", "spread_s"]
+
+
+def in_turns_s(
+    alternatives: Mapping[str, Callable[[], object]], *, seconds: float = 3.0, fewest: int = 15
+) -> dict[str, list[float]]:
+    """Every run's duration by name, sorted; each alternative is warmed up, then all run in turns.
+
+    Args:
+        seconds: For all of them together, at least.
+        fewest: Runs of each, at least.
+    """
+    for run in alternatives.values():
+        run()
+        run()
+    taken: dict[str, list[float]] = {name: [] for name in alternatives}
+    started = time.perf_counter()
+    while min(map(len, taken.values())) < fewest or time.perf_counter() - started < seconds:
+        for name, run in alternatives.items():
+            start = time.perf_counter()
+            run()
+            taken[name].append(time.perf_counter() - start)
+    return {name: sorted(values) for name, values in taken.items()}
+
+
+def spread_s(durations: list[float]) -> tuple[float, float, float]:
+    """Lower quartile, median and upper quartile."""
+    quarter = len(durations) // 4
+    return durations[quarter], median(durations), durations[-1 - quarter]
