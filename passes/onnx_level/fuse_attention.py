@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from passes.context import Context
 from passes.contract import Kind, Pass, PassFailed
-from passes.onnx_level.matching import made_by, number, only_user, rank, replace_node, size
-from passes.onnx_level.rewriting import rewrite, typed
+from passes.onnx_level.matching import factors, made_by, matchable, only_user, rank, replace_node, size
+from passes.onnx_level.rewriting import rewrite
 from passes.program import Program
 
 if TYPE_CHECKING:
@@ -36,15 +36,13 @@ class FuseAttention(Pass):
                              hint="nothing to do: the stack's runtime recognises the parts or runs them")  # fmt: skip
 
     def apply(self, program: Program, ctx: Context) -> Program:
-        from onnxscript.rewriter.rules import common as rules
-
-        model = typed(program).model
-        found = [match for node in model.graph if (match := _match(node)) is not None]
-        for match in found:
-            _replace(model.graph, match)
-        if not found:
-            return program
-        return rewrite(program.with_model(model), [rules.transpose_transpose_rule, rules.no_op_transpose_rule])
+        model = matchable(program)
+        found = False
+        for node in list(model.graph):  # matched one by one: what one gives, the next may take
+            if (match := _match(node)) is not None:
+                _replace(model.graph, match)
+                found = True
+        return rewrite(program.with_model(model), []) if found else program
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,9 @@ def _match(softmax: ir.Node) -> _Match | None:
     v = last.inputs[1]
     if q is None or kt is None or v is None or any(rank(x) != 4 for x in (q, kt, v, last.outputs[0])):
         return None
-    if mask is not None and not _is_full_mask(mask, kt):
+    if q.dtype is None or q.dtype.name not in ("FLOAT", "FLOAT16"):
+        return None
+    if mask is not None and not _is_mask(mask, q, kt):
         return None
     if any(size(q, axis) is None or not size(q, axis) == size(kt, axis) == size(v, axis) for axis in (0, 1)):
         return None  # the products would broadcast, Attention would not
@@ -88,7 +88,7 @@ def _scores_and_mask(softmax: ir.Node) -> tuple[ir.Value | None, ir.Value | None
     add = made_by(value, "Add")
     if add is None or only_user(add.outputs[0]) is not softmax:
         return value, None
-    for scores, mask in ((add.inputs[0], add.inputs[1]), (add.inputs[1], add.inputs[0])):
+    for scores, mask in (add.inputs, add.inputs[::-1]):
         if made_by(_scaled(scores)[0], "MatMul") is not None:
             return scores, mask
     return None, None
@@ -96,27 +96,57 @@ def _scores_and_mask(softmax: ir.Node) -> tuple[ir.Value | None, ir.Value | None
 
 def _scaled(value: ir.Value | None) -> tuple[ir.Value | None, float]:
     """What `value` is a constant multiple of, and the factor."""
-    node = made_by(value, "Mul", "Div")
-    if node is None or only_user(node.outputs[0]) is None:
-        return value, 1.0
-    factor = number(node.inputs[1])
-    if factor is not None:
-        return node.inputs[0], factor if node.op_type == "Mul" else 1 / factor
-    factor = number(node.inputs[0]) if node.op_type == "Mul" else None
-    return (value, 1.0) if factor is None else (node.inputs[1], factor)
+    factor, varying = factors(value)
+    return (varying[0], factor) if len(varying) == 1 else (value, 1.0)
 
 
-def _is_full_mask(mask: ir.Value, kt: ir.Value) -> bool:
-    """Attention adds a mask of two to four dimensions that spells out the last one."""
-    length = size(kt, 3)
-    return 2 <= rank(mask) <= 4 and length is not None and size(mask, rank(mask) - 1) == length
+def _is_mask(mask: ir.Value, q: ir.Value, kt: ir.Value) -> bool:
+    """Two to four dimensions; the last two spell out the scores' size, which is what runtimes take."""
+    if not 2 <= rank(mask) <= 4 or any(size(mask, i) is None for i in range(rank(mask))):
+        return False
+    if (size(mask, -2), size(mask, -1)) != (size(q, 2), size(kt, 3)):
+        return False
+    outer = range(-3, -rank(mask) - 1, -1)  # of samples and heads; a mask of more would make more scores
+    return all(size(mask, i) in (1, size(q, i)) for i in outer)
 
 
 def _replace(graph: ir.Graph, match: _Match) -> None:
     import onnx_ir
 
-    swap = onnx_ir.Node("", "Transpose", [match.kt], [onnx_ir.AttrInt64s("perm", [0, 1, 3, 2])])
-    swap.outputs[0].type = match.kt.type
-    inputs = [match.q, swap.outputs[0], match.v, *([match.mask] if match.mask is not None else [])]
+    k, made = _turned_back(match.kt)
+    inputs = [match.q, k, match.v, *([match.mask] if match.mask is not None else [])]
     fused = onnx_ir.Node("", "Attention", inputs, [onnx_ir.AttrFloat32("scale", match.scale)], name=match.last.name)
-    replace_node(graph, match.last, [swap, fused])
+    replace_node(graph, match.last, [*made, fused])
+
+
+def _turned_back(kt: ir.Value) -> tuple[ir.Value, list[ir.Node]]:
+    """k, of which `kt` has the last two axes swapped, and the node that makes it where there is none yet."""
+    import onnx_ir
+
+    if (k := _swapped_in_three_dimensions(kt)) is not None:
+        return k, []
+    turn = made_by(kt, "Transpose")
+    perm = list(turn.attributes.get_ints("perm", [3, 2, 1, 0])) if turn is not None else [0, 1, 2, 3]
+    source = turn.inputs[0] if turn is not None else kt
+    assert source is not None
+    perm[2], perm[3] = perm[3], perm[2]
+    if perm == [0, 1, 2, 3]:
+        return source, []
+    swap = onnx_ir.Node("", "Transpose", [source], [onnx_ir.AttrInt64s("perm", perm)])
+    swap.outputs[0].type = kt.type
+    return swap.outputs[0], [swap]
+
+
+def _swapped_in_three_dimensions(kt: ir.Value) -> ir.Value | None:
+    """k, where `kt` is reshape(transpose(reshape(k))) with samples and heads as one axis: so torch exports it."""
+    outer = made_by(kt, "Reshape")
+    turn = made_by(outer.inputs[0], "Transpose") if outer is not None else None
+    inner = made_by(turn.inputs[0], "Reshape") if turn is not None else None
+    if turn is None or inner is None or list(turn.attributes.get_ints("perm", [])) != [0, 2, 1]:
+        return None
+    k, flat = inner.inputs[0], inner.outputs[0]
+    if k is None or rank(k) != 4:
+        return None
+    pairs = [(size(flat, 1), size(k, 2)), (size(flat, 2), size(k, 3))]
+    pairs += [(size(kt, i), size(k, j)) for i, j in enumerate((0, 1, 3, 2))]
+    return k if all(a is not None and a == b for a, b in pairs) else None

@@ -9,8 +9,8 @@ import numpy as np
 
 from passes.context import Context
 from passes.contract import Kind, Pass, PassFailed
-from passes.onnx_level.matching import made_by, number, only_user, rank, replace_node, size
-from passes.onnx_level.rewriting import rewrite, typed
+from passes.onnx_level.matching import made_by, matchable, number, only_user, rank, replace_node, size, stands_alone
+from passes.onnx_level.rewriting import rewrite
 from passes.program import Program
 
 if TYPE_CHECKING:
@@ -38,10 +38,12 @@ class FuseLayerNorm(Pass):
             )
 
     def apply(self, program: Program, ctx: Context) -> Program:
-        model = typed(program).model
-        found = [match for node in list(model.graph) if (match := _match(node)) is not None]
-        for match in found:
-            _replace(model.graph, match)
+        model = matchable(program)
+        found = False
+        for node in list(model.graph):  # matched one by one: what one norm gives, the next may take
+            if (match := _match(node)) is not None:
+                _replace(model.graph, match)
+                found = True
         return rewrite(program.with_model(model), []) if found else program
 
 
@@ -58,33 +60,56 @@ class _Match:
 
 
 def _match(node: ir.Node) -> _Match | None:
+    match = _quotient(node) or _shifted_product(node)
+    if match is None or match.x.dtype is None or match.x.dtype.name not in ("FLOAT", "FLOAT16"):
+        return None
+    widths = [size(match.x, i) for i in range(match.axis, rank(match.x))]
+    if match.scale is None and not all(isinstance(n, int) for n in widths):
+        return None
+    return match if stands_alone(match.last, match.x) else None
+
+
+def _quotient(node: ir.Node) -> _Match | None:
+    """d / r * scale + bias, with d = x - mean and r = sqrt(var + eps)."""
     deviation, root = _ratio(node)
-    square_root = made_by(root, "Sqrt")
-    shifted = made_by(square_root.inputs[0], "Add") if square_root is not None else None
-    if shifted is None or deviation is None:
+    spread, centred = _spread(root), _centred(deviation)
+    if spread is None or centred is None or not _equal(centred, spread[:2]):
         return None
-    variance, epsilon = shifted.inputs[0], number(shifted.inputs[1])
-    if epsilon is None:
-        variance, epsilon = shifted.inputs[1], number(shifted.inputs[0])
-    mean_square, centred = made_by(variance, "ReduceMean"), made_by(deviation, "Sub")
-    if epsilon is None or mean_square is None or centred is None or not _is_square(mean_square.inputs[0], deviation):
-        return None
-    x, mean = centred.inputs[0], made_by(centred.inputs[1], "ReduceMean")
-    if x is None or mean is None or mean.inputs[0] is not x:
-        return None
-    axis = _first_axis(mean, x)
-    if (
-        axis is None
-        or axis != _first_axis(mean_square, x)
-        or x.dtype is None
-        or x.dtype.name not in ("FLOAT", "FLOAT16")
-    ):
-        return None
+    (x, axis), epsilon = centred, spread[2]
     last, scale = _times_constant(node, "Mul", x, axis)
     last, bias = _times_constant(last, "Add", x, axis) if scale is not None else (last, None)
-    if scale is None and not all(isinstance(size(x, i), int) for i in range(axis, rank(x))):
-        return None
     return _Match(x, axis, epsilon, scale, bias, last)
+
+
+def _shifted_product(node: ir.Node) -> _Match | None:
+    """x g + (bias - mean g) with g = scale / r, as TensorFlow writes it."""
+    if node.op_type != "Add" or node.domain:
+        return None
+    for product, shift in (node.inputs, node.inputs[::-1]):
+        scaled, offset = made_by(product, "Mul"), made_by(shift, "Sub")
+        moved = made_by(offset.inputs[1], "Mul") if offset is not None else None
+        if scaled is None or offset is None or moved is None:
+            continue
+        for x, gain in (scaled.inputs, scaled.inputs[::-1]):
+            if x is None or gain is None or gain not in moved.inputs:
+                continue
+            mean = moved.inputs[1] if moved.inputs[0] is gain else moved.inputs[0]
+            axis, (root, scale) = _mean_axis(mean, x), _gain(gain)
+            spread = _spread(root)
+            if spread is None or axis is None or scale is None or not _equal((x, axis), spread[:2]):
+                continue
+            if _is_constant_for(scale, x, axis) and _is_constant_for(offset.inputs[0], x, axis):
+                return _Match(x, axis, spread[2], scale, offset.inputs[0], node)
+    return None
+
+
+def _gain(value: ir.Value) -> tuple[ir.Value | None, ir.Value | None]:
+    """r and s of s / r."""
+    product = made_by(value, "Mul")
+    for inverse, scale in (product.inputs, product.inputs[::-1]) if product is not None else ():
+        if (root := _inverse_of(inverse)) is not None:
+            return root, scale
+    return None, None
 
 
 def _ratio(node: ir.Node) -> tuple[ir.Value | None, ir.Value | None]:
@@ -92,27 +117,62 @@ def _ratio(node: ir.Node) -> tuple[ir.Value | None, ir.Value | None]:
     if node.op_type == "Div" and not node.domain:
         return node.inputs[0], node.inputs[1]
     if node.op_type == "Mul" and not node.domain:
-        for d, other in ((node.inputs[0], node.inputs[1]), (node.inputs[1], node.inputs[0])):
-            if (inverse := made_by(other, "Reciprocal")) is not None:
-                return d, inverse.inputs[0]
+        for d, other in (node.inputs, node.inputs[::-1]):
+            if (root := _inverse_of(other)) is not None:
+                return d, root
     return None, None
 
 
-def _is_square(value: ir.Value | None, of: ir.Value) -> bool:
+def _inverse_of(value: ir.Value | None) -> ir.Value | None:
+    """r, where `value` is 1 / r."""
+    node = made_by(value, "Reciprocal", "Div")
+    if node is None or node.op_type == "Reciprocal":
+        return node.inputs[0] if node is not None else None
+    return node.inputs[1] if number(node.inputs[0], node.inputs[1]) == 1 else None
+
+
+def _spread(root: ir.Value | None) -> tuple[ir.Value, int, float] | None:
+    """x, the first axis and epsilon of sqrt(mean((x - mean(x))^2) + epsilon)."""
+    square_root = made_by(root, "Sqrt")
+    shifted = made_by(square_root.inputs[0], "Add") if square_root is not None else None
+    for variance, constant in (shifted.inputs, shifted.inputs[::-1]) if shifted is not None else ():
+        epsilon, mean_square = number(constant, variance), made_by(variance, "ReduceMean")
+        square = mean_square.inputs[0] if mean_square is not None else None
+        centred = _centred(_squared(square))
+        if epsilon is not None and square is not None and centred is not None:
+            return (*centred, epsilon) if _mean_axis(variance, square) == centred[1] else None
+    return None
+
+
+def _squared(value: ir.Value | None) -> ir.Value | None:
+    """d, where `value` is d * d or d ** 2."""
     product, power = made_by(value, "Mul"), made_by(value, "Pow")
     if product is not None:
-        return product.inputs[0] is of and product.inputs[1] is of
-    return power is not None and power.inputs[0] is of and number(power.inputs[1]) == 2
+        return product.inputs[0] if product.inputs[0] is product.inputs[1] else None
+    return power.inputs[0] if power is not None and number(power.inputs[1], power.inputs[0]) == 2 else None
 
 
-def _first_axis(mean: ir.Node, x: ir.Value) -> int | None:
-    """Where the averaged axes start, when they run to the last one and are kept."""
-    if rank(x) < 1 or not mean.attributes.get_int("keepdims", 1):
+def _centred(value: ir.Value | None) -> tuple[ir.Value, int] | None:
+    """x and the first of the averaged axes, where `value` is x - mean(x)."""
+    difference = made_by(value, "Sub")
+    x = difference.inputs[0] if difference is not None else None
+    axis = _mean_axis(difference.inputs[1], x) if difference is not None and x is not None else None
+    return (x, axis) if x is not None and axis is not None else None
+
+
+def _mean_axis(value: ir.Value | None, x: ir.Value) -> int | None:
+    """Where the averaged axes start, when `value` is the mean of `x` up to the last one, with all axes kept."""
+    mean = made_by(value, "ReduceMean")
+    if mean is None or mean.inputs[0] is not x or rank(x) < 1 or not mean.attributes.get_int("keepdims", 1):
         return None
     given = mean.inputs[1].const_value if len(mean.inputs) > 1 and mean.inputs[1] is not None else None
     axes = given.numpy().reshape(-1).tolist() if given is not None else mean.attributes.get_ints("axes", [])
     found = sorted(a % rank(x) for a in axes)
     return found[0] if found and found == list(range(found[0], rank(x))) else None
+
+
+def _equal(one: tuple[ir.Value, int], other: tuple[ir.Value, int]) -> bool:
+    return one[0] is other[0] and one[1] == other[1]
 
 
 def _times_constant(node: ir.Node, op_type: str, x: ir.Value, axis: int) -> tuple[ir.Node, ir.Value | None]:
@@ -121,10 +181,12 @@ def _times_constant(node: ir.Node, op_type: str, x: ir.Value, axis: int) -> tupl
     if user is None or user.op_type != op_type or user.domain:
         return node, None
     constant = user.inputs[1] if user.inputs[0] is node.outputs[0] else user.inputs[0]
+    return (user, constant) if _is_constant_for(constant, x, axis) else (node, None)
+
+
+def _is_constant_for(value: ir.Value | None, x: ir.Value, axis: int) -> bool:
     shape = [size(x, i) for i in range(axis, rank(x))]
-    if constant is None or constant.const_value is None or list(constant.const_value.shape) != shape:
-        return node, None
-    return user, constant
+    return value is not None and value.const_value is not None and list(value.const_value.shape) == shape
 
 
 def _replace(graph: ir.Graph, match: _Match) -> None:
