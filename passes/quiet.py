@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["quiet_libraries"]
-
-_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
+__all__ = ["quiet_libraries", "silent_output"]
 
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
     """No warnings, deprecation notes, progress lines or logged tracebacks inside the block."""
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
-    levels = [logger.level for logger in loggers]
+    before = logging.root.manager.disable  # one switch: a level for each logger costs a walk over all of them
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
+        logging.disable(logging.ERROR)
         try:
             yield
         finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+            logging.disable(before)
+
+
+@contextmanager
+def silent_output() -> Iterator[None]:
+    """Nothing on standard output inside the block, not from C++ either: torch prints whole graphs when it fails."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)

@@ -193,7 +193,8 @@ class Candidate:
 
     def _load(self, inputs: Sequence[str]) -> Source:
         options = self.options
-        return load_source(self._model, inputs=list(inputs), sample=first_sample(options.data), trust=options.trust)
+        return load_source(self._model, inputs=list(inputs), fixed=options.fixed,
+                           sample=first_sample(options.data), trust=options.trust)  # fmt: skip
 
     # ---- smaller images
 
@@ -237,11 +238,13 @@ class Candidate:
             named = {"target": stack.target, "stack": "" if default else stack.name, "recipe": recipe}
             said = [f'{key}="{value}"' for key, value in named.items() if value]
             said += [f"inputs={list(self.options.inputs)}"] if self.options.inputs else []
+            said += [f"fixed={list(self.options.fixed)}"] if self.options.fixed else []
             said += ["data=samples"] if data else []
             return f"toolkit.compile(model, {', '.join(said)})"
         parts = ["toolkit", "compile", self._source.spec, "--target", stack.target]
         parts += [] if default else ["--stack", stack.name]
         parts += [word for text in self.options.inputs for word in ("--input", text)]
+        parts += [word for text in self.options.fixed for word in ("--fix", text)]
         parts += ["--recipe", recipe] if recipe else []
         parts += ["--data", samples] if samples else []
         parts += ["--trust"] if self.options.trust else []

@@ -34,6 +34,7 @@ class Config(BaseModel):
     validation: str | None = None
     preprocess: str | None = None
     input: list[str] = Field(default_factory=list)
+    fix: list[str] = Field(default_factory=list)
     output: str | None = None
     seed: int = 0
     budget: BudgetConfig = Field(default_factory=BudgetConfig)

@@ -57,6 +57,7 @@ class Options:
         validation: Labelled samples for proofs; the calibration data where None.
         preprocess: How images among them become inputs; see `toolkit.data.Preprocessing.parse`.
         inputs: Input shapes where the source does not say them; see `toolkit.input_shapes.parse_input`.
+        fixed: Inputs that become constants, as `sr=16000`; see `toolkit.fixed_inputs`.
         output: Folder of the bundle; `build/<model>-<target>` where None.
         recipe: Name of a recipe; the one that the stack wants where None.
         passes: The passes themselves, as recipe.yaml holds them.
@@ -75,6 +76,7 @@ class Options:
     validation: Any = None
     preprocess: str | None = None
     inputs: Sequence[str] = ()
+    fixed: Sequence[str] = ()
     output: str | Path | None = None
     recipe: str | None = None
     passes: Sequence[Mapping[str, Any]] | None = None
@@ -179,7 +181,7 @@ def _float_program(source: Source, stack: Stack, opts: Options) -> Program:
 
 
 def _load(model: Any, opts: Options) -> Source:
-    return load_source(model, inputs=opts.inputs, sample=first_sample(opts.data), trust=opts.trust)
+    return load_source(model, inputs=opts.inputs, fixed=opts.fixed, sample=first_sample(opts.data), trust=opts.trust)
 
 
 def _context(source: Source, stack: Stack, opts: Options) -> Context:
@@ -231,6 +233,7 @@ def _replay(source: Source, stack: Stack, recipe: Recipe, opts: Options) -> dict
         validation=opts.validation,
         preprocess=opts.preprocess,
         inputs=list(opts.inputs),
+        fixed=list(opts.fixed),
     )
 
 

@@ -14,6 +14,7 @@ from passes.program import Program, onnx_program
 from passes.signature import Signature, TensorSpec
 from targets.errors import InvalidInput, ToolkitError
 from toolkit.finite_weights import check_graph_weights
+from toolkit.fixed_inputs import Fixed, fix_graph
 from toolkit.input_shapes import stated, zeros
 from toolkit.untrusted import check_external_data, check_pt2, check_torchscript, read_bytes
 
@@ -84,13 +85,13 @@ def read_pickle(path: Path, trust: bool) -> Any:
     return loaded
 
 
-def read_onnx(path: Path, specs: Sequence[TensorSpec]) -> Program:
+def read_onnx(path: Path, specs: Sequence[TensorSpec], fixed: Fixed) -> Program:
     """The graph in an `.onnx`, with the external data that lies in its folder."""
     with _reading(path):
-        return _read_onnx(path, specs)
+        return _read_onnx(path, specs, fixed)
 
 
-def _read_onnx(path: Path, specs: Sequence[TensorSpec]) -> Program:
+def _read_onnx(path: Path, specs: Sequence[TensorSpec], fixed: Fixed) -> Program:
     import onnx
     import onnx_ir
 
@@ -105,6 +106,7 @@ def _read_onnx(path: Path, specs: Sequence[TensorSpec]) -> Program:
         _check_opsets(model, path.name)
         onnx.checker.check_model(model)
     _drop_initializer_inputs(model)
+    fix_graph(model, fixed)
     check_graph_weights(model, path.name)
     signature = _onnx_signature(model.graph, path.name)
     _check_stated(signature, specs)

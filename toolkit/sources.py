@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,6 +17,7 @@ from passes.signature import TensorSpec
 from targets.errors import InvalidInput, UnknownName, UsageError
 from toolkit.data import load_factory
 from toolkit.finite_weights import check_module_weights
+from toolkit.fixed_inputs import Fixed, fix_module, parse_fixed
 from toolkit.input_shapes import parse_input, zeros
 from toolkit.model_files import read_onnx, read_pickle, read_pt2, read_torchscript
 from toolkit.names import IN_MEMORY
@@ -45,6 +46,7 @@ def load_source(
     model: Any = None,
     *,
     inputs: Sequence[str] = (),
+    fixed: Sequence[str] = (),
     sample: Sample | Array | None = None,
     trust: bool = False,
 ) -> Source:
@@ -55,6 +57,7 @@ def load_source(
             or an nn.Module or ExportedProgram in memory.
         inputs: Shapes where the source does not say them, as `1x3x224x224`, `name=1x3x224x224` or
             `name=1x16:int64`; a letter in place of a number is a dimension that varies.
+        fixed: Inputs that become constants, as `sr=16000`.
         sample: One sample, where the caller has data; gives the shapes when `inputs` is silent.
         trust: Load files that could run code.
 
@@ -62,14 +65,23 @@ def load_source(
         InvalidInput: the file is damaged, could run code, or the shapes are not known.
         UnknownName: no file, module or zoo model has this name.
     """
-    specs = [parse_input(text) for text in inputs]
+    stated = Stated(tuple(parse_input(text) for text in inputs), parse_fixed(fixed), sample)
     if model is None or isinstance(model, (str, Path)):
-        return _load_named(str(model or EXAMPLE), specs, sample, trust)
+        return _load_named(str(model or EXAMPLE), stated, trust)
     module = model[0] if isinstance(model, tuple) and model else model
-    return _from_object(model, type(module).__name__.lower(), IN_MEMORY, specs, sample)
+    return _from_object(model, type(module).__name__.lower(), IN_MEMORY, stated)
 
 
-def _load_named(spec: str, specs: Sequence[TensorSpec], sample: Sample | Array | None, trust: bool) -> Source:
+@dataclass(frozen=True)
+class Stated:
+    """What the caller says of the inputs beside the source: shapes, constants, one sample."""
+
+    specs: Sequence[TensorSpec] = ()
+    fixed: Fixed = field(default_factory=dict)
+    sample: Sample | Array | None = None
+
+
+def _load_named(spec: str, stated: Stated, trust: bool) -> Source:
     from toolkit import models
 
     if spec == IN_MEMORY:
@@ -77,12 +89,12 @@ def _load_named(spec: str, specs: Sequence[TensorSpec], sample: Sample | Array |
     path = Path(spec)
     if spec in models.names() and not path.exists():
         entry = models.entry(spec)
-        source = _from_object((entry.build(), entry.example()), spec, spec, specs, sample)
+        source = _from_object((entry.build(), entry.example()), spec, spec, stated)
         return Source(spec=spec, program=source.program, data=entry.calibration(), validation=entry.validation())
     if path.is_file():
-        return _from_file(path, specs, sample, trust)
+        return _from_file(path, stated, trust)
     if ":" in spec and path.suffix != ".onnx":
-        return _from_object(load_factory(spec), _factory_name(spec), spec, specs, sample)
+        return _from_object(load_factory(spec), _factory_name(spec), spec, stated)
     if path.is_dir():
         raise InvalidInput(
             f"{spec} is a folder, not a model", hint="name a file; a finished bundle goes to `toolkit verify`"
@@ -95,23 +107,21 @@ def _load_named(spec: str, specs: Sequence[TensorSpec], sample: Sample | Array |
 # ---- files
 
 
-def _from_file(path: Path, specs: Sequence[TensorSpec], sample: Sample | Array | None, trust: bool) -> Source:
+def _from_file(path: Path, stated: Stated, trust: bool) -> Source:
     kind = file_kind(path)
     if kind == "onnx":
-        return Source(spec=str(path), program=read_onnx(path, specs))
+        return Source(spec=str(path), program=read_onnx(path, stated.specs, stated.fixed))
     if kind == "pt2":
-        return _from_object(read_pt2(path, trust), path.stem, str(path), specs, sample)
+        return _from_object(read_pt2(path, trust), path.stem, str(path), stated)
     if kind == "torchscript":
-        return _from_object(read_torchscript(path, trust), path.stem, str(path), specs, sample)
-    return _from_object(read_pickle(path, trust), path.stem, str(path), specs, sample)
+        return _from_object(read_torchscript(path, trust), path.stem, str(path), stated)
+    return _from_object(read_pickle(path, trust), path.stem, str(path), stated)
 
 
 # ---- modules in memory
 
 
-def _from_object(
-    model: Any, name: str, spec: str, specs: Sequence[TensorSpec], sample: Sample | Array | None
-) -> Source:
+def _from_object(model: Any, name: str, spec: str, stated: Stated) -> Source:
     import torch
 
     from passes.torch_level.capture import signature_of
@@ -132,8 +142,13 @@ def _from_object(
         )
     model = _in_eval_mode(model)
     check_module_weights(model, name)
-    names = _parameter_names(model)
-    example = _restated(_example(names, specs, given, sample, name), specs, name)
+    names, specs = _parameter_names(model), stated.specs
+    is_script = isinstance(model, torch.jit.ScriptModule)
+    if stated.fixed:
+        model, names, given = fix_module(model, names, stated.fixed, given)
+    example = _restated(_example(names, specs, given, stated.sample, name), specs, name)
+    if stated.fixed and is_script:
+        model = _traced(model, example, name)
     dynamic = {n: dict(d) for n, d in zip(example, dynamic_ranks, strict=False)}
     for item in specs:
         key = item.name or next(iter(example))
@@ -146,6 +161,18 @@ def _from_object(
         example=example,
     )
     return Source(spec=spec, program=program)
+
+
+def _traced(model: nn.Module, example: Mapping[str, Array], name: str) -> nn.Module:
+    """A module that calls TorchScript, as TorchScript itself: torch.export cannot look into it."""
+    import torch
+
+    from passes.quiet import quiet_libraries
+    from passes.torch_level.capture import export_errors, to_tensor
+
+    with quiet_libraries(), export_errors(name), torch.no_grad():
+        traced: nn.Module = torch.jit.trace(model, tuple(map(to_tensor, example.values())), check_trace=False)  # type: ignore[no-untyped-call]
+    return traced
 
 
 def _in_eval_mode(model: nn.Module) -> nn.Module:

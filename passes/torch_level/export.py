@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from passes.context import Context
 from passes.contract import Kind, Pass, PassFailed
 from passes.program import Level, Program
-from passes.quiet import quiet_libraries
+from passes.quiet import quiet_libraries, silent_output
 from passes.signature import Signature, TensorSpec
 from passes.torch_level.capture import export_errors, is_script, to_tensor
 from targets.graph import SOURCE_KEY
@@ -48,7 +48,7 @@ class Export(Pass):
             raise PassFailed(f"cannot export to opset {self.opset}", hint="choose 18 to 23; ConvertOpset goes lower")
 
     def apply(self, program: Program, ctx: Context) -> Program:
-        with quiet_libraries(), export_errors(program.name):
+        with quiet_libraries(), silent_output(), export_errors(program.name):
             model = self._from_script(program) if is_script(program.model) else self._from_graph(program)
         came_back = model.opset_imports.get("", 0)
         if came_back != self.opset:

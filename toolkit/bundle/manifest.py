@@ -57,6 +57,7 @@ def recipe_data(
     validation: Any,
     preprocess: str | None,
     inputs: list[str],
+    fixed: list[str],
 ) -> dict[str, Any]:
     """A Config that makes the same bundle again; what lives in memory only is left out and must be given again."""
     fields = {
@@ -67,6 +68,7 @@ def recipe_data(
         "validation": _named(validation),
         "preprocess": preprocess or None,
         "input": inputs or None,
+        "fix": fixed or None,
         "seed": seed,
         "budget": asdict(budget),
         "recipe": recipe.name,

@@ -10,6 +10,7 @@ from toolkit.cli.app import app
 from toolkit.cli.options import (
     ConfigOpt,
     DataOpt,
+    FixOpt,
     InputOpt,
     JsonOpt,
     ModelArg,
@@ -50,6 +51,7 @@ def check_(
     max_size: MaxSizeOpt = None,
     strict: Annotated[bool, typer.Option("--strict", help="Count uncertain as a failure.")] = False,
     inputs: InputOpt = None,
+    fix: FixOpt = None,
     data: DataOpt = None,
     config: ConfigOpt = None,
     trust: TrustOpt = False,
@@ -86,6 +88,7 @@ def check_(
             limits=limits,
             stack=stack_name,
             inputs=inputs or file.input,
+            fixed=fix or file.fix,
             data=data or file.data,
             trust=trust,
             progress=report,

@@ -13,6 +13,7 @@ from toolkit.cli.app import app
 from toolkit.cli.options import (
     ConfigOpt,
     DataOpt,
+    FixOpt,
     InputOpt,
     JsonOpt,
     ModelArg,
@@ -47,6 +48,7 @@ def compile_(
     validation: Annotated[str | None, typer.Option(help="Labelled samples for proofs; the forms of --data.")] = None,
     preprocess: PreprocessOpt = None,
     inputs: InputOpt = None,
+    fix: FixOpt = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder of the bundle. [build/MODEL-TARGET]")
     ] = None,
@@ -95,6 +97,7 @@ def compile_(
             validation=validation or file.validation,
             preprocess=file.preprocess if preprocess is None else preprocess,
             inputs=inputs or file.input,
+            fixed=fix or file.fix,
             output=output or file.output,
             recipe=recipe or file.recipe,
             passes=None if recipe else file.passes,

@@ -9,6 +9,7 @@ import typer
 from toolkit.cli.app import app
 from toolkit.cli.options import (
     ConfigOpt,
+    FixOpt,
     InputOpt,
     JsonOpt,
     ModelArg,
@@ -37,6 +38,7 @@ def estimate_(
     target: TargetOpt = None,
     stack: StackOpt = None,
     inputs: InputOpt = None,
+    fix: FixOpt = None,
     as_is: Annotated[bool, typer.Option("--as-is", help="Price a float32 model in float32 on every stack.")] = False,
     rows: Annotated[int, typer.Option(help="Operators to list, slowest first.")] = 12,
     config: ConfigOpt = None,
@@ -59,6 +61,7 @@ def estimate_(
             target=device,
             stack=stack_name,
             inputs=inputs or file.input,
+            fixed=fix or file.fix,
             as_is=as_is,
             trust=trust,
             progress=report,

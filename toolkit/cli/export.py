@@ -10,6 +10,7 @@ import typer
 
 from toolkit.cli.app import app
 from toolkit.cli.options import (
+    FixOpt,
     InputOpt,
     JsonOpt,
     ModelArg,
@@ -39,6 +40,7 @@ def export_(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The file. [MODEL.onnx, .pt or .pt2]")] = None,
     opset: Annotated[int | None, typer.Option(help="ONNX operator set. [18, or the file's own]")] = None,
     inputs: InputOpt = None,
+    fix: FixOpt = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
     trust: TrustOpt = False,
     json: JsonOpt = False,
@@ -56,7 +58,7 @@ def export_(
     with progress(quiet or json) as report:
         written, drift = export_model(
             one_model(model, model_option) or file.model, to=str(to), output=output, opset=opset,
-            inputs=inputs or file.input, force=force, trust=trust, progress=report,
+            inputs=inputs or file.input, fixed=fix or file.fix, force=force, trust=trust, progress=report,
         )  # fmt: skip
     if json:
         document = {

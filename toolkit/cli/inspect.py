@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from toolkit.cli.app import app
 from toolkit.cli.options import (
+    FixOpt,
     InputOpt,
     JsonOpt,
     ModelArg,
@@ -24,6 +25,7 @@ def inspect_(
     model: ModelArg = None,
     model_option: ModelOpt = None,
     inputs: InputOpt = None,
+    fix: FixOpt = None,
     trust: TrustOpt = False,
     json: JsonOpt = False,
     verbose: VerboseOpt = 0,
@@ -35,7 +37,11 @@ def inspect_(
     file = project(None)
     with progress(quiet or json) as report:
         found = inspect_model(
-            one_model(model, model_option) or file.model, inputs=inputs or file.input, trust=trust, progress=report
+            one_model(model, model_option) or file.model,
+            inputs=inputs or file.input,
+            fixed=fix or file.fix,
+            trust=trust,
+            progress=report,
         )
     if json:
         show_json(found)

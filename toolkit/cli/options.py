@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from toolkit.config import Config
 
 __all__ = [
-    "ConfigOpt", "DataOpt", "InputOpt", "JsonOpt", "ModelArg", "ModelOpt", "PreprocessOpt", "QuietOpt", "SeedOpt",
-    "StackOpt", "TargetOpt", "TrustOpt", "VerboseOpt", "one_model", "place", "project",
+    "ConfigOpt", "DataOpt", "FixOpt", "InputOpt", "JsonOpt", "ModelArg", "ModelOpt", "PreprocessOpt", "QuietOpt",
+    "SeedOpt", "StackOpt", "TargetOpt", "TrustOpt", "VerboseOpt", "one_model", "place", "project",
 ]  # fmt: skip
 
 ModelArg = Annotated[
@@ -35,6 +35,14 @@ InputOpt = Annotated[
         metavar="SHAPE",
         help="Input shape where the model does not say it: [name=]1x3x224x224[:dtype]; "
         "a name is a dimension that varies, and commas separate as well: ids=batch,max_length:int64. May be repeated.",
+    ),
+]
+FixOpt = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fix",
+        metavar="NAME=VALUE",
+        help="Input that always has this value: sr=16000 makes it a constant. May be repeated.",
     ),
 ]
 DataOpt = Annotated[
