@@ -98,14 +98,16 @@ def _step(step: Pass, program: Program, ctx: Context) -> tuple[Program, Proof]:
 
 
 def _keys(recipe: Recipe, program: Program, ctx: Context, fingerprint: str) -> list[str]:
-    """A key for each step that covers the source, every pass so far, and all of the context that passes read."""
+    """A key for each step that covers the source, every pass so far, and all of the context that passes read.
+
+    Exact passes on the module ask nothing of the stack, and no cost is known yet: stacks share what they made.
+    """
     parts = [
         fingerprint,
         program.digest,
         program.name,
         _source_lines(program),
         str(program.signature),
-        ctx.stack.digest(),
         ctx.data.digest if ctx.data else "",
         ctx.validation.digest if ctx.validation else "",
         ctx.metric.name if ctx.metric else "",
@@ -115,7 +117,11 @@ def _keys(recipe: Recipe, program: Program, ctx: Context, fingerprint: str) -> l
     ]
     state = hashlib.sha256("\n".join(parts).encode())
     keys = []
-    for entry in recipe.to_data():
+    shared = True
+    for step, entry in zip(recipe.passes, recipe.to_data(), strict=True):
+        if shared and not (step.level is Level.TORCH and step.kind is Kind.EXACT):
+            shared = False
+            state.update(ctx.stack.digest().encode())
         state.update(json.dumps(entry, sort_keys=True).encode())
         keys.append(state.hexdigest())
     return keys

@@ -67,7 +67,13 @@ def calibration() -> Array:
 
 @pytest.mark.parametrize(
     ("target", "last_pass"),
-    [("raspberry_pi_4", "QuantizeInt8"), ("jetson_nano", "CastFloat16"), ("desktop_cpu", "QuantizeInt8")],
+    [
+        ("raspberry_pi_4", "QuantizeInt8"),
+        ("jetson_nano", "CastFloat16"),
+        ("coral_tpu", "QuantizeInt8"),
+        ("desktop_gpu", "CastFloat16"),
+        ("desktop_cpu", "QuantizeInt8"),
+    ],
 )
 def test_photographs_keep_their_class(
     network: object, calibration: Array, target: str, last_pass: str, tmp_path: Path
@@ -83,6 +89,16 @@ def test_photographs_keep_their_class(
     before, after = bundle.report["before"], bundle.report["after"]
     assert after["size_bytes"] < 0.6 * before["size_bytes"]
     assert after["latency_s"] < before["latency_s"]
+    assert after["energy_j"] < before["energy_j"]
+    assert after["memory_bytes"] < before["memory_bytes"]
+
+
+def test_the_edge_tpu_gets_integers_alone(network: object, calibration: Array, tmp_path: Path) -> None:
+    bundle = toolkit.compile(network, target="coral_tpu", data=calibration, output=tmp_path / "bundle")
+    operators = bundle.report["estimate"]["operators"]
+    on_host = [op["op_type"] for op in operators if op["place"] == "host"]
+    assert sorted(on_host) == ["DequantizeLinear", "QuantizeLinear"], "the edges of the graph, where floats come and go"
+    assert all(op["place"] == "edgetpu" for op in operators if op["op_type"] not in on_host)
 
 
 def test_photographs_as_files_keep_their_class(network: object, tmp_path: Path) -> None:
