@@ -104,7 +104,7 @@ class Pass(ABC):
         attempt: Pass = self
         slower: tuple[bool, ...] = ()
         while True:
-            with _unusable(attempt):
+            with _unusable(attempt, ctx):
                 after = attempt._checked_apply(program, ctx)
                 proof = attempt._judge(program, after, ctx, slower)
             if proof.reason and attempt.essential:
@@ -117,7 +117,7 @@ class Pass(ABC):
                 narrowed = attempt is not self
                 decision = Decision.NARROWED if narrowed else Decision.KEPT
                 return after, replace(proof, decision=decision, reason=attempt._narrowing(self) if narrowed else "")
-            with _unusable(attempt):
+            with _unusable(attempt, ctx):
                 narrower = attempt.narrower(program, ctx, proof)
             if narrower is None:
                 return program, replace(proof, decision=Decision.REVERTED)
@@ -160,11 +160,12 @@ class Pass(ABC):
             cost_s=_costs(before, after, ctx),
             size_bytes=_sizes(before, after),
             nodes=_nodes(before, after),
+            changed=not _same_graph(before, after),
             slower=slower,
         )
         if reason := self._drifted(proof, ctx, after):
             return replace(proof, reason=reason)
-        if ctx.pace is None or before.level is not Level.ONNX or _same_graph(before, after):
+        if ctx.pace is None or before.level is not Level.ONNX or not proof.changed:
             return replace(proof, reason=_predicted_slower(proof, ctx))
         verdict = ctx.pace.slower(self.name, before, after)
         reason = "measured on this machine to be slower" if verdict else ""
@@ -199,14 +200,18 @@ def _plain(value: Any) -> Any:
 
 
 @contextmanager
-def _unusable(attempt: Pass) -> Iterator[None]:
-    """A result that onnx or onnxruntime refuses is the pass's failure; where the road needs it, everybody's."""
+def _unusable(attempt: Pass, ctx: Context) -> Iterator[None]:
+    """A result that onnx or onnxruntime refuses is the pass's failure; where the road needs it, everybody's.
+
+    Where no data was given, the values that were made up may be at fault: sizes and indices are not any number.
+    """
     try:
         yield
     except (InvalidInput, MissingDependency) as error:
         if isinstance(error, PassFailed) or attempt.essential:
             raise
-        raise PassFailed(f"the result is not usable: {error.problem}", hint=error.hint) from error
+        made_up = "" if ctx.data or ctx.validation else "the inputs were made up: give real ones with --data; or "
+        raise PassFailed(f"the result is not usable: {error.problem}", hint=made_up + error.hint) from error
 
 
 def _same_graph(before: Program, after: Program) -> bool:

@@ -84,6 +84,7 @@ class Proof:
         decision: kept, narrowed, reverted or skipped, with the `reason` where it is not plainly kept.
         data: Name of the samples and how many; "synthetic" where the user gave none.
         cost_s: Predicted latency on the stack, before and after, where both are known.
+        changed: Whether the pass found anything to do.
         slower: What measuring said of each attempt, in turn; empty where the prediction decided.
         size_bytes: Of the model, before and after.
     """
@@ -98,6 +99,7 @@ class Proof:
     data: str = ""
     samples: int = 0
     cost_s: tuple[float, float] | None = None
+    changed: bool = True
     slower: tuple[bool, ...] = ()
     size_bytes: tuple[int, int] | None = None
     nodes: tuple[int, int] | None = None
@@ -118,6 +120,7 @@ class Proof:
             "data": self.data,
             "samples": self.samples,
             "predicted_latency_s": list(self.cost_s) if self.cost_s else None,
+            "changed": self.changed,
             "measured_slower": list(self.slower),
             "size_bytes": list(self.size_bytes) if self.size_bytes else None,
             "nodes": list(self.nodes) if self.nodes else None,
@@ -138,6 +141,7 @@ class Proof:
             data=data["data"],
             samples=data["samples"],
             cost_s=_pair(data["predicted_latency_s"]),
+            changed=data["changed"],
             slower=tuple(data["measured_slower"]),
             size_bytes=_pair(data["size_bytes"]),
             nodes=_pair(data["nodes"]),

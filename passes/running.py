@@ -91,9 +91,8 @@ def _step(step: Pass, program: Program, ctx: Context) -> tuple[Program, Proof]:
         if step.essential:
             raise
         reason = f"{refusal.problem} ({refusal.hint})"
-        skipped = Proof(
-            name=step.name, settings=step.settings, kind=str(step.kind), decision=Decision.SKIPPED, reason=reason
-        )
+        skipped = Proof(name=step.name, settings=step.settings, kind=str(step.kind), decision=Decision.SKIPPED,
+                        reason=reason, changed=False)  # fmt: skip
         return program, skipped
 
 

@@ -4,6 +4,7 @@
 
     bundle = toolkit.compile(model, target="jetson_nano", data=samples)
     estimate = toolkit.estimate(model, target="raspberry_pi_4")
+    answer = toolkit.check(model, target="coral_tpu", limits={"latency_s": 0.02})
     answers = toolkit.load("build/digits-jetson_nano")(image)
 
 Importing this module loads neither torch nor onnx.
@@ -18,8 +19,9 @@ from toolkit.version import __version__
 if TYPE_CHECKING:
     from targets.estimate import Estimate
     from toolkit.bundle.bundle import Bundle
+    from toolkit.checking import Answer
 
-__all__ = ["__version__", "compile", "estimate", "load"]
+__all__ = ["__version__", "check", "compile", "estimate", "load"]
 
 
 def compile(model: Any = None, target: str = "desktop_cpu", **options: Any) -> Bundle:
@@ -34,6 +36,13 @@ def estimate(model: Any = None, target: str = "desktop_cpu", **options: Any) -> 
     from toolkit.driver import estimate_model
 
     return estimate_model(model, target=target, **options)
+
+
+def check(model: Any = None, target: str = "desktop_cpu", **options: Any) -> Answer:
+    """Whether `model` fits, and what would make it fit. See `toolkit.checking.check_model` for `options`."""
+    from toolkit.checking import check_model
+
+    return check_model(model, target=target, **options)
 
 
 def load(path: str) -> Bundle:

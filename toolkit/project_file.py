@@ -26,14 +26,20 @@ target: {target}
 # How the target runs it: {stacks}.
 {stack}
 
-# Calibration samples for int8: .npz, .npy, a folder of .npy, or module:factory. The example brings its own.
+# Calibration samples for int8: .npz, .npy, a folder of .npy or of images, or module:factory. The example brings some.
 # data: calibration.npz
+
+# How images become inputs: imagenet, unit, signed, raw, or settings such as resize=256,crop=center,mean=127,std=128.
+# preprocess: imagenet
 
 # Labelled samples that every pass is proved on; the forms of data, with an array `labels`.
 # validation: validation.npz
 
 # Input shapes where the model does not say them; a letter is a dimension that varies.
 # input: ["1x3x224x224"]
+
+# Inputs that always have one value, and become constants.
+# fix: ["sr=16000"]
 
 # Where the bundle goes; build/<model>-<target> if left out.
 # output: build/first

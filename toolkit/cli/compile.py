@@ -167,10 +167,17 @@ def _show(bundle: Bundle) -> None:
     before, after = report["before"], report["after"]
     say(f"{report['model']['name']} on {report['target']['title']}: {report['stack']['runtime']}")
     say()
+    idle = [p["pass"] for p in report["proofs"] if not p["changed"] and p["decision"] == "kept"]
     table(
         ["pass", "", "drift", "metric", "predicted latency (intervals below)"],
-        [[p["pass"], p["decision"], _drift(p), _metric(p), _cost(p)] for p in report["proofs"]],
+        [
+            [p["pass"], p["decision"], _drift(p), _metric(p), _cost(p)]
+            for p in report["proofs"]
+            if p["pass"] not in idle
+        ],
     )
+    if idle:
+        say(f"nothing to do for {', '.join(idle)}")
     for proof in report["proofs"]:
         if proof["reason"]:
             say(f"  {proof['pass']}: {proof['reason']}")

@@ -27,7 +27,6 @@ def render(report: Mapping[str, Any]) -> str:
         r=report,
         units=units,
         drop=_drop_interval,
-        idle=_found_nothing,
         slowest=operators,
         fallen=refusals_by_cause(operators),
         gauges=[_gauge(check) for check in report["verdict"]["checks"]],
@@ -42,13 +41,6 @@ def _slowest(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     operators = sorted(report["estimate"]["operators"], key=lambda op: -op["latency_s"])
     longest = operators[0]["latency_s"] if operators else 1.0
     return [{**op, "share": op["latency_s"] / longest} for op in operators]
-
-
-def _found_nothing(proof: Mapping[str, Any]) -> bool:
-    """A pass that left the graph as it was."""
-    pairs = [proof[key] for key in ("nodes", "size_bytes", "predicted_latency_s")]
-    same_answers = bool(proof["drift"]) and all(d["identical"] for d in proof["drift"])
-    return same_answers and all(pair is not None and pair[0] == pair[1] for pair in pairs)
 
 
 def _gauge(check: Mapping[str, Any]) -> dict[str, Any]:
