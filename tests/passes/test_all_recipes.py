@@ -247,7 +247,8 @@ def test_a_second_application_changes_nothing(
     }
     ctx = context(stacks.get(name, STACKS[0].id), data=Dataset.of_arrays("d", {"x": noise(8, 3, 8, 8)}))
     if step.level is Level.TORCH:
-        module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Dropout(), nn.ReLU())
+        normed = nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 1))
+        module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), normed, nn.ReLU())
         start = torch_program(module, x=noise(1, 3, 8, 8))
         once = step.apply(start, ctx)
         assert once.model is not start.model
