@@ -42,3 +42,16 @@ def test_a_backend_runs_what_it_wrote(name: str, program: Program, tmp_path: Pat
     for sample in synthetic_data(program.signature, 0):
         answer = backend.load(tmp_path / artifact.file)(sample)["output"]
         np.testing.assert_allclose(answer, program.truth.run(sample)["output"], rtol=1e-4, atol=1e-5)
+
+
+def test_an_engine_for_varying_sizes_is_told_their_range(tmp_path: Path) -> None:
+    import torch
+
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+    varying = export_program((module, (torch.zeros(4, 3, 16, 16),)), inputs=["Nx3x16x16"])
+    artifact = BACKENDS["tensorrt"].lower(varying, load_target("jetson_nano").stack(None), tmp_path)
+    name = varying.signature.inputs[0].name
+    assert artifact.remaining.startswith("on the device: trtexec --onnx=model.onnx --fp16 ")
+    assert (
+        f"--minShapes={name}:1x3x16x16 --optShapes={name}:4x3x16x16 --maxShapes={name}:4x3x16x16" in artifact.remaining
+    )
