@@ -103,7 +103,7 @@ def replace_node(graph: ir.Graph, old: ir.Node, made: Sequence[ir.Node]) -> None
     name = result.name
     last.type, last.shape = result.type, result.shape
     for i, node in enumerate(made):
-        node.name = node.name or f"{old.name}_{i}"
+        node.name = node.name or f"{old.name or name}_{i}"
         for output in node.outputs:
             output.name = output.name or f"{node.name}_out"
         if SOURCE_KEY in old.metadata_props:

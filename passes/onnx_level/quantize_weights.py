@@ -11,7 +11,7 @@ import numpy as np
 from passes.context import Context
 from passes.contract import Kind, Pass, PassFailed
 from passes.dataset import Array
-from passes.onnx_level.matching import rank, replace_node
+from passes.onnx_level.matching import only_user, rank, replace_node
 from passes.onnx_level.quantizing import refuse_quantized
 from passes.onnx_level.weights import channel_axis
 from passes.program import Program
@@ -31,8 +31,9 @@ class QuantizeWeights(Pass):
 
     In 8 bits there is one scale for each output channel of Conv, ConvTranspose, Gemm and MatMul. In 4 bits there is
     one for each `block` inputs of each output of Gemm and MatMul; convolutions stay as they are. onnxruntime fuses the
-    widening into MatMul as MatMulNBits, but not into Gemm, where it would be done again at every run: a Gemm is first
-    written as MatMul and Add.
+    widening into MatMul as MatMulNBits, but not into every Gemm, where it would be done again at every run: a Gemm is
+    first written as MatMul and Add, and a bias in front of a Relu is subtracted, since of an Add onnxruntime makes a
+    Gemm again. It fuses neither a weight that several layers share nor a product straight in front of a Relu.
 
     Args:
         bits: 8, or 4 from opset 21 on.
@@ -62,14 +63,17 @@ class QuantizeWeights(Pass):
             raise PassFailed(f"no weight has {self.min_elements} elements or more", hint="nothing to do")
 
     def apply(self, program: Program, ctx: Context) -> Program:
-        from onnx_ir.passes.common import RemoveUnusedNodesPass
+        from onnx_ir.passes.common import NameFixPass, RemoveUnusedNodesPass
 
         model = program.clone()
         for node in [n for n in model.graph if n.op_type == "Gemm" and _is_linear(n) and self._is_large(n.inputs[1])]:
             _spell_out(model.graph, node)
         for weight, axis in list(self._wanted(model.graph)):
+            if self.bits == 4:
+                _subtract_biases(model.graph, weight)
             self._replace(model.graph, weight, axis)
         RemoveUnusedNodesPass()(model)
+        NameFixPass()(model)
         return program.with_model(model)
 
     def _wanted(self, graph: ir.Graph) -> Iterator[tuple[ir.Value, int]]:
@@ -129,6 +133,23 @@ def _spell_out(graph: ir.Graph, gemm: ir.Node) -> None:
         made.append(onnx_ir.Node("", "Add", [made[0].outputs[0], gemm.inputs[2]], name=f"{gemm.name}_bias"))
     made[0].outputs[0].type, made[0].outputs[0].shape = result.type, result.shape
     replace_node(graph, gemm, made)
+
+
+def _subtract_biases(graph: ir.Graph, weight: ir.Value) -> None:
+    """Relu(x W + b) becomes Relu(x W - (-b)), which is the same to the last bit."""
+    import onnx_ir
+
+    for product, position in weight.uses():
+        add = only_user(product.outputs[0]) if position == 1 else None
+        relu = only_user(add.outputs[0]) if add is not None and add.op_type == "Add" else None
+        if add is None or relu is None or relu.op_type != "Relu":
+            continue
+        bias = add.inputs[1] if add.inputs[0] is product.outputs[0] else add.inputs[0]
+        if bias is None or bias.const_value is None:
+            continue
+        name = f"{bias.name}_negated"
+        negated = graph.initializers.get(name) or _initializer(graph, name, onnx_ir.tensor(-bias.const_value.numpy()))
+        replace_node(graph, add, [onnx_ir.Node("", "Sub", [product.outputs[0], negated], name=add.name)])
 
 
 def _by_channel(values: Array, axis: int) -> tuple[Array, Array, list[Any]]:
