@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from passes.context import Context
 from passes.contract import Kind, Pass
-from passes.onnx_level.rewriting import rewriting_errors
+from passes.onnx_level.rewriting import RULE_KEY, rewriting_errors
 from passes.program import Program
 
 if TYPE_CHECKING:
@@ -66,6 +66,8 @@ def fold(model: ir.Model, max_elements: int) -> None:
             clean(model)
     for value, name in zip(model.graph.outputs, outputs, strict=True):
         value.name = name
+    for node in model.graph.all_nodes():
+        node.metadata_props.pop(RULE_KEY, None)
 
 
 @contextmanager

@@ -12,7 +12,10 @@ from passes.quiet import quiet_libraries
 from targets.errors import ToolkitError
 from targets.graph import SOURCE_KEY
 
-__all__ = ["rewrite", "rewriting_errors", "typed"]
+__all__ = ["RULE_KEY", "rewrite", "rewriting_errors", "typed"]
+
+RULE_KEY = "pkg.onnxscript.rewriter.rule_name"
+"""Node metadata in which the rewriter notes what it did; nobody reads it."""
 
 
 @contextmanager
@@ -51,7 +54,7 @@ def rewrite(program: Program, rules: Sequence[Any]) -> Program:
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
         common.NameFixPass()(model)
     for node in model.graph:
-        node.metadata_props.pop("pkg.onnxscript.rewriter.rule_name", None)
+        node.metadata_props.pop(RULE_KEY, None)
         for value in node.outputs:
             if SOURCE_KEY not in node.metadata_props and value.name in source:
                 node.metadata_props[SOURCE_KEY] = source[value.name]
