@@ -87,7 +87,7 @@ def _extremes(model: onnx.ModelProto, data: Dataset, tensors: Sequence[str], pro
     watched = type(model)()
     watched.CopyFrom(model)
     outputs = []
-    for reduce in ("ReduceMin", "ReduceMax"):
+    for reduce in ("ReduceMin", "ReduceMax", "ReduceSum"):  # minima and maxima pass over a NaN, sums do not
         names = [f"{reduce}:{tensor}" for tensor in tensors]
         nodes = [
             helper.make_node(reduce, [t], [name], name=name, keepdims=0) for t, name in zip(tensors, names, strict=True)
@@ -100,14 +100,17 @@ def _extremes(model: onnx.ModelProto, data: Dataset, tensors: Sequence[str], pro
     low, high = np.full(len(tensors), np.inf), np.full(len(tensors), -np.inf)
     for position, sample in enumerate(_reported(data, "calibrating", progress)):
         answer = session(sample)
-        values = np.array([answer[name] for name in outputs], np.float64).reshape(2, -1)
-        if not np.isfinite(values).all():
-            worst = tensors[int(np.argmin(np.isfinite(values).all(axis=0)))]
+        least, most, total = np.array([answer[name] for name in outputs], np.float64).reshape(3, -1)
+        finite = np.isfinite(least) & np.isfinite(most) & ~np.isnan(total)
+        if not finite.all():
+            worst = tensors[int(np.argmin(finite))]
             raise InvalidInput(
                 f"calibration sample {position} makes tensor {worst!r} infinite or not a number",
                 hint="remove that sample, or correct the model; `toolkit inspect` lists its operators",
             )
-        low, high = np.minimum(low, values[0]), np.maximum(high, values[1])
+        low, high = np.minimum(low, least), np.maximum(high, most)
+    if not np.isfinite(low).all():
+        raise InvalidInput("the calibration data has no samples", hint="give at least one with --data")
     return {name: (float(a), float(b)) for name, a, b in zip(tensors, low, high, strict=True)}
 
 
