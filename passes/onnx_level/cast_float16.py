@@ -69,6 +69,7 @@ class CastFloat16(Pass):
                 node_block_list=list(self.exclude),
                 disable_shape_infer=True,
             )
+            _drop_repeated_casts(cast)
             model = onnx_ir.from_proto(cast)
             model.graph.sort()  # the converter appends its casts at the end
         _skip_detours(model)
@@ -89,6 +90,7 @@ class CastFloat16(Pass):
 def _skip_detours(model: ir.Model) -> None:
     """Between two nodes that stay in float32 the converter goes through float16 and back: go straight."""
     import onnx_ir
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
 
     for node in list(model.graph):
         back = made_by(node.outputs[0], "Cast")
@@ -98,7 +100,7 @@ def _skip_detours(model: ir.Model) -> None:
             continue
         if source.dtype.name == "FLOAT" and not node.outputs[0].is_graph_output():
             onnx_ir.convenience.replace_all_uses_with(node.outputs[0], source)
-            model.graph.remove(node, safe=True)
+    RemoveUnusedNodesPass()(model)
 
 
 def _overflowing(program: Program, ctx: Context) -> list[str]:
@@ -110,6 +112,19 @@ def _overflowing(program: Program, ctx: Context) -> list[str]:
     )
     large = {name for name, (low, high) in seen.items() if max(-low, high) > _LARGEST / 2}
     return [node.name for node in model.graph.node if node.name and large & {*node.input, *node.output}]
+
+
+def _drop_repeated_casts(proto: onnx.ModelProto) -> None:
+    """Where a node reads one value twice, the converter writes the same cast twice."""
+    seen: set[str] = set()
+    kept = []
+    for node in proto.graph.node:
+        if node.op_type != "Cast" or node.output[0] not in seen:
+            kept.append(node)
+        seen.update(node.output)
+    if len(kept) < len(proto.graph.node):
+        del proto.graph.node[:]
+        proto.graph.node.extend(kept)
 
 
 def _drop_types_of_weights(proto: onnx.ModelProto) -> None:

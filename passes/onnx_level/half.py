@@ -31,17 +31,21 @@ def rounding(model: ir.Model) -> ir.Model | None:
     Sums are kept in float32 within an operator, as tensor cores keep them.
     """
     import onnx_ir
+    from onnx_ir.passes.common import ShapeInferencePass
 
     if any(node.op_type in _TYPED_BY_ATTRIBUTE or _has_body(node) for node in model.graph):
         return None
-    copy = model.clone()
+    copy = ShapeInferencePass()(model.clone()).model  # a result whose type is not known would not be rounded
     graph = copy.graph
+    if any(value.dtype is None for node in graph for value in node.outputs if value.name):
+        return None
     wide = onnx_ir.TensorType(onnx_ir.DataType.FLOAT)
-    for value in graph.initializers.values():
-        if _is_half(value) and value.const_value is not None:
-            tensor = onnx_ir.tensor(value.const_value.numpy().astype("float32"), name=value.name)
-            value.const_value, value.type = tensor, wide
-    for value in [v for v in graph.inputs if _is_half(v)]:
+    weights = [v for v in graph.initializers.values() if _is_half(v) and v.const_value is not None]
+    for value in [v for v in weights if not v.is_graph_output() and not v.is_graph_input()]:
+        assert value.const_value is not None
+        tensor = onnx_ir.tensor(value.const_value.numpy().astype("float32"), name=value.name)
+        value.const_value, value.type = tensor, wide
+    for value in [v for v in (*graph.inputs, *weights) if _is_half(v) and v.uses()]:
         users = list(value.uses())
         widened = _cast(value, onnx_ir.DataType.FLOAT, f"{value.name}_wide")
         graph.insert_before(graph[0], widened)
