@@ -39,10 +39,30 @@ class CleanUpModule(Pass):
     def apply(self, program: Program, ctx: Context) -> Program:
         if not any(_needs_cleaning(module) for module in program.model.modules()):
             return program
-        model = copy.deepcopy(program.model)
+        model = _copied(program.model)
         for module in list(model.modules()):
             _bake(module)
         return program.with_model(model)
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    """A copy of its own: tensors that hold a gradient are detached, classes that torch made for one module are too.
+
+    torch refuses to copy the former, and lets the copy share the latter, so that whatever is removed from the copy's
+    class is removed from the user's module as well.
+    """
+    import torch
+    from torch.nn.utils import parametrize
+
+    held = [value for module in model.modules() for value in vars(module).values() if isinstance(value, torch.Tensor)]
+    detached = {id(value): value.detach().clone() for value in held if not value.is_leaf}
+    copied: nn.Module = copy.deepcopy(model, detached)
+    for module in copied.modules():
+        if parametrize.is_parametrized(module):
+            made = type(module)
+            content = {key: value for key, value in vars(made).items() if key not in ("__dict__", "__weakref__")}
+            module.__class__ = type(made.__name__, made.__bases__, content)
+    return copied
 
 
 def _needs_cleaning(module: nn.Module) -> bool:
