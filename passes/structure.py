@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -79,43 +79,40 @@ def _matches(value: ir.Value, spec: TensorSpec) -> bool:
     )
 
 
-def infer_shapes(model: ir.Model, dims: Mapping[str, int] | None = None) -> ir.Model:
-    """A copy of `model` with shapes inferred afresh; symbolic input dimensions take their value from `dims`.
+def infer_shapes(model: ir.Model, sizes: Mapping[str, Sequence[int]] | None = None) -> ir.Model:
+    """A copy of `model` with shapes inferred afresh; `sizes` gives the shape of inputs, by name.
 
-    A symbolic first dimension is a batch and becomes 1 where `dims` is silent.
+    Where it is silent, a first dimension that varies is a batch and becomes 1.
     """
     import onnx_ir as ir
     from onnx_ir.passes.common import ShapeInferencePass
 
     copy = model.clone()
-    known = dict(dims or {})
     changed = False
     for value in copy.graph.inputs:
         if value.shape is None:
             continue
-        sizes = [_size(d, i, known) for i, d in enumerate(value.shape.dims)]
+        given = (sizes or {}).get(str(value.name))
+        dims = [_size(d, i, given) for i, d in enumerate(value.shape.dims)]
         changed = changed or not value.shape.is_static()
-        value.shape = ir.Shape(sizes)
+        value.shape = ir.Shape(dims)
     if changed:
-        for node in copy.graph:
+        for node in copy.graph.all_nodes():
             for value in node.outputs:
                 value.shape = None
     with quiet_libraries(), onnx_errors("shape inference"):
-        return ShapeInferencePass()(copy).model
+        # not strict: a branch that cannot take these sizes must not hide the shapes of the one that can
+        return ShapeInferencePass(strict_mode=False)(copy).model
 
 
-def _size(dim: int | ir.SymbolicDim, position: int, known: Mapping[str, int]) -> int | ir.SymbolicDim:
+def _size(dim: int | ir.SymbolicDim, position: int, given: Sequence[int] | None) -> int | ir.SymbolicDim:
     if isinstance(dim, int):
         return dim
-    name = str(dim.value)
-    return known.get(name, 1 if position == 0 else dim)  # type: ignore[arg-type]
+    if given is not None:
+        return given[position]
+    return 1 if position == 0 else dim
 
 
 def inferred(program: Program) -> ir.Model:
     """The program's graph with static shapes, as cost models read it; varying sizes are those of the example."""
-    dims: dict[str, int] = {}
-    for value, spec in zip(program.graph.inputs, program.signature.inputs, strict=True):
-        if value.shape is not None:
-            sizes = program.example[spec.name].shape
-            dims |= {str(d.value): n for d, n in zip(value.shape.dims, sizes, strict=True) if not isinstance(d, int)}
-    return infer_shapes(program.model, dims)
+    return infer_shapes(program.model, {name: array.shape for name, array in program.example.items()})

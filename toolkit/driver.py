@@ -122,14 +122,14 @@ def compile_model(model: Any = None, *, target: str, **options: Any) -> Bundle:
         samples = list(islice(ctx.proof_data(program), GOLDEN_SAMPLES))
         write_golden(scratch / "golden.npz", samples, backend.load(scratch / artifact.file), program.truth.run)
         laps.end("artefact")
-        after = estimate(program.static_model, stack, as_is=True)
+        after = _priced(program, stack, as_is=True)
         report = build_report(
             model=model_facts(source.program, source.spec, ctx.data, ctx.validation),
             target=device,
             stack=stack,
             recipe=recipe,
             proofs=outcome.proofs,
-            before=estimate(outcome.exported.static_model, stack, as_is=True),
+            before=_priced(outcome.exported, stack, as_is=True),
             after=after,
             verdict=judge(after, Limits.of(device)),
             artifact=artifact,
@@ -151,7 +151,12 @@ def estimate_model(model: Any = None, *, target: str, as_is: bool = False, **opt
     opts = Options(**options)
     stack = load_target(target).stack(opts.stack)
     source = _load(model, opts)
-    return estimate(_float_program(source, stack, opts).static_model, stack, as_is=as_is)
+    return _priced(_float_program(source, stack, opts), stack, as_is=as_is)
+
+
+def _priced(program: Program, stack: Stack, *, as_is: bool) -> Estimate:
+    """The estimate under the program's name: a graph's own says little (`main_graph`)."""
+    return replace(estimate(program.static_model, stack, as_is=as_is), model=program.name)
 
 
 def load_program(model: Any = None, **options: Any) -> Program:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from targets.graph import read_workload
 from targets.rewrites import rewrite_for
 from targets.support import load_rules, refusals, rule_names
 from toolkit.driver import export_program
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 __all__ = ["inspect_model"]
 
@@ -17,18 +20,17 @@ def inspect_model(model: Any = None, **options: Any) -> dict[str, Any]:
     """Signature, operators, parameters and refusals of `model`; `options` are those of `toolkit.driver.Options`."""
     program = export_program(model, opset=None, **options)
     work = read_workload(program.static_model)
-    nodes = Counter(node.op_type for node in program.graph)
+    nodes = Counter(node.op_type for node in program.graph.all_nodes() if node.op_type != "Constant")
     macs: Counter[str] = Counter()
     for op in work.operators:
-        macs[op.op_type] += op.macs
+        macs[op.op_type] += op.macs * op.repeats
     total = sum(macs.values()) or 1
-    parameters = sum(v.const_value.size for v in program.graph.initializers.values() if v.const_value is not None)
     return {
         "schema": "toolkit.inspect/1",
         "name": program.name,
         "opset": program.opset,
         "signature": program.signature.to_json(),
-        "parameters": int(parameters),
+        "parameters": _parameters(program.model),
         "macs": work.macs,
         "weight_bytes": work.weight_bytes,
         "operators": [
@@ -38,6 +40,14 @@ def inspect_model(model: Any = None, **options: Any) -> dict[str, Any]:
         "refusals": {name: _refused(work, name) for name in rule_names()},
         "unverified": {name: sorted(load_rules(name).unverified & set(nodes)) for name in rule_names()},
     }
+
+
+def _parameters(model: ir.Model) -> int:
+    """Elements of every constant, those in the bodies of control flow among them."""
+    stored = [v.const_value for graph in model.graphs() for v in graph.initializers.values()]
+    spelled = [node.attributes["value"].as_tensor() for graph in model.graphs() for node in graph
+               if node.op_type == "Constant" and "value" in node.attributes]  # fmt: skip
+    return sum(int(tensor.size) for tensor in (*stored, *spelled) if tensor is not None)
 
 
 def _refused(work: Any, name: str) -> list[dict[str, str]]:

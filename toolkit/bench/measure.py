@@ -1,6 +1,8 @@
 """Measure published networks through onnxruntime on this machine, as rows that a stack is fitted on.
 
-    python -m toolkit.bench.measure --variant "Xeon with AMX, 1 core of 2" > toolkit/bench/rows/onnxruntime.csv
+    python -m toolkit.bench.measure --variant "Xeon with AMX, 1 core of 2" [NETWORK ...] > rows.csv
+
+The rows belong in `toolkit/bench/rows/onnxruntime.csv`.
 
 One thread, batch 1, random weights: times do not depend on their values, but denormal numbers would slow them down, so
 weights are drawn like a fresh network's. The median of the fastest half of the runs is reported.
@@ -12,7 +14,7 @@ import argparse
 import csv
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import date
 from statistics import median
 from typing import Any
@@ -56,10 +58,12 @@ NETWORKS = (
 _SECONDS, _FEWEST = 2.0, 12
 
 
-def measure(variant: str) -> Iterator[dict[str, Any]]:
-    """A row for each network and precision."""
+def measure(variant: str, only: Collection[str] = ()) -> Iterator[dict[str, Any]]:
+    """A row for each network and precision; of all networks where `only` names none."""
     version = ".".join(import_onnxruntime().__version__.split(".")[:2])
     for name, shape in NETWORKS:
+        if only and name not in only:
+            continue
         program = _program(name, shape)
         for precision in ("fp32", "int8"):
             latency_s = _latency_s(_lowered(program, precision))
@@ -134,9 +138,10 @@ def _latency_s(model: bytes) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--variant", required=True, help="how the rows name this processor")
-    variant = parser.parse_args().variant
+    parser.add_argument("networks", nargs="*", metavar="NETWORK", help="names to measure; all where left out")
+    arguments = parser.parse_args()
     writer: csv.DictWriter[str] | None = None
-    for row in measure(variant):
+    for row in measure(arguments.variant, arguments.networks):
         if writer is None:
             writer = csv.DictWriter(sys.stdout, list(row), lineterminator="\n")
             writer.writeheader()
