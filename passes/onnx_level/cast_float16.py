@@ -60,7 +60,10 @@ class CastFloat16(Pass):
         from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
         with rewriting_errors():
-            proto = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(program.onnx_bytes))
+            proto = onnx.load_model_from_string(program.onnx_bytes)
+            for info in proto.graph.value_info:
+                info.type.tensor_type.ClearField("shape")  # a stale one makes the inference fail
+            proto = onnx.shape_inference.infer_shapes(proto)
             _drop_types_of_weights(proto)  # the converter would trust them after it has cast the weights
             cast = convert_float_to_float16(
                 proto,
