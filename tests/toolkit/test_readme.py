@@ -19,6 +19,7 @@ def block(language: str, mark: str) -> str:
     return found.group(1)
 
 
+@pytest.mark.slow
 def test_the_script_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     exec(compile(block("python", "test: script"), "README.md", "exec"), {})  # noqa: S102

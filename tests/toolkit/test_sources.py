@@ -514,7 +514,10 @@ FORMS: dict[str, tuple[nn.Module, object, list[str], list[list[int | str]]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("form", FORMS)
+QUICK = ("dict in another order", "batch and length vary", "a branch", "LSTM two=True first=True")
+
+
+@pytest.mark.parametrize("form", [pytest.param(f, marks=[] if f in QUICK else pytest.mark.slow) for f in FORMS])
 def test_a_module_of_any_shape_is_read_and_exported(form: str) -> None:
     module, example, inputs, outputs = FORMS[form]
     source = (module, example)
