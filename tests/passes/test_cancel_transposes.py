@@ -196,7 +196,8 @@ def test_a_residual_network_from_a_channel_last_framework(
     lines = ["s = Transpose<perm=[0,3,1,2]>(x)  c = Conv(s, w)  z0 = Transpose<perm=[0,2,3,1]>(c)"]
     for i in range(3):
         lines.append(f"""t{i} = Transpose<perm=[0,3,1,2]>(z{i})  c{i} = Conv(t{i}, w)
-            u{i} = Transpose<perm=[0,2,3,1]>(c{i})  b{i} = Add(u{i}, bias)  r{i} = Clip(b{i}, low, high)  z{i + 1} = Add(r{i}, z{i})""")
+            u{i} = Transpose<perm=[0,2,3,1]>(c{i})  b{i} = Add(u{i}, bias)
+            r{i} = Clip(b{i}, low, high)  z{i + 1} = Add(r{i}, z{i})""")
     text = f"g (float[1,5,6,8] x) => (float[1,5,6,8] y) {{ {'  '.join(lines)}  y = Relu(z3) }}"
     start = program(text, w=(8, 8, 1, 1), bias=(8,), low=np.float32(0), high=np.float32(6))
     after = CancelTransposes().apply(start, context())
