@@ -61,10 +61,10 @@ class CastFloat16(Pass):
 
         with rewriting_errors():
             proto = onnx.load_model_from_string(program.onnx_bytes)
-            for info in proto.graph.value_info:
-                info.type.tensor_type.ClearField("shape")  # a stale one makes the inference fail
+            standard = {name for node in proto.graph.node if not node.domain for name in node.output}
+            _drop_types(proto, standard | _weights(proto))  # a stale shape would make the inference fail
             proto = onnx.shape_inference.infer_shapes(proto)
-            _drop_types_of_weights(proto)  # the converter would trust them after it has cast the weights
+            _drop_types(proto, _weights(proto))  # the converter would trust them after it has cast the weights
             cast = convert_float_to_float16(
                 proto,
                 keep_io_types=True,
@@ -130,8 +130,11 @@ def _drop_repeated_casts(proto: onnx.ModelProto) -> None:
         proto.graph.node.extend(kept)
 
 
-def _drop_types_of_weights(proto: onnx.ModelProto) -> None:
-    weights = {tensor.name for tensor in proto.graph.initializer}
-    kept = [info for info in proto.graph.value_info if info.name not in weights]
+def _weights(proto: onnx.ModelProto) -> set[str]:
+    return {tensor.name for tensor in proto.graph.initializer}
+
+
+def _drop_types(proto: onnx.ModelProto, names: set[str]) -> None:
+    kept = [info for info in proto.graph.value_info if info.name not in names]
     del proto.graph.value_info[:]
     proto.graph.value_info.extend(kept)
