@@ -27,7 +27,7 @@ class QuantizeDynamic(Pass):
     """
 
     per_channel: bool = True
-    max_convolution_share: float = 0.05
+    max_convolution_share: float = 0.2
     exclude: tuple[str, ...] = ()
     kind = Kind.APPROXIMATE
     needs = frozenset({"constants_folded"})
