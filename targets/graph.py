@@ -223,6 +223,8 @@ class _Reader:
 
     def _dtype(self, node: ir.Node) -> str:
         """The element type in which `node` computes: integer where its operands come out of DequantizeLinear."""
+        if node.op_type in ("ConvInteger", "MatMulInteger"):
+            return "int8"  # their sums are int32
         operands = [v for v in node.inputs if v is not None and id(v) not in self.constant]
         quantized = bool(operands) and all(_producer_type(_unviewed(v)) == _DQ for v in operands)
         if quantized and (self._has_integer_weights(node) if node.op_type in ANCHORS else self._leaves_quantized(node)):

@@ -45,7 +45,8 @@ def operator_class(node: ir.Node, weight: Shape | None) -> str:
     op = node.op_type
     if op in _CONVS:
         return _conv_class(node, weight)
-    for known, name in ((_MATMULS, "matmul"), (_GATE_COUNT, "recurrent"), (_POOLS, "pool"), (_COPIES, "copy")):
+    products = _MATMULS | {"Attention"}
+    for known, name in ((products, "matmul"), (_GATE_COUNT, "recurrent"), (_POOLS, "pool"), (_COPIES, "copy")):
         if op in known:
             return name
     return "elementwise" if op in _ELEMENTWISE else "unknown"
@@ -67,6 +68,9 @@ def macs(node: ir.Node, inputs: Sequence[Shape | None], output: Shape | None) ->
         return directions * _GATE_COUNT[op] * prod(first[:2]) * hidden * (first[2] + hidden)
     if output is None or first is None or second is None:
         return 0
+    if op == "Attention":
+        third = inputs[2] if len(inputs) > 2 else None
+        return _attention_macs(first, second, third)
     if op == "ConvTranspose":
         return prod(first) * prod(second[1:])
     if op in _CONVS:
@@ -76,6 +80,13 @@ def macs(node: ir.Node, inputs: Sequence[Shape | None], output: Shape | None) ->
     if op in _MATMULS and first:
         return prod(output) * first[-1]
     return 0
+
+
+def _attention_macs(q: Shape, k: Shape, v: Shape | None) -> int:
+    """q k' and the weighing of v; the width is the last axis, heads beside it or within it."""
+    if v is None or len(q) < 3:
+        return 0
+    return prod(q[:-1]) * k[-2] * (q[-1] + v[-1])
 
 
 def _conv_class(node: ir.Node, weight: Shape | None) -> str:

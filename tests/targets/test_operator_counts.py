@@ -211,3 +211,29 @@ def test_exported_networks_agree_with_torchs_counter(network: type[nn.Module], s
     assert program is not None
     model: onnx_ir.Model = program.model
     assert read_workload(infer_shapes(model)).macs * 2 == counter.get_total_flops()
+
+
+@pytest.mark.parametrize(
+    ("q", "k", "v", "heads", "flop"),
+    [
+        ((2, 4, 9, 16), (2, 4, 7, 16), (2, 4, 7, 8), "", 2 * 2 * 4 * 9 * 7 * (16 + 8)),
+        ((2, 9, 64), (2, 7, 64), (2, 7, 32), "q_num_heads=4,kv_num_heads=4", 2 * 2 * 4 * 9 * 7 * (16 + 8)),
+    ],
+    ids=["heads as an axis", "heads in the width"],
+)
+def test_attention_counts_both_of_its_products(
+    q: tuple[int, ...], k: tuple[int, ...], v: tuple[int, ...], heads: str, flop: int
+) -> None:
+    """Two products of 2 m n k floating-point operations each, by hand."""
+    from onnx import parser
+
+    def described(name: str, shape: tuple[int, ...]) -> str:
+        return f"float[{','.join(map(str, shape))}] {name}"
+
+    out = (*q[:-1], v[-1])
+    attributes = f"<{heads}>" if heads else ""
+    text = f"""<ir_version: 10, opset_import: ["" : 23]>
+        g ({described("q", q)}, {described("k", k)}, {described("v", v)}) => ({described("y", out)})
+        {{ y = Attention{attributes}(q, k, v) }}"""
+    (op,) = read_workload(infer_shapes(onnx_ir.from_proto(parser.parse_model(text)))).operators
+    assert (op.op_class, 2 * op.macs) == ("matmul", flop)
