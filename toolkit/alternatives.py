@@ -247,6 +247,7 @@ class Candidate:
         parts += [word for text in self.options.fixed for word in ("--fix", text)]
         parts += ["--recipe", recipe] if recipe else []
         parts += ["--data", samples] if samples else []
+        parts += ["--preprocess", self.options.preprocess] if given and self.options.preprocess else []
         parts += ["--trust"] if self.options.trust else []
         return shlex.join(parts)
 

@@ -91,7 +91,9 @@ def check_model(model: Any = None, *, target: str, limits: Mapping[str, float] |
 
 
 def _best(ways: list[Way]) -> Way:
-    """The first that fits; else the one that comes closest, by outcome and then by time."""
+    """The first that fits; else the one that comes closest: by outcome, operators that leave, time."""
     order = list(Outcome)
     fitting = next((way for way in ways if way.outcome is Outcome.FITS), None)
-    return fitting or min(ways, key=lambda way: (order.index(way.outcome), way.estimate.latency_s))
+    return fitting or min(
+        ways, key=lambda way: (order.index(way.outcome), len(way.support.leaving), way.estimate.latency_s)
+    )

@@ -278,3 +278,25 @@ def test_a_negative_verdict_lists_what_was_tried(capsys: pytest.CaptureFixture[s
     said = capsys.readouterr().out
     assert "does not fit (latency)" in said
     assert "nothing that was tried fits" in said
+
+
+def test_the_command_states_how_images_become_inputs(tmp_path: Path) -> None:
+    answer = check_model(target="raspberry_pi_4", data=str(tmp_path), preprocess="unit,color=gray")
+    assert f"--data {tmp_path} --preprocess unit,color=gray" in answer.way.command
+
+
+def test_of_two_that_do_not_fit_the_one_with_fewer_refusals_is_closest(tmp_path: Path) -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[1, 8, 32, 32] x, float[8, 8, 1, 1] w) => (float[1, 8, 32, 32] y) {
+            a = Relu(x)
+            b = Conv(a, w)
+            y = Erf(b)
+        }"""
+    )
+    onnx.save(model, tmp_path / "m.onnx")
+    answer = check_model(tmp_path / "m.onnx", target="coral_tpu")
+    as_it_is, own = answer.tried[:2]
+    assert as_it_is.outcome == own.outcome == Outcome.DOES_NOT_FIT
+    assert len(own.support.leaving) < len(as_it_is.support.leaving)
+    assert answer.way is own

@@ -15,6 +15,7 @@ from toolkit.cli.options import (
     JsonOpt,
     ModelArg,
     ModelOpt,
+    PreprocessOpt,
     QuietOpt,
     StackOpt,
     TargetOpt,
@@ -53,6 +54,7 @@ def check_(
     inputs: InputOpt = None,
     fix: FixOpt = None,
     data: DataOpt = None,
+    preprocess: PreprocessOpt = None,
     config: ConfigOpt = None,
     trust: TrustOpt = False,
     json: JsonOpt = False,
@@ -90,6 +92,7 @@ def check_(
             inputs=inputs or file.input,
             fixed=fix or file.fix,
             data=data or file.data,
+            preprocess=file.preprocess if preprocess is None else preprocess,
             trust=trust,
             progress=report,
         )
