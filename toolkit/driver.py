@@ -66,7 +66,7 @@ class Options:
         trust: Load files that could run code.
         force: Replace an output folder that is not a bundle.
         cache: Keep finished passes and use those of earlier runs.
-        dump: Folder that gets the graph after each pass.
+        dump: Folder that gets the graph after each pass; each is then made anew.
         progress: Called with a step and its share done.
         note: Called with each proof.
     """
@@ -256,7 +256,7 @@ def _decided(outcome: Outcome) -> dict[str, Any]:
 
 
 def _cache(opts: Options) -> DiskCache | None:
-    return DiskCache() if opts.cache else None
+    return DiskCache() if opts.cache and opts.dump is None else None
 
 
 class _Laps:

@@ -68,7 +68,7 @@ def _torchscript(program: Program) -> bytes:
     args = tuple(to_tensor(program.example[spec.name]) for spec in program.signature.inputs)
     with quiet_libraries(), export_errors(program.name), warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        traced = torch.jit.trace(program.model, args)  # type: ignore[no-untyped-call]
+        traced = torch.jit.trace(program.model, args, strict=False)  # type: ignore[no-untyped-call]
     return _saved(lambda path: torch.jit.save(traced, path))
 
 

@@ -281,3 +281,75 @@ def test_export_writes_a_file_that_answers_the_same(
     assert "SQNR" in (said := capsys.readouterr().out) or "identical" in said
     assert main(["export", "--to", form, "-q"]) == 5, "an existing file is not replaced without --force"
     assert main(["estimate", f"digits{suffix}", "-t", "jetson_nano", "--input", "1x1x8x8", "-q"]) == 0
+
+
+@pytest.fixture
+def nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a module whose shapes only the data know, that data, and a module that returns a dict."""
+    (tmp_path / "small_nets.py").write_text(
+        "from torch import nn\n\nbare = nn.Linear(8, 4)\n\n"
+        "class Named(nn.Module):\n"
+        "    def forward(self, x):\n"
+        "        return {'twice': x * 2, 'sum': x.sum(1)}\n"
+    )
+    np.save(tmp_path / "samples.npy", np.ones((3, 8), np.float32))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "small_nets", raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize("verb", ["check", "estimate", "inspect", "export"])
+def test_shapes_come_from_the_data_of_the_project_file(verb: str, nets: Path) -> None:
+    (nets / "toolkit.yaml").write_text("model: small_nets:bare\ntarget: raspberry_pi_4\ndata: samples.npy\n")
+    assert main([verb, "-q"]) == 0
+
+
+def test_a_module_that_returns_a_dict_becomes_torchscript(nets: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "small_nets:Named", "--to", "torchscript", "--input", "2x8", "-q"]) == 0
+    assert "identical answers" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["compile", "", "-t", "desktop_cpu"], "MODEL is empty"),
+        (["compile", "-t", "desktop_cpu", "--min-sqnr-db", "nan"], "--min-sqnr-db 10"),
+        (["compile", "-t", "desktop_cpu", "--max-metric-drop", "inf"], "--max-metric-drop 0.01"),
+        (["inspect", "small_nets:bar"], "did you mean 'bare'?"),
+        (["inspect", "small_nets:zzz"], "see what small_nets defines"),
+        (["compile", "-t", "desktop_cpu", "--data", "sample.npy"], "check the path"),
+    ],
+)
+def test_a_slip_is_told_with_what_to_write(
+    arguments: list[str], words: str, nets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) in (2, 5)
+    said = capsys.readouterr()
+    assert words in said.err
+    assert said.out == ""
+
+
+def test_a_dump_holds_every_graph_although_the_passes_are_kept(nets: Path) -> None:
+    for folder in ("first", "second"):
+        assert main(["compile", "-t", "raspberry_pi_4", "--recipe", "float32", "--dump", folder, "-q"]) == 0
+    assert main(["compile", "-t", "raspberry_pi_4", "--recipe", "float32", "-q"]) == 0
+    assert main(["compile", "-t", "raspberry_pi_4", "--recipe", "float32", "--dump", "third", "-q"]) == 0
+    names = [sorted(p.name for p in (nets / folder).iterdir()) for folder in ("first", "second", "third")]
+    assert len(names[0]) > 3
+    assert names[0] == names[1] == names[2]
+
+
+def test_equal_refusals_are_one_line(nets: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (nets / "twice.py").write_text(
+        "import torch\nfrom torch import nn\n\n"
+        "class Recurrent(nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n"
+        "        self.layers = nn.LSTM(8, 16, 2, batch_first=True)\n\n"
+        "    def forward(self, x):\n        return self.layers(x)[0]\n\n"
+        "def recurrent():\n    return Recurrent(), torch.zeros(1, 4, 8)\n"
+    )
+    assert main(["inspect", "twice:recurrent", "-q"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "refuses LSTM" in line]
+    assert len(lines) == len(set(lines)) == 1
+    assert lines[0].endswith("(2 times)")

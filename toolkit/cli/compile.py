@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from targets.errors import UsageError
 from toolkit.cli.app import app
 from toolkit.cli.options import (
     ConfigOpt,
@@ -85,8 +87,8 @@ def compile_(
     from toolkit.driver import compile_model
 
     budget = Budget(
-        min_sqnr_db=file.budget.min_sqnr_db if min_sqnr is None else min_sqnr,
-        max_metric_drop=file.budget.max_metric_drop if max_drop is None else max_drop,
+        min_sqnr_db=_limit("--min-sqnr-db", min_sqnr, file.budget.min_sqnr_db),
+        max_metric_drop=_limit("--max-metric-drop", max_drop, file.budget.max_metric_drop),
     )
     with progress(quiet or json) as report:
         bundle = compile_model(
@@ -119,12 +121,18 @@ def compile_(
     return 0
 
 
+def _limit(flag: str, stated: float | None, otherwise: float) -> float:
+    if stated is not None and not isfinite(stated):
+        raise UsageError(f"{flag} {stated} bounds nothing", hint=f"give a finite number: {flag} {otherwise:g}")
+    return otherwise if stated is None else stated
+
+
 def _ignore(proof: Proof) -> None:
     pass
 
 
 def _log(proof: Proof) -> None:
-    print(f"{proof.decision:9} {proof.name:15} {_drift(proof.to_json())} {proof.reason}".rstrip(), file=sys.stderr)
+    print(f"{proof.decision:9} {proof.name:16} {_drift(proof.to_json())} {proof.reason}".rstrip(), file=sys.stderr)
 
 
 def _dry_run(

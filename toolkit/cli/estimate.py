@@ -62,6 +62,7 @@ def estimate_(
             stack=stack_name,
             inputs=inputs or file.input,
             fixed=fix or file.fix,
+            data=file.data,
             as_is=as_is,
             trust=trust,
             progress=report,

@@ -58,7 +58,8 @@ def export_(
     with progress(quiet or json) as report:
         written, drift = export_model(
             one_model(model, model_option) or file.model, to=str(to), output=output, opset=opset,
-            inputs=inputs or file.input, fixed=fix or file.fix, force=force, trust=trust, progress=report,
+            inputs=inputs or file.input, fixed=fix or file.fix, data=file.data, force=force, trust=trust,
+            progress=report,
         )  # fmt: skip
     if json:
         document = {

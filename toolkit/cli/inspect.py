@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
+
 from toolkit.cli.app import app
 from toolkit.cli.options import (
     FixOpt,
@@ -40,6 +43,7 @@ def inspect_(
             one_model(model, model_option) or file.model,
             inputs=inputs or file.input,
             fixed=fix or file.fix,
+            data=file.data,
             trust=trust,
             progress=report,
         )
@@ -71,7 +75,12 @@ def inspect_(
             say(f"{name}: takes every operator once the model is in its integer format")
         if unverified := found["unverified"][name]:
             say(f"{name}: {', '.join(unverified)} should map, but no published list says so")
-        for row in refused:
-            remedy = f"; instead: {row['rewrite']}" if row["rewrite"] else ""
-            say(f"{name}: refuses {row['op_type']} {row['source'] or row['name']}: {row['reason']}{remedy}")
+        lines = Counter(map(_refusal, refused))
+        for line, count in lines.items():
+            say(f"{name}: refuses {line}" + (f" ({count} times)" if count > 1 else ""))
     return 0
+
+
+def _refusal(row: Mapping[str, str]) -> str:
+    remedy = f"; instead: {row['rewrite']}" if row["rewrite"] else ""
+    return f"{row['op_type']} {row['source'] or row['name']}: {row['reason']}{remedy}"

@@ -87,8 +87,10 @@ def one_model(argument: str | None, option: str | None) -> str | None:
     """MODEL may be given either way, but once.
 
     Raises:
-        UsageError: both were given, and differ.
+        UsageError: both were given, and differ; or the name is empty, as that of an unset shell variable.
     """
+    if "" in (argument, option):
+        raise UsageError("MODEL is empty", hint="name a model, or leave it out for the project file's or the example")
     if argument and option and argument != option:
         raise UsageError(f"two models: {argument} and {option}", hint="give MODEL or --model, not both")
     return argument or option

@@ -6,6 +6,7 @@ import inspect
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,9 @@ def find_factory(spec: str) -> Any:
             raise InvalidInput(f"no module {error.name!r}", hint=hint) from error
     for part in attribute.split("."):
         if not hasattr(target, part):
-            raise InvalidInput(f"{module_name} has no {attribute!r}", hint="write it as module:function")
+            near = get_close_matches(part, [name for name in dir(target) if not name.startswith("_")], n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"see what {module_name} defines"
+            raise InvalidInput(f"{module_name} has no {attribute!r}", hint=hint)
         target = getattr(target, part)
     return target
 

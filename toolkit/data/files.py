@@ -76,10 +76,10 @@ def readable(what: str) -> Iterator[None]:
     except _DAMAGE as error:
         said = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
         reason = said or ("not enough memory" if isinstance(error, MemoryError) else type(error).__name__)
+        remedy = "check the path" if isinstance(error, FileNotFoundError) else "save it again with numpy.save or savez"
         raise InvalidInput(
             f"cannot read {what}: {reason[:200]}",
-            hint="save it again with numpy.save or numpy.savez; data is .npz, .npy, a folder of .npy or of images, "
-            "or module:factory",
+            hint=f"{remedy}; data is .npz, .npy, a folder of .npy or of images, or module:factory",
         ) from error
 
 
