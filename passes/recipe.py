@@ -146,6 +146,7 @@ def int8(stack: Stack, level: Level) -> Recipe:
         activation=format_.activation,
         activation_symmetric=format_.activation_symmetric,
         per_channel=format_.per_channel,
+        least_channels=format_.least_channels,
     )
     steps: tuple[Pass, ...] = (QuantizeDynamic(), static) if format_.dynamic else (static,)
     return Recipe("int8", (*base.passes, *steps), base.given)

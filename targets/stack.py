@@ -19,13 +19,15 @@ class QuantFormat:
     """How a stack wants its integers: the numbers that QuantizeLinear will carry.
 
     `activation` is "uint8" or "int8"; weights are int8 and symmetric, per output channel or per tensor. `dynamic` is
-    set where the runtime also multiplies integers whose scales are found at run time.
+    set where the runtime also multiplies integers whose scales are found at run time. Dense convolutions of fewer than
+    `least_channels` input channels are faster in float there.
     """
 
     activation: Literal["uint8", "int8"]
     activation_symmetric: bool
     per_channel: bool = True
     dynamic: bool = False
+    least_channels: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)

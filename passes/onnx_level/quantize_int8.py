@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from passes.compare import sqnr_db
 from passes.context import Context
 from passes.contract import Kind, Pass, PassFailed
+from passes.onnx_level.matching import only_user, size
 from passes.onnx_level.quantizing import finished, quantizer_model, quantizing, refuse_quantized
 from passes.onnx_level.ranges import Method, Ranges, activations, observe
 from passes.onnx_level.weights import channel_axis
 from passes.program import Program
 from passes.proof import Proof
-from targets.grouping import ANCHORS
+from targets.grouping import ANCHORS, EPILOGUES
 from targets.support import load_rules
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 __all__ = ["QuantizeInt8"]
 
@@ -36,7 +40,8 @@ class QuantizeInt8(Pass):
         ranges: "minmax", "percentile" or "entropy": how much of what an activation was seen to do is covered.
         percentile: Of the values that stay inside the range, in percent; for that method alone.
         samples: Calibration samples to read at most.
-        exclude: Names of nodes that stay in float.
+        least_channels: Dense convolutions with fewer input channels stay in float: integer kernels multiply in groups.
+        exclude: Names of nodes that stay in float, with the activation behind them.
 
     Source: Jacob et al. 2018, arXiv:1712.05877; Nagel et al. 2021, arXiv:2106.08295.
     """
@@ -47,6 +52,7 @@ class QuantizeInt8(Pass):
     ranges: Method = "minmax"
     percentile: float = 99.999
     samples: int = 128
+    least_channels: int = 1
     exclude: tuple[str, ...] = ()
     kind = Kind.APPROXIMATE
     needs = frozenset({"constants_folded", "batch_norm_folded"})
@@ -87,12 +93,19 @@ class QuantizeInt8(Pass):
                 types[self.activation],
                 _tensors_data(self._ranges(program, ctx, operators)),
                 [],
-                list(self.exclude),
+                self._left_in_float(program),
                 operators,
                 {"ActivationSymmetric": self.activation_symmetric, "WeightSymmetric": True},
             )
             quantizer.quantize_model()
         return finished(program, quantizer.model.model)
+
+    def _left_in_float(self, program: Program) -> list[str]:
+        narrow = [n for n in program.graph if n.op_type == "Conv" and _is_narrow(n, self.least_channels)]
+        named = [n for n in program.graph if n.name in self.exclude]
+        behind = [only_user(n.outputs[0]) for n in (*narrow, *named) if n.op_type in ANCHORS]
+        activation = [n for n in behind if n is not None and n.op_type in EPILOGUES["relu"]]
+        return sorted({*self.exclude, *(n.name or "" for n in (*narrow, *activation))})
 
     def _ranges(self, program: Program, ctx: Context, operators: Sequence[str]) -> Ranges:
         """Observed once for a graph, however often the pass is narrowed on it."""
@@ -113,6 +126,12 @@ class QuantizeInt8(Pass):
             if len(excluded) > len(self.exclude) and len(excluded) < len(anchors):
                 return replace(self, exclude=excluded)
         return None
+
+
+def _is_narrow(conv: ir.Node, least_channels: int) -> bool:
+    weight = conv.inputs[1]
+    channels = size(weight, 1) if weight is not None else None
+    return isinstance(channels, int) and channels < least_channels and conv.attributes.get_int("group", 1) == 1
 
 
 def _tensors_data(ranges: Ranges) -> Any:
