@@ -319,6 +319,7 @@ def test_a_module_that_returns_a_dict_becomes_torchscript(nets: Path, capsys: py
         (["inspect", "small_nets:bar"], "did you mean 'bare'?"),
         (["inspect", "small_nets:zzz"], "see what small_nets defines"),
         (["compile", "-t", "desktop_cpu", "--data", "sample.npy"], "check the path"),
+        (["estimate", "-t", "desktop_cpu", "--rows", "-3"], "--rows"),
     ],
 )
 def test_a_slip_is_told_with_what_to_write(
@@ -353,3 +354,15 @@ def test_equal_refusals_are_one_line(nets: Path, capsys: pytest.CaptureFixture[s
     lines = [line for line in capsys.readouterr().out.splitlines() if "refuses LSTM" in line]
     assert len(lines) == len(set(lines)) == 1
     assert lines[0].endswith("(2 times)")
+
+
+def test_what_was_measured_for_one_stack_says_nothing_of_another(
+    nets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (nets / "recipe.yaml").write_text(
+        "model: digits\ntarget: desktop_cpu\nstack: onnxruntime-fp32\nmeasured: {FoldConstants: [slower]}\n"
+    )
+    for other in (["-t", "raspberry_pi_4"], ["--stack", "desktop_cpu/onnxruntime-int8"]):
+        assert main(["compile", "-c", "recipe.yaml", *other]) == 2
+        assert "measured for desktop_cpu/onnxruntime-fp32" in capsys.readouterr().err
+    assert not (nets / "build").exists()

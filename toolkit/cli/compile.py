@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -36,6 +36,7 @@ from toolkit.cli.output import progress, say, show_json
 if TYPE_CHECKING:
     from passes.proof import Proof
     from toolkit.bundle.bundle import Bundle
+    from toolkit.config import Config
 
 __all__: list[str] = []
 
@@ -106,7 +107,7 @@ def compile_(
             seed=file.seed if seed is None else seed,
             budget=budget,
             measure=measure,
-            measured=None if recipe else file.measured,
+            measured=None if recipe or measure else _measured(file, device, stack_name),
             trust=trust,
             force=force,
             cache=not no_cache,
@@ -125,6 +126,16 @@ def _limit(flag: str, stated: float | None, otherwise: float) -> float:
     if stated is not None and not isfinite(stated):
         raise UsageError(f"{flag} {stated} bounds nothing", hint=f"give a finite number: {flag} {otherwise:g}")
     return otherwise if stated is None else stated
+
+
+def _measured(file: Config, device: str, stack: str | None) -> Mapping[str, Sequence[str]] | None:
+    """What the file recorded; a latency belongs to a stack, and says nothing of another one."""
+    if file.measured and file.target is not None and (device, stack) != (file.target, file.stack):
+        raise UsageError(
+            f"the recipe was measured for {file.target}/{file.stack}, not for {device}",
+            hint="take its field `measured` out: the stack's model then decides; or measure anew with --measure",
+        )
+    return file.measured
 
 
 def _ignore(proof: Proof) -> None:

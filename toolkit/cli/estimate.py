@@ -40,7 +40,7 @@ def estimate_(
     inputs: InputOpt = None,
     fix: FixOpt = None,
     as_is: Annotated[bool, typer.Option("--as-is", help="Price a float32 model in float32 on every stack.")] = False,
-    rows: Annotated[int, typer.Option(help="Operators to list, slowest first.")] = 12,
+    rows: Annotated[int, typer.Option(min=0, help="Operators to list, slowest first.")] = 12,
     config: ConfigOpt = None,
     trust: TrustOpt = False,
     json: JsonOpt = False,
