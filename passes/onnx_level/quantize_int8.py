@@ -105,7 +105,7 @@ class QuantizeInt8(Pass):
         named = [n for n in program.graph if n.name in self.exclude]
         behind = [only_user(n.outputs[0]) for n in (*narrow, *named) if n.op_type in ANCHORS]
         activation = [n for n in behind if n is not None and n.op_type in EPILOGUES["relu"]]
-        return sorted({*self.exclude, *(n.name or "" for n in (*narrow, *activation))})
+        return sorted({*self.exclude, *(n.name for n in (*narrow, *activation) if n.name)})
 
     def _ranges(self, program: Program, ctx: Context, operators: Sequence[str]) -> Ranges:
         """Observed once for a graph, however often the pass is narrowed on it."""

@@ -291,3 +291,23 @@ def test_a_budget_of_accuracy_narrows_or_reverts(
 def test_a_quantized_result_is_the_same_every_time(program: Make, context: Make, data: Dataset) -> None:
     start, ctx = program(NET, **WEIGHTS), context(X86, data=data)
     assert QuantizeInt8().apply(start, ctx).onnx_bytes == QuantizeInt8().apply(start, ctx).onnx_bytes
+
+
+def test_a_stem_of_few_channels_stays_in_float_with_its_activation(
+    program: Make, context: Make, op_types: Make
+) -> None:
+    """onnxruntime multiplies bytes in groups of four: an image's three channels are slower than in float."""
+    start = program(
+        """g (float[1,3,8,8] x) => (float[1,8,4,4] y) {
+            [stem] a = Conv(x, w)  [bound] b = Clip(a, zero, six)  [next] y = Conv(b, v) }""",
+        w=(4, 3, 3, 3), v=(8, 4, 3, 3), zero=np.float32(0), six=np.float32(6),
+    )  # fmt: skip
+    noise = np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype(np.float32)
+    ctx = context(X86, data=Dataset.of_arrays("noise", {"x": noise}))
+    after = QuantizeInt8(activation="uint8", least_channels=4).apply(start, ctx)
+    assert after.graph.initializers["w"].dtype.name == "FLOAT"
+    kinds = op_types(after)
+    assert kinds.index("Clip") == kinds.index("Conv") + 1, "nothing is rounded between the two"
+    assert "v_quantized" in after.graph.initializers
+    everything = QuantizeInt8(activation="uint8").apply(start, ctx)
+    assert "w_quantized" in everything.graph.initializers
