@@ -50,6 +50,8 @@ class Pass(ABC):
             metric; the result of the last becomes the reference of what follows.
         level: Where it works; `becomes` is set by the one pass that changes level.
         needs, gives, breaks: Facts about programs. A recipe checks their order when it is built.
+        prepares: Only drops what is computed anyway, or spells it differently: its time is shown, but never held
+            against it, since what could not be priced before it (sizes not yet known) may be priced after it.
         essential: The road cannot go on without it: its refusal is an error, and so is a result that would be reverted.
     """
 
@@ -59,6 +61,7 @@ class Pass(ABC):
     needs: ClassVar[frozenset[str]] = frozenset()
     gives: ClassVar[frozenset[str]] = frozenset()
     breaks: ClassVar[frozenset[str]] = frozenset()
+    prepares: ClassVar[bool] = False
     essential: ClassVar[bool] = False
 
     @property
@@ -165,6 +168,8 @@ class Pass(ABC):
         )
         if reason := self._drifted(proof, ctx, after):
             return replace(proof, reason=reason)
+        if self.prepares:
+            return proof
         if ctx.pace is None or before.level is not Level.ONNX or not proof.changed:
             return replace(proof, reason=_predicted_slower(proof, ctx))
         verdict = ctx.pace.slower(self.name, before, after)

@@ -38,7 +38,14 @@ TOP1 = Metric("top-1 accuracy", _top1)
 
 
 def paired_interval(before: list[float], after: list[float]) -> tuple[float, float]:
-    """90 % normal interval of mean(before - after) over paired samples."""
+    """90 % interval of mean(before - after) over paired samples whose scores lie in [0, 1].
+
+    One pseudo-sample is added to either side, so that a few samples which all agree do not look like certainty.
+
+    Source: Agresti and Min 2005, Statistics in Medicine 24, 729-740.
+    """
     drops = np.asarray(before) - np.asarray(after)
-    half = _Z_90 * float(drops.std(ddof=1)) / sqrt(len(drops)) if len(drops) > 1 else float("inf")
-    return float(drops.mean()) - half, float(drops.mean()) + half
+    count = len(drops) + 2
+    total, squares = float(drops.sum()), float(np.square(drops).sum()) + 1
+    middle, half = total / count, _Z_90 * sqrt(squares - total**2 / count) / count
+    return middle - half, middle + half

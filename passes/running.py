@@ -107,6 +107,7 @@ def _keys(recipe: Recipe, program: Program, ctx: Context, fingerprint: str) -> l
         program.name,
         _source_lines(program),
         str(program.signature),
+        _example(program),
         ctx.data.digest if ctx.data else "",
         ctx.validation.digest if ctx.validation else "",
         ctx.metric.name if ctx.metric else "",
@@ -124,6 +125,11 @@ def _keys(recipe: Recipe, program: Program, ctx: Context, fingerprint: str) -> l
         state.update(json.dumps(entry, sort_keys=True).encode())
         keys.append(state.hexdigest())
     return keys
+
+
+def _example(program: Program) -> str:
+    """Sizes that the signature leaves open decide costs, and what is proved where there are no data."""
+    return json.dumps({name: [a.dtype.str, a.shape] for name, a in program.example.items()}, sort_keys=True)
 
 
 def _source_lines(program: Program) -> str:

@@ -187,7 +187,7 @@ class _Reader:
         return self.free[id(node)]
 
     def _costs_nothing(self, node: ir.Node) -> bool:
-        if _is_view(node):
+        if _is_view(node) or node.op_type in ("Shape", "Size"):
             return True
         if node.op_type == "Cast":
             return self._converts_at_the_edge(node)

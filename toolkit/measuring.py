@@ -34,7 +34,7 @@ def check_host(target: Target, stack: Stack) -> None:
     same = isa.startswith(_ISA_OF_MACHINE.get(platform.machine(), "unknown"))
     if stack.backend != "onnxruntime" or stack.runtime != "onnxruntime" or not same:
         raise UsageError(
-            f"this machine ({platform.machine()}) cannot measure for {stack.id} ({stack.runtime} on {isa or 'a GPU'})",
+            f"this machine ({platform.machine()}) cannot measure for {stack.id}: {stack.runtime} on {isa or target.title}",
             hint="leave --measure out: the stack's model then decides; or choose a stack of this machine",
         )
 

@@ -32,6 +32,7 @@ class ConvertOpset(Pass):
     kind = Kind.EXACT
     needs = frozenset({"constants_folded"})
     gives = frozenset({"opset_converted"})
+    prepares = True
 
     def apply(self, program: Program, ctx: Context) -> Program:
         if program.opset in (0, self.opset):  # 0: none of its operators is a standard one

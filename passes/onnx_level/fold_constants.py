@@ -31,6 +31,7 @@ class FoldConstants(Pass):
     kind = Kind.EXACT
     needs = frozenset({"exported"})
     gives = frozenset({"constants_folded"})
+    prepares = True
 
     def apply(self, program: Program, ctx: Context) -> Program:
         model = program.clone()

@@ -41,7 +41,9 @@ class QuantizeDynamic(Pass):
         refuse_quantized(program)
         macs = _macs_by_class(program)
         total = sum(macs.values())
-        share = sum(macs.get(name, 0) for name in _CONVOLUTIONS) / total if total else 1.0
+        if not total:
+            raise PassFailed("the graph has no matrix product outside of control flow", hint="nothing to do")
+        share = sum(macs.get(name, 0) for name in _CONVOLUTIONS) / total
         if share > self.max_convolution_share:
             raise PassFailed(
                 f"{share:.0%} of the arithmetic is convolution, which runs slower this way than in float",

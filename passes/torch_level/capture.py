@@ -88,7 +88,25 @@ def capture(program: Program) -> ExportedProgram:
     args = tuple(to_tensor(_widened(program.example[spec.name], spec)) for spec in program.signature.inputs)
     unsaid = redirect_stderr(io.StringIO())  # torch prints the graph as far as it came
     with quiet_libraries(), unsaid, export_errors(program.name), torch.no_grad():
-        return torch.export.export(program.model, args, dynamic_shapes=_dynamic(program.signature), strict=False)
+        try:
+            return torch.export.export(program.model, args, dynamic_shapes=_dynamic(program.signature), strict=False)
+        except torch._dynamo.exc.UserError as first:
+            if "Constraints violated" not in str(first):
+                raise
+            return _with_guards(program, args, first)
+
+
+def _with_guards(program: Program, args: tuple[torch.Tensor, ...], first: Exception) -> ExportedProgram:
+    """Let sizes vary within the bounds that the model itself sets: a stride wants more than one pixel."""
+    import torch
+    from torch.export import Dim
+
+    varying = tuple({i: Dim.DYNAMIC for i, d in enumerate(spec.shape) if isinstance(d, str)}
+                    for spec in program.signature.inputs)  # fmt: skip
+    try:
+        return torch.export.export(program.model, args, dynamic_shapes=varying, strict=False)
+    except Exception:
+        raise first from None
 
 
 def _widened(array: Array, spec: TensorSpec) -> Array:

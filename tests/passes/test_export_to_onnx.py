@@ -148,6 +148,7 @@ class IgnoresAnInput(nn.Module):
 @pytest.mark.parametrize(
     "module", [PassesOn, SaysItTwice, InputCalledOutput, WeightCalledLikeTheInput, BufferOut, IgnoresAnInput]
 )
+@pytest.mark.slow
 def test_odd_signatures_export(
     module: type[nn.Module], torch_program: Make, context: Make, noise: Make, same_answers: Make
 ) -> None:
@@ -235,3 +236,13 @@ def test_a_script_goes_through_the_older_exporter(
     assert (after.opset, [v.name for v in after.graph.inputs]) == (18, ["image"])
     same_answers(start, after)
     assert str(Path(__file__).parent).encode() not in after.onnx_bytes
+
+
+def test_an_image_whose_sides_vary_goes_through_strides(torch_program: Make, context: Make, noise: Make) -> None:
+    """torch.export holds a named size to every value, and a stride cannot take one pixel: its own bounds are taken."""
+    module = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    start = torch_program(module, {"input": {2: "height", 3: "width"}}, input=noise(1, 3, 16, 16))
+    after, _ = Export()(start, context())
+    assert [str(d) for d in after.graph.inputs[0].shape] == ["1", "3", "height", "width"]
+    other = {"input": noise(1, 3, 24, 10)}
+    np.testing.assert_allclose(after.run(other)["output"], start.run(other)["output"], rtol=1e-5, atol=1e-6)

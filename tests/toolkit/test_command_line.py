@@ -331,6 +331,7 @@ def test_a_slip_is_told_with_what_to_write(
     assert said.out == ""
 
 
+@pytest.mark.slow
 def test_a_dump_holds_every_graph_although_the_passes_are_kept(nets: Path) -> None:
     for folder in ("first", "second"):
         assert main(["compile", "-t", "raspberry_pi_4", "--recipe", "float32", "--dump", folder, "-q"]) == 0

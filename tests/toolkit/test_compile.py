@@ -267,6 +267,7 @@ def test_without_data_int8_is_skipped_and_says_why(tmp_path: Path) -> None:
     assert {p["data"] for p in bundle.manifest["proofs"][:-1]} == {"synthetic"}
 
 
+@pytest.mark.slow
 def test_a_lossy_pass_over_budget_is_reverted(tmp_path: Path) -> None:
     from passes.context import Budget
 

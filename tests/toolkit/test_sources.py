@@ -553,6 +553,7 @@ class Fixed(nn.Module):
 
 
 @pytest.mark.parametrize("module", [Fixed(), nn.LSTM(4, 5, batch_first=True)], ids=["reshape", "lstm"])
+@pytest.mark.slow
 def test_a_size_that_the_model_fixes_is_named(module: nn.Module) -> None:
     with pytest.raises(InvalidInput, match=r"length = 4.*test_sources\.py:|length as dynamic.*constant") as caught:
         export_program((module, (torch.zeros(2, 3, 4),)), inputs=["2,length,4"], cache=False)

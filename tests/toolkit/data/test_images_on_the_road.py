@@ -107,6 +107,7 @@ def test_in_python_the_same_in_one_call(tmp_path: Path) -> None:
         compile_model("net.onnx", target="desktop_cpu", data=np.zeros((2, 3, 8, 8), np.float32), preprocess="unit")
 
 
+@pytest.mark.slow
 def test_a_zoo_model_brings_data_of_its_own() -> None:
     bundle = compile_model("digits", target="desktop_cpu", preprocess="unit", output="digits")
     assert bundle.report["model"]["preprocessing"] == ""
