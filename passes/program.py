@@ -128,21 +128,21 @@ class Program:
         return self.kept("runner", self._runner)(sample)
 
     def answers(self, data: Dataset) -> Iterator[dict[str, Array]]:
-        """The answers to each sample of `data`; kept and given again where they are small."""
-        key = data.digest
-        if key in self._answers:
-            yield from self._answers[key]
+        """The answers to each sample of `data`; the first are kept, up to 64 MiB, and given again."""
+        kept = self._answers.setdefault(data.digest, [])
+        if len(kept) == len(data):
+            yield from kept
             return
-        kept: list[dict[str, Array]] = []
-        size = 0
-        for sample in data:
+        size = sum(_bytes(answer) for answer in kept)
+        for position, sample in enumerate(data):
+            if position < len(kept):  # found by another who walks the same data: a reference beside its own copy
+                yield kept[position]
+                continue
             answer = self.run(sample)
-            yield answer
-            size += sum(a.nbytes for a in answer.values())
-            if size <= _ANSWERS_KEPT_BYTES:
+            size += _bytes(answer)
+            if position == len(kept) and size <= _ANSWERS_KEPT_BYTES:
                 kept.append(answer)
-        if size <= _ANSWERS_KEPT_BYTES:
-            self._answers[key] = kept
+            yield answer
 
     def _runner(self) -> Callable[[Sample], dict[str, Array]]:
         if self.level is Level.ONNX:
@@ -157,6 +157,10 @@ class Program:
 
         rounded = rounding(self.model) if holds_float16(self.model) else None
         return Session(self.onnx_bytes if rounded is None else _serialized(rounded))
+
+
+def _bytes(answer: Mapping[str, Array]) -> int:
+    return sum(array.nbytes for array in answer.values())
 
 
 def _serialized(model: ir.Model) -> bytes:

@@ -22,8 +22,8 @@ _POOLS = frozenset(
     "ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare ArgMax ArgMin TopK".split()
 )
 _COPIES = frozenset(
-    "Cast CastLike Concat ConstantOfShape DepthToSpace Expand EyeLike Gather GatherElements GatherND NonZero OneHot Pad "
-    "Range Resize ScatterElements ScatterND Slice SpaceToDepth Split Tile Transpose Upsample".split()
+    "Cast CastLike Concat ConstantOfShape DepthToSpace Expand EyeLike Gather GatherElements GatherND NonZero OneHot "
+    "Pad Range Resize ScatterElements ScatterND Slice SpaceToDepth Split Tile Transpose Upsample".split()
 )
 _ELEMENTWISE = frozenset(
     "Abs Acos Acosh Add And Asin Asinh Atan Atanh BatchNormalization BitShift BitwiseAnd BitwiseNot BitwiseOr "

@@ -31,10 +31,11 @@ def check_host(target: Target, stack: Stack) -> None:
         UsageError: the stack runs something else than onnxruntime, or on another kind of processor.
     """
     isa = str(target.parameters.get("isa", ""))
+    there = f"{stack.runtime} on {isa or target.title}"
     same = isa.startswith(_ISA_OF_MACHINE.get(platform.machine(), "unknown"))
     if stack.backend != "onnxruntime" or stack.runtime != "onnxruntime" or not same:
         raise UsageError(
-            f"this machine ({platform.machine()}) cannot measure for {stack.id}: {stack.runtime} on {isa or target.title}",
+            f"this machine ({platform.machine()}) cannot measure for {stack.id}: {there}",
             hint="leave --measure out: the stack's model then decides; or choose a stack of this machine",
         )
 

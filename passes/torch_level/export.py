@@ -45,7 +45,10 @@ class Export(Pass):
 
     def requires(self, program: Program, ctx: Context) -> None:
         if not LOWEST_OPSET <= self.opset <= 23:
-            raise PassFailed(f"cannot export to opset {self.opset}", hint="choose 18 to 23; ConvertOpset goes lower")
+            raise PassFailed(
+                f"cannot export to opset {self.opset}",
+                hint="choose an opset of at most 23; below 18 the graph is converted after export",
+            )
 
     def apply(self, program: Program, ctx: Context) -> Program:
         with quiet_libraries(), silent_output(), export_errors(program.name):
