@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from passes.context import Context
-from passes.contract import Kind, Pass, PassFailed
-from passes.onnx_level.matching import factors, made_by, matchable, only_user, rank, replace_node, size
+from passes.contract import Kind, Pass
+from passes.onnx_level.matching import factors, made_by, matchable, need_opset, only_user, rank, replace_node, size
 from passes.onnx_level.rewriting import rewrite
 from passes.program import Program
 
@@ -31,9 +31,7 @@ class FuseAttention(Pass):
     needs = frozenset({"constants_folded"})
 
     def requires(self, program: Program, ctx: Context) -> None:
-        if program.opset < self.opset:
-            raise PassFailed(f"Attention is an operator from opset {self.opset} on, this graph is in {program.opset}",
-                             hint="nothing to do: the stack's runtime recognises the parts or runs them")  # fmt: skip
+        need_opset(program, "Attention", self.opset)
 
     def apply(self, program: Program, ctx: Context) -> Program:
         model = matchable(program)

@@ -7,8 +7,8 @@ from math import isclose, pi, sqrt
 from typing import TYPE_CHECKING, ClassVar
 
 from passes.context import Context
-from passes.contract import Kind, Pass, PassFailed
-from passes.onnx_level.matching import factors, made_by, matchable, number, rank, replace_node, stands_alone
+from passes.contract import Kind, Pass
+from passes.onnx_level.matching import factors, made_by, matchable, need_opset, number, rank, replace_node, stands_alone
 from passes.onnx_level.rewriting import rewrite
 from passes.program import Program
 
@@ -34,9 +34,7 @@ class FuseGelu(Pass):
     needs = frozenset({"constants_folded"})
 
     def requires(self, program: Program, ctx: Context) -> None:
-        if program.opset < self.opset:
-            raise PassFailed(f"Gelu is an operator from opset {self.opset} on, this graph is in {program.opset}",
-                             hint="nothing to do: the stack's runtime recognises the parts or runs them")  # fmt: skip
+        need_opset(program, "Gelu", self.opset)
 
     def apply(self, program: Program, ctx: Context) -> Program:
         if not any(node.op_type in ("Erf", "Tanh") for node in program.graph):

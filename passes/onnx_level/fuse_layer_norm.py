@@ -8,8 +8,18 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from passes.context import Context
-from passes.contract import Kind, Pass, PassFailed
-from passes.onnx_level.matching import made_by, matchable, number, only_user, rank, replace_node, size, stands_alone
+from passes.contract import Kind, Pass
+from passes.onnx_level.matching import (
+    made_by,
+    matchable,
+    need_opset,
+    number,
+    only_user,
+    rank,
+    replace_node,
+    size,
+    stands_alone,
+)
 from passes.onnx_level.rewriting import rewrite
 from passes.program import Program
 
@@ -31,11 +41,7 @@ class FuseLayerNorm(Pass):
     needs = frozenset({"constants_folded"})
 
     def requires(self, program: Program, ctx: Context) -> None:
-        if program.opset < self.opset:
-            raise PassFailed(
-                f"LayerNormalization is an operator from opset {self.opset} on, this graph is in {program.opset}",
-                hint="nothing to do: the stack's runtime recognises the parts or runs them",
-            )
+        need_opset(program, "LayerNormalization", self.opset)
 
     def apply(self, program: Program, ctx: Context) -> Program:
         model = matchable(program)

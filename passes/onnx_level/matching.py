@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from passes.contract import PassFailed
 from passes.onnx_level.rewriting import typed
 from passes.program import Program
 from targets.graph import SOURCE_KEY
@@ -12,7 +13,18 @@ from targets.graph import SOURCE_KEY
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["factors", "made_by", "matchable", "number", "only_user", "rank", "replace_node", "size", "stands_alone"]
+__all__ = [
+    "factors",
+    "made_by",
+    "matchable",
+    "need_opset",
+    "number",
+    "only_user",
+    "rank",
+    "replace_node",
+    "size",
+    "stands_alone",
+]
 
 
 def matchable(program: Program) -> ir.Model:
@@ -25,6 +37,19 @@ def matchable(program: Program) -> ir.Model:
     model: ir.Model = typed(program).model
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     return model
+
+
+def need_opset(program: Program, operator: str, opset: int) -> None:
+    """An operator can be written only in a graph whose opset has it.
+
+    Raises:
+        PassFailed: the graph is in an older one.
+    """
+    if program.opset < opset:
+        raise PassFailed(
+            f"{operator} is an operator from opset {opset} on, this graph is in {program.opset}",
+            hint="nothing to do: the stack's runtime recognises the parts or runs them",
+        )
 
 
 def made_by(value: ir.Value | None, *op_types: str) -> ir.Node | None:

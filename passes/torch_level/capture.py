@@ -105,7 +105,7 @@ def _with_guards(program: Program, args: tuple[torch.Tensor, ...], first: Except
                     for spec in program.signature.inputs)  # fmt: skip
     try:
         return torch.export.export(program.model, args, dynamic_shapes=varying, strict=False)
-    except Exception:
+    except Exception:  # torch raises anything here; the first refusal names the user's sizes
         raise first from None
 
 
