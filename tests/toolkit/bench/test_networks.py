@@ -54,6 +54,23 @@ PARAMETERS = {
     "vit_base_patch32": 88_224_232,
     "vit_large_patch16": 304_326_632,
     "efficientnet_lite0": 4_652_008,  # the weights that pip's efficientnet-lite0 package holds
+    # the summaries in Ultralytics's configurations; of YOLOv5 less the norms, of the YOLO11 classifiers for 80 classes
+    "yolov5n": 1_867_405 + 9_504 // 2,
+    "yolov5s": 7_225_885 + 19_008 // 2,
+    "yolov5m": 21_172_173 + 36_768 // 2,
+    "yolov8n": 3_157_200,
+    "yolov8s": 11_166_560,
+    "yolov8m": 25_902_640,
+    "yolov8l": 43_691_520,
+    "yolov8x": 68_229_648,
+    "yolo11n": 2_624_080,
+    "yolo11s": 9_458_752,
+    "yolo11m": 20_114_688,
+    "yolo11l": 25_372_160,
+    "yolo11x": 56_966_176,
+    "yolo11n-cls": 1_633_584 + 920 * 1281,
+    "yolo11s-cls": 5_545_488 + 920 * 1281,
+    "yolo11m-cls": 10_455_696 + 920 * 1281,
 }
 
 # timm's results tables (millions): parameters, and elements that convolutions and linear layers write
@@ -134,6 +151,20 @@ MACS = {
     ("ssd_mobilenet_v1_1.0", 300): (2494 / 2, 0.01),
     ("ssd_mobilenet_v2", 300): (3775 / 2, 0.01),
     ("ssdlite_mobilenet_v2", 300): (1525 / 2, 0.02),
+    # half of the billions of operations in Ultralytics's and YOLOX's tables, which count norms too
+    ("yolov5n", 640): (4.5e3 / 2, 0.02),
+    ("yolov5s", 640): (16.5e3 / 2, 0.01),
+    ("yolov8n", 640): (8.7e3 / 2, 0.01),
+    ("yolov8m", 640): (78.9e3 / 2, 0.01),
+    ("yolov8x", 640): (257.8e3 / 2, 0.01),
+    ("yolo11n", 640): (6.5e3 / 2, 0.01),
+    ("yolo11m", 640): (68.0e3 / 2, 0.01),
+    ("yolo11x", 640): (194.9e3 / 2, 0.01),
+    ("yolov8x-cls", 640): (154.8e3 / 2, 0.01),
+    ("yolo11x-cls", 640): (110.4e3 / 2, 0.01),
+    ("yolox_nano", 416): (1.08e3 / 2, 0.04),
+    ("yolox_tiny", 416): (6.45e3 / 2, 0.01),
+    ("yolox_s", 640): (26.8e3 / 2, 0.01),
 }
 
 
@@ -221,7 +252,10 @@ def test_the_large_ssd_has_mlperfs_anchors() -> None:
         ("coral:DenseNet", None),
         ("coral:Inception-ResNet V2", None),
         ("mobilenet-yolov3-608", None),
-        ("yolo11n", None),
+        ("yolo11n", "yolo11n"),
+        ("yolov8x-cls", "yolov8x-cls"),
+        ("YOLOX-Tiny", "yolox_tiny"),
+        ("yolo12n", None),
         ("timm:mobilenetv2_120", None),
         ("resnet", None),
     ],

@@ -4,7 +4,8 @@ Every network is written from its paper's tables and checked by published counts
 multiply-accumulates. `build` returns the network that a row of `measured.csv` names. It works under
 `torch.device("meta")`, where it takes milliseconds and no memory: shapes are all that a cost model reads.
 
-Detectors stop at their raw grids. TensorFlow's 1,001 classes (one for background) are 1,000 here.
+Detectors stop at their raw grids, but for those whose authors' own export decodes the boxes. TensorFlow's 1,001
+classes (one for background) are 1,000 here.
 """
 
 import re
@@ -31,6 +32,8 @@ from . import (
     swin,
     vit,
     xception,
+    yolo,
+    yolox,
 )
 from .blocks import Make
 
@@ -65,12 +68,13 @@ _FAMILIES: Mapping[str, Mapping[str, Make]] = {
     "vgg": plain.VGG,
     "vit": vit.VIT,
     "xception": xception.XCEPTION,
+    "yolo": yolo.YOLO | yolox.YOLOX,
     "yolo_fastest": ssd.YOLO_FASTEST,
 }
 
 NETWORKS: Mapping[str, Make] = {key: make for group in _FAMILIES.values() for key, make in group.items()}
 _FAMILY_OF = {key: name for name, group in _FAMILIES.items() for key in group}
-_SIZED = frozenset(vit.VIT) | frozenset(vit.MIXER)  # their weights depend on the image size
+_SIZED = frozenset(vit.VIT | vit.MIXER | yolo.DETECTORS)  # their weights or constants depend on the image size
 
 
 def _hundredths(text: str) -> str:
@@ -163,6 +167,9 @@ _NAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"(yolov[34])-(tiny|spp)-\d+", r"\1_\2"),
     (r"ion:YOLO v3", "yolov3"),
     (r"ion:tiny-YOLO v3|tiny[-_]yolov3(?:-\d+)?", "yolov3_tiny"),
+    (r"(yolov5[nsm]|(?:yolov8|yolo11)[nsmlx](?:-cls)?)", r"\1"),
+    (r"YOLOX-(Nano|Tiny)", lambda m: f"yolox_{m[1].lower()}"),
+    (r"opencv_zoo:object_detection_yolox_2022nov\.onnx", "yolox_s"),
     (r"fcn-resnet18-[\w-]+", "fcn_resnet18"),
     (r"trt_pose:(resnet18|densenet121)_baseline_att_\w+", r"\1_pose"),
 )
