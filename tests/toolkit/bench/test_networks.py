@@ -54,6 +54,11 @@ PARAMETERS = {
     "vit_base_patch32": 88_224_232,
     "vit_large_patch16": 304_326_632,
     "efficientnet_lite0": 4_652_008,  # the weights that pip's efficientnet-lite0 package holds
+    # rwightman's efficientdet-pytorch, whose weights are google/automl's
+    "efficientdet_d0": 3_880_067,
+    "efficientdet_d1": 6_625_898,
+    "efficientdet_d2": 8_097_039,
+    "efficientdet_d3": 12_032_296,
     # the summaries in Ultralytics's configurations; of YOLOv5 less the norms, of the YOLO11 classifiers for 80 classes
     "yolov5n": 1_867_405 + 9_504 // 2,
     "yolov5s": 7_225_885 + 19_008 // 2,
@@ -105,6 +110,27 @@ TIMM = {
     ("xception41", 299): (26.97, 39.86),
 }
 
+# millions of parameters as others publish them: the same, with the norms' moving averages where the flag says so
+MILLIONS = {
+    # efficientdet-pytorch's table
+    "efficientdet_lite0": (3.24, False),
+    "efficientdet_lite2": (5.25, False),
+    "efficientdet_lite4": (15.13, False),
+    # heads of TensorFlow's configurations; MnasFPN's paper for FPNLite
+    "ssdlite_mobiledet_cpu": (4.21, True),
+    "ssdlite_mobiledet_dsp": (7.16, True),
+    "ssdlite_mobiledet_edgetpu": (4.20, True),
+    "ssdlite_mobiledet_gpu": (13.11, True),
+    "ssd_mobilenet_v2_fpnlite": (2.20, True),
+    "ssd_mnasfpn": (2.50, True),
+    # the papers: YOLOX's and Scaled-YOLOv4's tables; Darknet's weight file of YOLOv2
+    "yolox_nano": (0.91, False),
+    "yolox_tiny": (5.06, False),
+    "yolox_s": (8.97, False),
+    "yolov4_csp": (52.9, False),
+    "yolov2": (50.96, False),
+}
+
 # millions of multiply-accumulates, and how far the count may be off: rounding of the source, or what it also counts
 MACS = {
     # what the Edge TPU compiler counts for Google's own files
@@ -151,6 +177,24 @@ MACS = {
     ("ssd_mobilenet_v1_1.0", 300): (2494 / 2, 0.01),
     ("ssd_mobilenet_v2", 300): (3775 / 2, 0.01),
     ("ssdlite_mobilenet_v2", 300): (1525 / 2, 0.02),
+    ("yolov2", 608): (62.94e3 / 2, 0.001),
+    ("yolov4_csp", 512): (77e3 / 2, 0.005),
+    ("yolov4x_mish", 640): (221e3 / 2, 0.01),
+    # OpenVINO's 123.309 and 178.6807 billions of operations
+    ("ssd_mobilenet_v1_fpn", 640): (123309 / 2, 0.002),
+    ("ssd_resnet50_fpn", 640): (178681 / 2, 0.005),
+    # EfficientDet's table; heads of TensorFlow's configurations; TF-Slim's table and the Edge TPU compiler
+    ("efficientdet_d0", 512): (2500, 0.01),
+    ("efficientdet_d1", 640): (6100, 0.02),
+    ("efficientdet_d2", 768): (11000, 0.02),
+    ("efficientdet_d3", 896): (25000, 0.02),
+    ("ssdlite_mobiledet_cpu", 320): (450, 0.015),
+    ("ssdlite_mobiledet_dsp", 320): (2820, 0.003),
+    ("ssdlite_mobiledet_edgetpu", 320): (1530, 0.004),
+    ("ssdlite_mobiledet_gpu", 320): (5070, 0.001),
+    ("ssd_mnasfpn", 320): (920, 0.006),
+    ("mobilenet_edgetpu_1.0", 224): (990, 0.001),
+    ("mobilenet_edgetpu_0.75", 224): (624.5, 0.001),
     # half of the billions of operations in Ultralytics's and YOLOX's tables, which count norms too
     ("yolov5n", 640): (4.5e3 / 2, 0.02),
     ("yolov5s", 640): (16.5e3 / 2, 0.01),
@@ -184,6 +228,16 @@ def parameters(network: nn.Module) -> int:
 @pytest.mark.parametrize("key", PARAMETERS)
 def test_parameters_are_the_published_ones(key: str) -> None:
     assert parameters(on_meta(key, "1x3x224x224")[0]) == PARAMETERS[key]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", MILLIONS)
+def test_millions_of_parameters_are_the_published_ones(key: str) -> None:
+    network, _ = on_meta(key, "1x3x320x320")
+    millions, averaged = MILLIONS[key]
+    averages = sum(b.numel() for name, b in network.named_buffers() if "running" in name) if averaged else 0
+    digits = len(str(millions).split(".")[1])
+    assert round((parameters(network) + averages) / 1e6, digits) == millions
 
 
 @pytest.mark.slow
@@ -251,7 +305,17 @@ def test_the_large_ssd_has_mlperfs_anchors() -> None:
         ("fcn-resnet18-cityscapes-512x256", "fcn_resnet18"),
         ("coral:DenseNet", None),
         ("coral:Inception-ResNet V2", None),
-        ("mobilenet-yolov3-608", None),
+        ("mobilenet-yolov3-608", "mobilenet_yolov3"),
+        ("mobilenet-yolov3-lite-320", "mobilenet_yolov3_lite"),
+        ("yolov4-csp-512", "yolov4_csp"),
+        ("yolov4x-mish-640", "yolov4x_mish"),
+        ("EfficientDet-lite4", "efficientdet_lite4"),
+        ("ion:SSDLite MobileDet GPU", "ssdlite_mobiledet_gpu"),
+        ("tf1zoo:SSDLite MobileDet-EdgeTPU", "ssdlite_mobiledet_edgetpu"),
+        ("SSD MobileNet v2", "ssd_mobilenet_v2_pointwise"),
+        ("tf1zoo:SSD Mobilenet v2", "ssd_mobilenet_v2"),
+        ("SSD MobileNet V2 FPNLite", "ssd_mobilenet_v2_fpnlite"),
+        ("ssdlite_mobilenet_edgetpu_320x320_quant", "ssdlite_mobilenet_edgetpu"),
         ("yolo11n", "yolo11n"),
         ("yolov8x-cls", "yolov8x-cls"),
         ("YOLOX-Tiny", "yolox_tiny"),
@@ -281,6 +345,12 @@ def test_rows_without_an_image_size_build_nothing(shape: str) -> None:
     assert build("mlperf:resnet50", shape) is None
 
 
+def test_networks_of_luminance_take_one_channel() -> None:
+    network, image = on_meta("super_resolution", "1x1x321x481")
+    assert network(image).shape == (1, 1, 963, 1443)
+    assert build("super_resolution", "1x3x321x481") is None
+
+
 def test_unknown_networks_build_nothing() -> None:
     assert build("mlperf:rnnt", "1x3x224x224") is None
 
@@ -295,7 +365,9 @@ def test_unknown_networks_build_nothing() -> None:
         ("timm:resnext50_32x4d", "resnet"),
         ("timm:tf_efficientnet_es", "efficientnet"),
         ("yolov4-608", "darknet"),
-        ("EfficientDet-lite0", "efficientdet"),
+        ("EfficientDet-lite0", "efficientnet"),
+        ("SSD MobileNet V2 FPNLite", "mobilenet_v2"),
+        ("tf1zoo:SpaghettiNet for EdgeTpu S", "spaghettinet"),
         ("qwen:1.8b (4-bit)", "qwen"),
     ],
 )
@@ -307,7 +379,8 @@ def test_families(model: str, name: str) -> None:
 def test_every_network_has_a_family_and_draws_no_weight_on_meta() -> None:
     for key in NETWORKS:
         assert canonical(key) in (key, None)
-        assert all(p.is_meta for p in on_meta(key, "1x3x224x224")[0].parameters())
+        shape = "1x1x224x224" if key == "super_resolution" else "1x3x224x224"
+        assert all(p.is_meta for p in on_meta(key, shape)[0].parameters())
         assert family(key)
 
 
@@ -345,6 +418,14 @@ def test_coverage_counts_rows_per_stack() -> None:
         ("fastestdet", 352),
         ("yolov4_tiny", 416),
         ("unet_mobilenet_v2", 128),
+        ("yolo11n", 320),
+        ("yolov5n", 320),
+        ("yolox_nano", 416),
+        ("efficientdet_lite0", 320),
+        ("ssd_mnasfpn", 320),
+        ("ssdlite_mobilenet_edgetpu", 320),
+        ("mobilenet_yolov3_lite", 320),
+        ("fast_scnn", 384),
     ],
 )
 def test_networks_export(key: str, side: int) -> None:

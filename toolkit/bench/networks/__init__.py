@@ -18,21 +18,30 @@ from . import (
     darknet,
     densenet,
     dpn,
+    efficientdet,
     efficientnet,
+    fast_scnn,
     hrnet,
     inception,
     mobilenet,
+    mobilenet_yolov3,
     plain,
     regnet,
     repvgg,
     resnet,
+    retinanet,
     segmentation,
     shufflenet,
     ssd,
+    ssd_zoo,
+    ssdlite,
+    superresolution,
     swin,
     vit,
     xception,
     yolo,
+    yolov2,
+    yolov4_scaled,
     yolox,
 )
 from .blocks import Make
@@ -42,10 +51,11 @@ __all__ = ["NETWORKS", "build", "canonical", "coverage", "family"]
 _FAMILIES: Mapping[str, Mapping[str, Make]] = {
     "alexnet": plain.ALEXNET,
     "blazeface": ssd.BLAZEFACE,
-    "darknet": darknet.DARKNET,
+    "darknet": darknet.DARKNET | yolov2.YOLOV2 | yolov4_scaled.SCALED_YOLOV4,
     "densenet": densenet.DENSENET,
     "dpn": dpn.DPN,
-    "efficientnet": efficientnet.EFFICIENTNET,
+    "efficientnet": efficientnet.EFFICIENTNET | efficientdet.EFFICIENTDET,
+    "fast_scnn": fast_scnn.FAST_SCNN,
     "fbnet": efficientnet.FBNET,
     "ghostnet": compact.GHOSTNET,
     "hrnet": hrnet.HRNET,
@@ -53,17 +63,28 @@ _FAMILIES: Mapping[str, Mapping[str, Make]] = {
     "lcnet": compact.LCNET,
     "mixer": vit.MIXER,
     "mnasnet": efficientnet.MNASNET,
-    "mobilenet_v1": mobilenet.V1 | ssd.SSD_MOBILENET_V1,
-    "mobilenet_v2": mobilenet.V2 | ssd.SSD_MOBILENET_V2 | segmentation.MOBILENET_V2,
-    "mobilenet_v3": mobilenet.V3,
+    "mobiledet": ssdlite.MOBILEDET,
+    "mobilenet_edgetpu": ssdlite.MOBILENET_EDGETPU,
+    "mobilenet_v1": mobilenet.V1
+    | ssd.SSD_MOBILENET_V1
+    | ssdlite.SSDLITE_MOBILENET_V1
+    | retinanet.FPN_MOBILENET_V1
+    | mobilenet_yolov3.MOBILENET_YOLOV3,
+    "mobilenet_v2": mobilenet.V2
+    | ssd.SSD_MOBILENET_V2
+    | ssd_zoo.SSD_MOBILENET_V2
+    | retinanet.FPN_MOBILENET_V2
+    | segmentation.MOBILENET_V2,
+    "mobilenet_v3": mobilenet.V3 | ssdlite.SSDLITE_MOBILENET_V3,
     "mobileone": repvgg.MOBILEONE,
     "proxylessnas": efficientnet.PROXYLESSNAS,
     "regnet": regnet.REGNET,
     "repvgg": repvgg.REPVGG,
-    "resnet": resnet.RESNET | ssd.SSD_RESNET,
+    "resnet": resnet.RESNET | ssd.SSD_RESNET | retinanet.FPN_RESNET,
     "shufflenet_v1": shufflenet.V1,
     "shufflenet_v2": shufflenet.V2 | ssd.SSD_SHUFFLENET_V2,
     "squeezenet": plain.SQUEEZENET | ssd.SSD_SQUEEZENET,
+    "super_resolution": superresolution.SUPER_RESOLUTION,
     "swin": swin.SWIN,
     "vgg": plain.VGG,
     "vit": vit.VIT,
@@ -74,6 +95,7 @@ _FAMILIES: Mapping[str, Mapping[str, Make]] = {
 
 NETWORKS: Mapping[str, Make] = {key: make for group in _FAMILIES.values() for key, make in group.items()}
 _FAMILY_OF = {key: name for name, group in _FAMILIES.items() for key in group}
+_GRAY = frozenset(superresolution.SUPER_RESOLUTION)  # they take one channel
 _SIZED = frozenset(vit.VIT | vit.MIXER | yolo.DETECTORS)  # their weights or constants depend on the image size
 
 
@@ -159,10 +181,30 @@ _NAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"ncnn:FastestDet", "fastestdet"),
     (r"ncnn:yolov4-tiny", "yolov4_tiny"),
     # detectors and heads
-    (r"(?:tfslim:|coral:)?ssd_mobilenet_v1_coco|ion:SSD MobileNet V1", "ssd_mobilenet_v1_1.0"),
+    (
+        r"(?:tfslim:|coral:)?ssd_mobilenet_v1_coco|ion:SSD MobileNet V1|coral:MobileNet v1 SSD",
+        "ssd_mobilenet_v1_1.0",
+    ),
     (r"ssd_mobilenet_v1_0\.75_depth_coco", "ssd_mobilenet_v1_0.75"),
     (r"(?:ion|tf1zoo):SSD Mobile[Nn]et [vV]2", "ssd_mobilenet_v2"),
     (r"(?:ion|tf1zoo):SSDLite Mobile[Nn]et [vV]2", "ssdlite_mobilenet_v2"),
+    (r"SSD MobileNet v2", "ssd_mobilenet_v2_pointwise"),
+    (r"SSD MobileNet V2 FPNLite", "ssd_mobilenet_v2_fpnlite"),
+    (r"tf1zoo:SSD Mobilenet v1 FPN", "ssd_mobilenet_v1_fpn"),
+    (r"tf1zoo:SSD Resnet 50 v1 FPN|SSD ResNet50 V1 FPN", "ssd_resnet50_fpn"),
+    (r"tf1zoo:SSD MnasFPN", "ssd_mnasfpn"),
+    (r"tf1zoo:SSDLite Mobilenet v1", "ssdlite_mobilenet_v1"),
+    (r"tf1zoo:SSDLite Mobilenet v3 small|ion:SSD MobileNet V3 Small", "ssdlite_mobilenet_v3_small"),
+    (r"(ssdlite_mobilenet_v3_(?:small|large))_320x320", r"\1"),
+    (r"tf1zoo:SSDLite MobileNetEdgeTPU|ssdlite_mobilenet_edgetpu_320x320(?:_quant)?", "ssdlite_mobilenet_edgetpu"),
+    (r"(?:ion|tf1zoo):SSDLite MobileDet[ -](CPU|DSP|EdgeTPU|GPU)", lambda m: f"ssdlite_mobiledet_{m[1].lower()}"),
+    (r"EfficientDet-(d\d|lite\d)", r"efficientdet_\1"),
+    (r"mobilenet-ssd-300", "ssd_mobilenet_v1_caffe"),
+    (r"mobilenet-yolov3(-lite)?-\d+", lambda m: f"mobilenet_yolov3{'_lite' if m[1] else ''}"),
+    (r"ion:YOLO v2", "yolov2"),
+    (r"yolov4(-csp|x-mish)-\d+", lambda m: f"yolov4{m[1].replace('-', '_')}"),
+    (r"fast-scnn", "fast_scnn"),
+    (r"super_resolution", "super_resolution"),
     (r"(yolov[34])(?:-\d+)?", r"\1"),
     (r"(yolov[34])-(tiny|spp)-\d+", r"\1_\2"),
     (r"ion:YOLO v3", "yolov3"),
@@ -200,13 +242,18 @@ def family(model: str) -> str:
     return word[0] if word else model
 
 
-def _nchw(input_shape: str) -> tuple[int, int, int, int] | None:
+def _nchw(input_shape: str, channels: int = 3) -> tuple[int, int, int, int] | None:
     """The shape of an image batch, from NHWC or NCHW; None for anything else."""
     if not re.fullmatch(r"\d+x\d+x\d+x\d+", input_shape):
         return None
     batch, a, b, c = (int(part) for part in input_shape.split("x"))
-    shape = (batch, a, b, c) if a == 3 else (batch, c, a, b)
-    return shape if shape[1] == 3 else None
+    shape = (batch, a, b, c) if a == channels else (batch, c, a, b)
+    return shape if shape[1] == channels else None
+
+
+def _shape(key: str, input_shape: str) -> tuple[int, ...] | None:
+    """The shape that the network `key` takes, from a row's; None where it does not say one."""
+    return _nchw(input_shape, 1 if key in _GRAY else 3)
 
 
 def build(model: str, input_shape: str) -> tuple[nn.Module, tuple[int, ...]] | None:
@@ -220,7 +267,7 @@ def build(model: str, input_shape: str) -> tuple[nn.Module, tuple[int, ...]] | N
         None where the row's network is not defined here, or the row does not say its image size.
     """
     key = model if model in NETWORKS else canonical(model)
-    shape = _nchw(input_shape)
+    shape = _shape(key, input_shape) if key else None
     if key is None or shape is None:
         return None
     size = {"height": shape[2], "wide": shape[3]} if key in _SIZED else {}
@@ -240,6 +287,7 @@ def coverage(rows: Iterable[Mapping[str, str]]) -> dict[tuple[str, ...], tuple[i
     for row in rows:
         stack = tuple(row[column] for column in _STACK)
         covered, total = counts.get(stack, (0, 0))
-        known = canonical(row["model"]) is not None and _nchw(row["input_shape"]) is not None
+        key = canonical(row["model"])
+        known = key is not None and _shape(key, row["input_shape"]) is not None
         counts[stack] = (covered + known, total + 1)
     return counts

@@ -110,7 +110,7 @@ class _Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         batch, width, height, wide = x.shape
         mixed = self.mix(x).view(batch, self.heads, 2 * self.key + self.value, height * wide)
-        q, k, v = mixed.split((self.key, self.key, self.value), 2)
+        q, k, v = torch.split(mixed, [self.key, self.key, self.value], 2)
         weights = (q.transpose(-2, -1) @ k * self.key**-0.5).softmax(-1)
         seen = (v @ weights.transpose(-2, -1)).view(batch, width, height, wide)
         y: Tensor = self.project(seen + self.place(v.reshape(batch, width, height, wide)))
@@ -199,7 +199,7 @@ class _Detect(nn.Module):
             torch.cat((boxes(x), scores(x)), 1).flatten(2)
             for x, boxes, scores in zip(maps, self.boxes, self.scores, strict=True)
         ]
-        boxes, scores = torch.cat(grids, 2).split((4 * _BINS, _CLASSES), 1)
+        boxes, scores = torch.split(torch.cat(grids, 2), [4 * _BINS, _CLASSES], 1)
         batch, _, count = boxes.shape
         bins = boxes.view(batch, 4, _BINS, count).transpose(2, 1).softmax(1)
         near, far = self.expect(bins).view(batch, 4, count).chunk(2, 1)
@@ -224,7 +224,7 @@ class _AnchorDetect(nn.Module):
         for i, (x, grid, stride) in enumerate(zip(maps, self.grids, _STRIDES, strict=True)):
             batch, _, height, wide = x.shape
             y = grid(x).view(batch, 3, 5 + _CLASSES, height, wide).permute(0, 1, 3, 4, 2).contiguous()
-            centre, size, rest = y.sigmoid().split((2, 2, 1 + _CLASSES), 4)
+            centre, size, rest = torch.split(y.sigmoid(), [2, 2, 1 + _CLASSES], 4)
             centre = (centre * 2 + self.get_buffer(f"corner{i}")) * stride
             size = (size * 2) ** 2 * self.get_buffer(f"anchor{i}")
             made.append(torch.cat((centre, size, rest), 4).view(batch, 3 * prod((height, wide)), 5 + _CLASSES))
