@@ -1,21 +1,17 @@
-"""Latency, memory and energy of a workload on a stack. The one place that is asked what operators cost.
-
-The latency is additive (see `LatencyFit`): launch, arithmetic at a rate for each class of operator, activation
-and weight traffic. A better model replaces `_terms` and the interval; callers see only `estimate`.
-"""
+"""Latency, memory and energy of a workload on a stack. The one place that is asked what operators cost."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import log10
 from typing import TYPE_CHECKING
 
 from targets.estimate import Estimate, OperatorCost
+from targets.latency import LatencyFit
 from targets.memory import peak_activation_bytes
 from targets.operators import MAC_CLASSES
-from targets.prior import PRIOR_INTERVAL
-from targets.stack import LatencyFit, Stack
+from targets.stack import Stack
 from targets.support import Placement, place
 from targets.target import load_stack
 from targets.workload import Operator, Workload
@@ -23,8 +19,9 @@ from targets.workload import Operator, Workload
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["estimate", "latency_terms"]
+__all__ = ["estimate"]
 
+_FOREIGN_FACTOR = 3.0  # either way, on the time of operators that lie outside what was measured
 _SIZE_MARGIN = 2.0  # a network may have half or twice the arithmetic of those measured before it counts as outside
 _WIDEN_PER_DECADE = 0.5  # assumed: relative widening of the interval for each factor of ten beyond that
 
@@ -50,18 +47,19 @@ def estimate(model: Workload | ir.Model, stack: Stack, *, as_is: bool = False) -
             work, assumed = work.at_precision(stack.dtype), stack.dtype
     places = place(work, stack)
     priced = [_price(op, where, stack) for op, where in zip(work.operators, places, strict=True)]
-    rows = (*priced, *_streaming(work, places, stack))
-    latency_s = stack.latency.fixed_s + sum(row.latency_s for row in rows)
-    low, high = _interval(rows, latency_s, work.macs, stack.latency)
+    rows = (*(row for row, _ in priced), *_streaming(work, places, stack))
+    fixed_s = stack.latency.fixed_s
+    latency_s = fixed_s + sum(row.latency_s for row in rows)
+    low, high = _interval(priced, rows, stack, work.macs)
     power = stack.power
-    energy_j = power.active_w * stack.latency.fixed_s + sum(row.energy_j for row in rows)
+    energy_j = power.active_w * fixed_s + sum(row.energy_j for row in rows)
     activation, weights = peak_activation_bytes(work), work.weight_bytes
     return Estimate(
         model=work.name,
         stack=stack.id,
         runtime=stack.describe(),
         operators=rows,
-        fixed_s=stack.latency.fixed_s,
+        fixed_s=fixed_s,
         latency_s=latency_s,
         latency_interval_s=(low, high),
         weight_bytes=weights,
@@ -84,17 +82,6 @@ def estimate(model: Workload | ir.Model, stack: Stack, *, as_is: bool = False) -
         energy_provenance=f"{power.active_w:g} W ± {power.uncertainty:.0%} while active ({power.source}) x latency",
         assumed_dtype=assumed,
     )
-
-
-def latency_terms(op: Operator, fit: LatencyFit) -> Mapping[str, float]:
-    """Seconds of one operator by cause; they add up to its latency."""
-    rate = fit.mac_s.get(op.op_class)
-    return {
-        "arithmetic": op.macs / rate if rate else 0.0,
-        "activations": op.activation_bytes / fit.activation_bytes_s,
-        "weights": op.weight_bytes / fit.weight_bytes_s,
-        "launch": fit.operator_s,
-    }
 
 
 def _read(model: ir.Model, stack: Stack) -> Workload:
@@ -120,17 +107,18 @@ def _pricing(op: Operator, stack: Stack) -> _Pricing:
     return _Pricing(stack.latency, stack.power.active_w, False)
 
 
-def _price(op: Operator, where: Placement, stack: Stack) -> OperatorCost:
+def _price(op: Operator, where: Placement, stack: Stack) -> tuple[OperatorCost, LatencyFit]:
+    """The operator's row, and the costs that it was priced with."""
     runs_on = load_stack(stack.host) if where.place == "host" else stack
     pricing = _pricing(op, runs_on)
-    terms = dict(latency_terms(op, pricing.fit))
+    terms = pricing.fit.terms(op)
     if where.crosses:
         terms["transfer"] = where.crosses / stack.link_bytes_s
     terms = {cause: op.repeats * seconds for cause, seconds in terms.items()}
     latency_s = sum(terms.values())
     fit = pricing.fit
     known = not fit.calibrated or op.op_class not in MAC_CLASSES or op.op_class in fit.seen_classes
-    return OperatorCost(
+    row = OperatorCost(
         name=op.name,
         op_type=op.op_type,
         op_class=op.op_class,
@@ -146,6 +134,7 @@ def _price(op: Operator, where: Placement, stack: Stack) -> OperatorCost:
         source=op.source,
         reason=where.reason,
     )
+    return row, fit
 
 
 def _streaming(work: Workload, places: Sequence[Placement], stack: Stack) -> tuple[OperatorCost, ...]:
@@ -173,14 +162,32 @@ def _streaming(work: Workload, places: Sequence[Placement], stack: Stack) -> tup
 
 
 def _interval(
-    rows: tuple[OperatorCost, ...], latency_s: float, total_macs: int, fit: LatencyFit
+    priced: Sequence[tuple[OperatorCost, LatencyFit]], rows: Sequence[OperatorCost], stack: Stack, total_macs: int
 ) -> tuple[float, float]:
-    """Held-out residual factors; the share of time that is extrapolated gets those of a stack never measured."""
+    """Each part within what its own stack's costs are worth; what was never measured within a wide factor."""
+    known: dict[int, tuple[LatencyFit, list[OperatorCost]]] = {id(stack.latency): (stack.latency, [])}
+    for row, fit in priced:
+        if not row.extrapolated:
+            known.setdefault(id(fit), (fit, []))[1].append(row)
     foreign_s = sum(row.latency_s for row in rows if row.extrapolated)
-    low = (latency_s - foreign_s) * fit.interval[0] + foreign_s * min(fit.interval[0], PRIOR_INTERVAL[0])
-    high = (latency_s - foreign_s) * fit.interval[1] + foreign_s * max(fit.interval[1], PRIOR_INTERVAL[1])
-    widen = 1 + _WIDEN_PER_DECADE * _decades_outside(total_macs, fit)
+    streamed_s = sum(row.latency_s for row in rows[len(priced) :])
+    low, high = foreign_s / _FOREIGN_FACTOR, foreign_s * _FOREIGN_FACTOR
+    for fit, own in known.values():
+        apart = {"fixed": fit.fixed_s, "transfer": streamed_s} if fit is stack.latency else {}
+        terms = _by_cause([*(row.terms for row in own), apart])
+        total_s = sum(terms.values())
+        shrink, grow = fit.interval({cause: seconds / (total_s or 1) for cause, seconds in terms.items()})
+        low, high = low + total_s * shrink, high + total_s * grow
+    widen = 1 + _WIDEN_PER_DECADE * _decades_outside(total_macs, stack.latency)
     return low / widen, high * widen
+
+
+def _by_cause(terms: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    total: dict[str, float] = {}
+    for part in terms:
+        for cause, seconds in part.items():
+            total[cause] = total.get(cause, 0.0) + seconds
+    return total
 
 
 def _decades_outside(total_macs: int, fit: LatencyFit) -> float:

@@ -7,10 +7,9 @@ from dataclasses import asdict, dataclass, fields
 from html import escape
 from typing import Any
 
-__all__ = ["COVERAGE", "Estimate", "OperatorCost"]
+from targets.latency import COVERAGE
 
-COVERAGE = 0.8
-"""Share of networks that the latency interval is meant to hold."""
+__all__ = ["COVERAGE", "Estimate", "OperatorCost"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

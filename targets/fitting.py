@@ -1,33 +1,37 @@
-"""Fit the additive latency model to measured networks, and say by leaving networks out how good it is.
+"""Fit a stack's costs to measured networks, and say by leaving networks out how good they are.
 
-Coefficients are positive and fitted as logarithms, to relative errors, with a ridge towards the data-sheet prior: a
-coefficient that the rows do not determine stays where physics puts it.
+Costs are positive and fitted as logarithms, to relative errors, with a ridge towards what the data sheet lets expect:
+a cost that the rows do not determine stays where physics puts it, and the interval says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from scipy.optimize import least_squares
 
+from targets.latency import CAUSES, COVERAGE, LatencyFit, work_of
 from targets.operators import MAC_CLASSES
-from targets.stack import LatencyFit
+from targets.prior import SPREAD
 from targets.workload import Workload
 
-__all__ = ["Measured", "Quality", "fit_stack", "held_out", "predict"]
+__all__ = ["HeldOut", "Measured", "fit_stack", "held_out", "predict"]
 
-_ERROR = 0.05  # relative error of a published latency beside which the prior's pull is weighed
-_PULL = 1.0  # standard deviation of the prior, in natural logarithms: a factor of e either way
-_QUANTILES = (0.1, 0.9)
+Array = np.ndarray[Any, Any]
+
+_ERROR = 0.05  # relative error of a published latency, beside which the ridge is weighed
+_ODD = 3.0  # errors above so many of these pull less: a published table holds an odd row now and then
 _CLASS_SHARE = 0.01  # of a network's arithmetic, from which on a class counts as measured
+_SPREAD = np.array([SPREAD[cause] for cause in CAUSES])
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One measured network. `extra_s` is time outside the additive form: streaming, operators on the host."""
+    """One measured network. `extra_s` is time outside the model: streaming, operators on the host."""
 
     network: str
     family: str
@@ -37,103 +41,145 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Quality:
-    """Errors on networks that the fit had not seen. `factors` are measured / predicted."""
+class HeldOut:
+    """Networks that the fit had not seen: measured / predicted, and the logarithm's deviation that was expected."""
 
     factors: tuple[float, ...]
+    deviations: tuple[float, ...]
+
+    @property
+    def errors(self) -> Array:
+        """Error of each prediction, relative to what was measured."""
+        return np.abs(1 / np.array(self.factors) - 1)
 
     @property
     def mape(self) -> float:
-        """Mean absolute error, relative to the measured latency."""
-        return float(np.mean([abs(1 / f - 1) for f in self.factors]))
+        return float(np.mean(self.errors))
 
     @property
-    def interval(self) -> tuple[float, float]:
-        """Factors that hold 80 % of the networks, by the (n + 1) rule."""
-        low, high = np.quantile(self.factors, _QUANTILES, method="weibull")
-        return float(min(low, 1.0)), float(max(high, 1.0))
+    def scores(self) -> Array:
+        """Absolute error of each logarithm, in expected deviations."""
+        found: Array = np.abs(np.log(self.factors)) / np.array(self.deviations)
+        return found
+
+    @property
+    def quantile(self) -> float:
+        """Deviations that hold COVERAGE of the networks, by the (n + 1) rule."""
+        return float(np.quantile(self.scores, COVERAGE, method="weibull"))
+
+    @cached_property
+    def coverage(self) -> float:
+        """Share of networks inside an interval whose width was taken from the others."""
+        inside = [
+            score <= np.quantile(np.delete(self.scores, i), COVERAGE, method="weibull")
+            for i, score in enumerate(self.scores)
+        ]
+        return float(np.mean(inside))
 
 
 def fit_stack(rows: Sequence[Measured], prior: LatencyFit, provenance: str) -> LatencyFit:
-    """Coefficients for a stack, with the interval of networks left out one at a time."""
-    quality = held_out(rows, prior, lambda row: row.network)
-    fitted = _fit(rows, prior)
+    """Costs for a stack, with the interval of networks left out one at a time."""
+    left_out = held_out(rows, prior, lambda row: row.network)
     networks = {row.network for row in rows}
     macs = [row.workload.macs for row in rows]
     return replace(
-        fitted,
-        interval=quality.interval,
+        _fit(_Table.of(rows, prior), prior),
+        quantile=left_out.quantile,
         rows=len(rows),
         networks=len(networks),
         seen_classes=_seen(rows),
         seen_macs=(min(macs), max(macs)),
-        provenance=f"additive model fitted on {len(rows)} rows of {len(networks)} networks ({provenance}); "
-        f"mean error on networks left out {quality.mape:.1%}",
+        provenance=f"fitted on {len(rows)} rows of {len(networks)} networks ({provenance}); "
+        f"mean error on networks left out {left_out.mape:.1%}",
     )
 
 
-def held_out(rows: Sequence[Measured], prior: LatencyFit, group: Callable[[Measured], str]) -> Quality:
+def held_out(rows: Sequence[Measured], prior: LatencyFit, group: Callable[[Measured], str]) -> HeldOut:
     """Fit without each group in turn and predict it."""
-    factors: dict[int, float] = {}
-    for left_out in sorted({group(row) for row in rows}):
-        rest = [row for row in rows if group(row) != left_out]
-        fitted = _fit(rest, prior) if rest else prior
-        for i, row in enumerate(rows):
-            if group(row) == left_out:
-                factors[i] = row.latency_s / predict(row, fitted)
-    return Quality(tuple(factors[i] for i in range(len(rows))))
+    table, groups = _Table.of(rows, prior), np.array([group(row) for row in rows])
+    factors, deviations = np.ones(len(rows)), np.ones(len(rows))
+    for left_out in sorted(set(groups)):
+        out = groups == left_out
+        fit = _fit(table.take(~out), prior) if not out.all() else prior
+        terms = table.work[out] * _vector(fit)
+        predicted = terms.sum(axis=1) + table.extra[out]
+        factors[out] = table.latency[out] / predicted
+        deviations[out] = [fit.deviation(dict(zip(CAUSES, share, strict=True))) for share in terms / predicted[:, None]]
+    return HeldOut(tuple(factors), tuple(deviations))
 
 
 def predict(row: Measured, fit: LatencyFit) -> float:
-    """Seconds by the additive form."""
-    return float(_features(row) @ _costs(fit)) + row.extra_s
+    """Seconds that the model gives."""
+    return float(_work(row.workload, fit) @ _vector(fit)) + row.extra_s
 
 
-def _features(row: Measured) -> np.ndarray[Any, Any]:
-    ops = row.workload.operators
-    by_class = [sum(op.macs for op in ops if op.op_class == name) for name in MAC_CLASSES]
-    return np.array(
-        [1.0, len(ops), *by_class, sum(op.activation_bytes for op in ops), sum(op.weight_bytes for op in ops)]
-    )
+@dataclass(frozen=True)
+class _Table:
+    """Rows as arrays: work by cause (n, causes), seconds measured (n,), seconds outside the model (n,)."""
+
+    work: Array
+    latency: Array
+    extra: Array
+
+    @classmethod
+    def of(cls, rows: Sequence[Measured], prior: LatencyFit) -> _Table:
+        work = np.stack([_work(row.workload, prior) for row in rows])
+        return cls(work, np.array([row.latency_s for row in rows]), np.array([row.extra_s for row in rows]))
+
+    def take(self, which: Array) -> _Table:
+        return _Table(self.work[which], self.latency[which], self.extra[which])
 
 
-def _costs(fit: LatencyFit) -> np.ndarray[Any, Any]:
-    """Seconds for one unit of each feature."""
-    rates = [1 / fit.mac_s[name] for name in MAC_CLASSES]
-    return np.array([fit.fixed_s, fit.operator_s, *rates, 1 / fit.activation_bytes_s, 1 / fit.weight_bytes_s])
+def _work(workload: Workload, fit: LatencyFit) -> Array:
+    total = dict.fromkeys(CAUSES, 0.0)
+    total["fixed"] = 1 / fit.batch
+    for op in workload.operators:
+        for cause, amount in work_of(op, fit.winograd, fit.batch).items():
+            total[cause] += op.repeats * amount
+    return np.array(list(total.values()))
 
 
-def _fit(rows: Sequence[Measured], prior: LatencyFit) -> LatencyFit:
-    features = np.stack([_features(row) for row in rows])
-    extra = np.array([row.extra_s for row in rows])
-    measured = np.log([row.latency_s for row in rows])
-    start = np.log(_costs(prior))
+def _vector(fit: LatencyFit) -> Array:
+    return np.array([fit.costs[cause] for cause in CAUSES])
 
-    def residuals(theta: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        errors = (np.log(features @ np.exp(theta) + extra) - measured) / _ERROR
-        return np.concatenate([errors, (theta - start) / _PULL])
 
-    # robust: a published table holds an odd row now and then
-    solution = least_squares(residuals, start, loss="soft_l1", f_scale=3.0, max_nfev=2000)
-    fixed_s, operator_s, *rates, activation, weight = np.exp(solution.x)
+def _fit(table: _Table, prior: LatencyFit) -> LatencyFit:
+    start, measured = np.log(_vector(prior)), np.log(table.latency)
+
+    def residuals(theta: Array) -> Array:
+        errors = (np.log(table.work @ np.exp(theta) + table.extra) - measured) / _ERROR
+        return np.concatenate([errors, (theta - start) / _SPREAD])
+
+    def jacobian(theta: Array) -> Array:
+        return np.vstack([_shares(table, theta) / _ERROR, np.diag(1 / _SPREAD)])
+
+    solution = least_squares(residuals, start, jac=jacobian, loss="soft_l1", f_scale=_ODD, max_nfev=2000)
+    theta = solution.x
+    errors = np.log(table.work @ np.exp(theta) + table.extra) - measured
+    scatter = max(_ERROR, float(np.median(np.abs(errors))) / 0.6745)  # robust: the median of a normal's deviations
+    shares = _shares(table, theta)
+    covariance = np.linalg.inv(shares.T @ shares / scatter**2 + np.diag(1 / _SPREAD**2))
     return replace(
         prior,
-        fixed_s=float(fixed_s),
-        operator_s=float(operator_s),
-        mac_s={name: float(1 / cost) for name, cost in zip(MAC_CLASSES, rates, strict=True)},
-        activation_bytes_s=float(1 / activation),
-        weight_bytes_s=float(1 / weight),
+        costs=dict(zip(CAUSES, np.exp(theta).tolist(), strict=True)),
+        covariance=covariance.tolist(),
+        scatter=scatter,
     )
+
+
+def _shares(table: _Table, theta: Array) -> Array:
+    """Part of each cause in each row's latency: the derivative of its logarithm."""
+    terms = table.work * np.exp(theta)
+    shares: Array = terms / (terms.sum(axis=1) + table.extra)[:, None]
+    return shares
 
 
 def _seen(rows: Sequence[Measured]) -> frozenset[str]:
     """Classes that matter in at least two of the networks."""
     networks: dict[str, set[str]] = {}
     for row in rows:
-        shares: Mapping[str, int] = {
-            name: sum(op.macs for op in row.workload.operators if op.op_class == name) for name in MAC_CLASSES
-        }
-        for name, share in shares.items():
+        for name in MAC_CLASSES:
+            share = sum(op.macs for op in row.workload.operators if op.op_class == name)
             if share >= _CLASS_SHARE * max(row.workload.macs, 1):
                 networks.setdefault(name, set()).add(row.network)
     return frozenset(name for name, found in networks.items() if len(found) > 1)

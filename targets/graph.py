@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from targets.errors import InvalidInput
 from targets.grouping import ANCHORS, GATES, RESCALING, absorbs
-from targets.operators import VIEWS, macs, operator_class
+from targets.operators import VIEWS, operator_class, product
 from targets.workload import Operator, Workload
 
 if TYPE_CHECKING:
@@ -256,7 +256,7 @@ class _Reader:
             op_type=anchor.op_type if not anchor.domain else f"{anchor.domain}.{anchor.op_type}",
             op_class=operator_class(anchor, filters) if not anchor.domain else "unknown",
             dtype=self._dtype(anchor),
-            macs=macs(anchor, shapes, output),
+            product=product(anchor, shapes, output),
             input_bytes=sum(self.tensor_bytes[name] for name in reads),
             output_bytes=sum(self.tensor_bytes[name] for name in writes),
             weight_bytes=sum(weights.values()),

@@ -1,8 +1,7 @@
 """What a stack is expected to reach before anything was measured on it: a share of the data sheet.
 
-The shares are round numbers read off the fitted stacks (Raspberry Pi 4, Jetson Nano, Edge TPU; see
-sources in the profiles): dense convolutions reach about 40 % of the peak, depthwise ones about 5 %.
-They start every calibration and stand alone, with a wide interval, where there are no rows.
+The shares are round numbers read off the fitted stacks (Raspberry Pi, Jetson; sources in the profiles). They start
+every calibration and stand alone, with a wide interval, where there are no rows.
 """
 
 from __future__ import annotations
@@ -10,32 +9,56 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from targets.stack import LatencyFit
+from targets.latency import CAUSES, LatencyFit
 
-__all__ = ["PRIOR_INTERVAL", "prior_fit"]
+__all__ = ["SPREAD", "prior_fit"]
 
-PRIOR_INTERVAL = (1 / 3, 3.0)
-_UTILISATION = {"conv3x3": 0.45, "conv": 0.3, "pointwise": 0.35, "depthwise": 0.06, "matmul": 0.3, "recurrent": 0.02}
-_BANDWIDTH_SHARE = 0.6
+SPREAD: Mapping[str, float] = {
+    "fixed": 1.0, "launch": 1.0, "convolution": 0.5, "winograd": 0.5, "matmul": 0.7, "depthwise": 0.7,
+    "recurrent": 1.0, "sums": 0.7, "patches": 0.7, "transforms": 0.7, "activations": 0.7, "weights": 0.7,
+    "packing": 0.7,
+}  # fmt: skip
+"""Standard deviation of the logarithm of each cost around what is expected here."""
+
+_UTILISATION = {"convolution": 0.4, "winograd": 1.2, "matmul": 0.3, "depthwise": 0.08, "recurrent": 0.02}
+_IN_MACS = {"sums": 8.0, "patches": 20.0, "transforms": 30.0}  # an element costs as much as so many of convolution
+_BANDWIDTH_SHARE = {
+    "cpu": {"activations": 0.25, "weights": 0.5, "packing": 0.3},
+    "gpu": {"activations": 0.7, "weights": 0.7, "packing": 0.7},
+    "tpu": {"activations": 0.6, "weights": 0.6, "packing": 0.6},
+}
+_SCATTER = 0.3  # of a network around what a data sheet lets expect, beside the spread of the costs
+_QUANTILE = 1.6  # standard deviations
 
 
-def prior_fit(peak_flop_s: Mapping[str, float], dram_bytes_s: float, stack: Mapping[str, Any]) -> LatencyFit:
-    """Coefficients from data-sheet peaks for the stack's precision and kind of dispatch.
+def prior_fit(
+    peak_flop_s: Mapping[str, float], dram_bytes_s: float, device_type: str, stack: Mapping[str, Any]
+) -> LatencyFit:
+    """Costs from data-sheet peaks for the stack's precision and kind of dispatch.
 
     `stack` is the stack's table. Its `prior` may state `fixed_s`, `operator_s`, `peak_share` (the part of the device
-    that the stack uses, for instance one core of six) and, for another card, `peak_flop_s` and `dram_bytes_s`.
+    that the stack uses, for instance one core of six), the share of the peak that a cause reaches (`utilisation`) and,
+    for another card, `peak_flop_s` and `dram_bytes_s`.
     """
     stated = stack.get("prior", {})
     peaks = stated.get("peak_flop_s", peak_flop_s)
     dram = stated.get("dram_bytes_s", dram_bytes_s)
     peak_mac_s = peaks.get(stack["precision"], min(peaks.values())) * stated.get("peak_share", 1.0) / 2
+    utilisation = {**_UTILISATION, **stated.get("utilisation", {})}
+    costs = {
+        "fixed": stated.get("fixed_s", 5e-4),
+        "launch": stated.get("operator_s", 1e-5),
+        **{cause: 1 / (peak_mac_s * share) for cause, share in utilisation.items()},
+        **{cause: 1 / (dram * share) for cause, share in _BANDWIDTH_SHARE[device_type].items()},
+    }
+    costs |= {cause: macs * costs["convolution"] for cause, macs in _IN_MACS.items()}
     return LatencyFit(
-        fixed_s=stated.get("fixed_s", 5e-4),
-        operator_s=stated.get("operator_s", 1e-5),
-        mac_s={name: peak_mac_s * utilisation for name, utilisation in _UTILISATION.items()},
-        activation_bytes_s=dram * _BANDWIDTH_SHARE,
-        weight_bytes_s=dram * _BANDWIDTH_SHARE,
-        interval=PRIOR_INTERVAL,
+        costs={cause: costs[cause] for cause in CAUSES},
+        covariance=[[SPREAD[a] ** 2 if a == b else 0.0 for b in CAUSES] for a in CAUSES],
+        scatter=_SCATTER,
+        quantile=_QUANTILE,
+        winograd=stack.get("winograd", False),
+        batch=stack.get("batch", 1),
         rows=0,
         networks=0,
         seen_classes=frozenset(),

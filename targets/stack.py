@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-__all__ = ["DTYPE_OF_PRECISION", "LatencyFit", "Power", "QuantFormat", "Stack"]
+from targets.latency import LatencyFit
+
+__all__ = ["DTYPE_OF_PRECISION", "Power", "QuantFormat", "Stack"]
 
 Precision = Literal["fp32", "fp16", "int8"]
 DTYPE_OF_PRECISION: Mapping[str, str] = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
@@ -41,33 +43,6 @@ class Power:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatencyFit:
-    """Coefficients of the additive latency model, and what they were fitted on.
-
-    t = fixed_s + sum over operators of
-        MACs / mac_s[class] + activation bytes / activation_bytes_s + weight bytes / weight_bytes_s + operator_s
-
-    `interval` are the factors on t that hold 80 % of held-out networks; `rows` is 0 where nothing was measured.
-    """
-
-    fixed_s: float
-    operator_s: float
-    mac_s: Mapping[str, float]
-    activation_bytes_s: float
-    weight_bytes_s: float
-    interval: tuple[float, float]
-    rows: int
-    networks: int
-    seen_classes: frozenset[str]
-    seen_macs: tuple[int, int]
-    provenance: str
-
-    @property
-    def calibrated(self) -> bool:
-        return self.rows > 0
-
-
-@dataclass(frozen=True, kw_only=True)
 class Stack:
     """One way of running networks on a target. Units are SI.
 
@@ -75,7 +50,7 @@ class Stack:
     `rules` names the operator rules of an accelerator that cannot run everything; `host` is then the stack that
     runs the rest. `float_stack` prices the operators that stay in float32 when the graph is of lower precision.
     `loads_float32` is set where the runtime converts a float32 file by itself; `batch` inferences are made at once,
-    and every latency is then that of one of them.
+    and every latency is then that of one of them. `winograd` is set where its 3x3 convolutions use that algorithm.
     """
 
     name: str
@@ -100,6 +75,7 @@ class Stack:
     link_bytes_s: float = 0.0
     device_instance: str = ""
     batch: int = 1
+    winograd: bool = False
     loads_float32: bool = False
     next_step: str = ""
     measured_as: Mapping[str, str] = field(default_factory=dict)

@@ -11,8 +11,9 @@ from importlib.resources import files
 from typing import Any, Literal
 
 from targets.errors import InvalidInput, UnknownName
+from targets.latency import LatencyFit
 from targets.prior import prior_fit
-from targets.stack import LatencyFit, Power, QuantFormat, Stack
+from targets.stack import Power, QuantFormat, Stack
 
 __all__ = ["Target", "load_stack", "load_target", "prior_of", "target_names"]
 
@@ -86,9 +87,8 @@ def load_target(name: str) -> Target:
 def prior_of(target: Target, stack: str) -> LatencyFit:
     """What the stack's latency model starts from: data-sheet peaks, whether or not it has been fitted since."""
     profile = _profile(target.name)
-    return prior_fit(
-        target.peak_flop_s, target.dram_bytes_s, {**profile.get("defaults", {}), **profile["stacks"][stack]}
-    )
+    table = {**profile.get("defaults", {}), **profile["stacks"][stack]}
+    return prior_fit(target.peak_flop_s, target.dram_bytes_s, target.device_type, table)
 
 
 def load_stack(name: str) -> Stack:
@@ -141,7 +141,7 @@ def _parse_stack(target: Target, name: str, table: Mapping[str, Any], fit: Mappi
             hint="add a line to [source] that says where each number comes from",
         )
     rest = {k: v for k, v in table.items() if k not in ("power", "quantization", "fuses", "prior")}
-    latency = _parse_fit(fit) if fit else prior_fit(target.peak_flop_s, target.dram_bytes_s, table)
+    latency = _parse_fit(fit) if fit else prior_fit(target.peak_flop_s, target.dram_bytes_s, target.device_type, table)
     quantization = table.get("quantization")
     return Stack(
         name=name,
@@ -158,7 +158,6 @@ def _parse_fit(fit: Mapping[str, Any]) -> LatencyFit:
     return LatencyFit(
         **{
             **fit,
-            "interval": tuple(fit["interval"]),
             "seen_classes": frozenset(fit["seen_classes"]),
             "seen_macs": tuple(fit["seen_macs"]),
         }

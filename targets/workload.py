@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from targets.operators import NOTHING, Product
+
 __all__ = ["ITEM_BYTES", "Operator", "Workload"]
 
 ITEM_BYTES: Mapping[str, int] = {
@@ -18,17 +20,17 @@ class Operator:
     """One unit of dispatch: an operator and what the runtime folds into it.
 
     `reads` and `writes` name activation tensors of the workload; `source` is the line of the user's Python, where
-    the exporter recorded it. `macs` and bytes are those of one run; inside a loop there are several, `repeats`.
+    the exporter recorded it. `product` and bytes are those of one run; inside a loop there are several, `repeats`.
     """
 
     name: str
     op_type: str
     op_class: str
     dtype: str
-    macs: int
     input_bytes: int
     output_bytes: int
     weight_bytes: int
+    product: Product = NOTHING
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
     fused: tuple[str, ...] = ()
@@ -36,6 +38,10 @@ class Operator:
     rank: int = 0
     static: bool = True
     repeats: int = 1
+
+    @property
+    def macs(self) -> int:
+        return self.product.macs
 
     @property
     def activation_bytes(self) -> int:

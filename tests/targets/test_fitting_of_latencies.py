@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from targets.cost import estimate
-from targets.fitting import Measured, Quality, fit_stack, held_out, predict
-from targets.operators import MAC_CLASSES
-from targets.stack import LatencyFit, Stack
+from targets.fitting import HeldOut, Measured, fit_stack, held_out, predict
+from targets.latency import CAUSES, LatencyFit
+from targets.operators import MAC_CLASSES, Product
+from targets.stack import Stack
 from targets.target import load_stack, load_target, prior_of
 from targets.workload import Operator, Workload
 
@@ -26,15 +27,19 @@ def prior(stack: Stack) -> LatencyFit:
 @pytest.fixture(scope="module")
 def truth(prior: LatencyFit) -> LatencyFit:
     """Every coefficient off by its own factor, up to two either way."""
-    factors = dict(zip(prior.mac_s, (2, 0.5, 1.4, 0.7, 1.2, 0.8), strict=True))
+    factors = (1.7, 0.6, 0.5, 1.0, 2.0, 0.7, 1.4, 0.8, 1.2, 1.0, 1.6, 0.7, 1.3)
     return replace(
         prior,
-        fixed_s=prior.fixed_s * 1.7,
-        operator_s=prior.operator_s * 0.6,
-        mac_s={name: rate * factors[name] for name, rate in prior.mac_s.items()},
-        activation_bytes_s=prior.activation_bytes_s * 0.6,
-        weight_bytes_s=prior.weight_bytes_s * 1.5,
-    )  # fmt: skip
+        costs={cause: prior.costs[cause] * factor for cause, factor in zip(CAUSES, factors, strict=True)},
+        scatter=0.01,
+    )
+
+
+def shape(op_class: str, macs: int) -> Product:
+    """A product of 64 channels to 64, over as many positions as make up the arithmetic."""
+    taps = {"conv3x3": 9, "conv": 9, "depthwise": 9}.get(op_class, 1)
+    depth = taps if op_class == "depthwise" else 64 * taps
+    return Product(max(macs // (depth * 64), 2), depth, 1 if op_class == "depthwise" else 64, taps=taps)
 
 
 def network(rng: np.random.Generator, name: str) -> Workload:
@@ -42,7 +47,8 @@ def network(rng: np.random.Generator, name: str) -> Workload:
     macs = 10 ** rng.uniform(7.5, 9.5)
     operators = tuple(
         Operator(
-            name=f"{op_class}{i}", op_type="Conv", op_class=op_class, dtype="float32", macs=int(macs * share / 8),
+            name=f"{op_class}{i}", op_type="Conv", op_class=op_class, dtype="float32",
+            product=shape(op_class, int(macs * share / 8)),
             input_bytes=int(10 ** rng.uniform(3, 6)), output_bytes=int(10 ** rng.uniform(3, 6)),
             weight_bytes=int(10 ** rng.uniform(3, 6)), rank=4,
         )
@@ -85,16 +91,19 @@ def test_what_was_fitted_is_recorded(fitted: LatencyFit, truth: LatencyFit) -> N
     assert "60 rows of 60 networks" in fitted.provenance
 
 
-def test_the_interval_holds_one_and_is_narrow_without_noise(fitted: LatencyFit) -> None:
-    low, high = fitted.interval
-    assert 0.98 < low <= 1 <= high < 1.02
+def test_the_interval_is_narrow_without_noise(stack: Stack, fitted: LatencyFit, truth: LatencyFit) -> None:
+    found = estimate(rows(truth, 1, 1)[0].workload, replace(stack, latency=fitted))
+    low, high = (bound / found.latency_s for bound in found.latency_interval_s)
+    assert 0.97 < low <= 1 <= high < 1.03
 
 
-def test_the_interval_holds_four_fifths_of_new_noisy_networks(truth: LatencyFit, prior: LatencyFit) -> None:
+def test_the_interval_holds_four_fifths_of_new_noisy_networks(
+    stack: Stack, truth: LatencyFit, prior: LatencyFit
+) -> None:
     fit = fit_stack(rows(truth, 2, 40, noise=0.15), prior, "synthetic")
     others = rows(truth, 3, 400, noise=0.15)
-    low, high = fit.interval
-    inside = np.mean([low <= row.latency_s / predict(row, fit) <= high for row in others])
+    found = [estimate(row.workload, replace(stack, latency=fit)).latency_interval_s for row in others]
+    inside = np.mean([low <= row.latency_s <= high for row, (low, high) in zip(others, found, strict=True)])
     # 40 rows: the covered share has a standard deviation of sqrt(0.8 * 0.2 / 40) = 0.063; three of them
     assert inside == pytest.approx(0.8, abs=0.19)
 
@@ -131,7 +140,7 @@ def test_a_class_that_was_not_measured_keeps_its_prior(truth: LatencyFit, prior:
         cut = replace(row, workload=replace(row.workload, operators=ops))
         made.append(replace(cut, latency_s=predict(cut, truth)))
     fit = fit_stack(made, prior, "s")
-    assert fit.mac_s["recurrent"] == pytest.approx(prior.mac_s["recurrent"], rel=1e-6)
+    assert fit.costs["recurrent"] == pytest.approx(prior.costs["recurrent"], rel=1e-6)
     assert "recurrent" not in fit.seen_classes
 
 
@@ -143,9 +152,13 @@ def test_networks_are_left_out_whole(truth: LatencyFit, prior: LatencyFit) -> No
     assert quality.factors == pytest.approx((alone, alone))
 
 
-def test_quality_speaks_of_the_measured_latency() -> None:
-    quality = Quality((0.5, 1.0, 2.0))
-    assert quality.mape == pytest.approx((1.0 + 0.0 + 0.5) / 3)
-    assert quality.interval[0] <= 1 <= quality.interval[1]
-    assert Quality((1.1, 1.2, 1.3)).interval[0] == 1.0
-    assert Quality((0.7, 0.8, 0.9)).interval[1] == 1.0
+def test_what_was_held_out_speaks_of_the_measured_latency() -> None:
+    left_out = HeldOut((0.5, 1.0, 2.0), (0.1, 0.1, 0.1))
+    assert left_out.mape == pytest.approx((1.0 + 0.0 + 0.5) / 3)
+    assert left_out.scores == pytest.approx((np.log(2) / 0.1, 0.0, np.log(2) / 0.1))
+
+
+def test_the_quantile_leaves_out_one_in_five() -> None:
+    left_out = HeldOut(tuple(np.exp(np.arange(1, 20) / 100)), (0.01,) * 19)
+    assert left_out.quantile == pytest.approx(16)
+    assert left_out.coverage == pytest.approx(15 / 19, abs=0.06)

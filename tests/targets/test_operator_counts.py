@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from passes.structure import infer_shapes
 from targets.graph import read_workload
-from targets.operators import CLASSES, MAC_CLASSES
+from targets.operators import CLASSES, MAC_CLASSES, VIEWS, operator_class
 from targets.workload import Workload
 
 Read = Callable[..., Workload]
@@ -158,7 +158,7 @@ def test_integer_matrix_products_of_the_operator_format_count_like_the_float_one
         ("Transpose<perm=[0,2,3,1]>(x)", "copy"),
         ("Concat<axis=1>(x, x)", "copy"),
         ("DepthToSpace<blocksize=2>(x)", "copy"),
-        ('Einsum<equation="nchw,nchw->nhw">(x, x)', "unknown"),
+        ("Hardmax(x)", "elementwise"),
     ],
 )
 def test_operators_without_arithmetic_are_priced_by_their_bytes(read: Read, body: str, op_class: str) -> None:
@@ -173,6 +173,38 @@ def test_operators_without_arithmetic_are_priced_by_their_bytes(read: Read, body
     assert op.output_bytes == 4 * prod(d.dim_value for d in shape.dim)
     assert op.op_class in CLASSES
     assert op.op_class not in MAC_CLASSES
+
+
+@pytest.mark.parametrize(
+    ("equation", "left", "right", "macs"),
+    [
+        ("ij,jk->ik", (3, 5), (5, 7), 3 * 5 * 7),
+        ("bij,bjk->bik", (2, 3, 5), (2, 5, 7), 2 * 3 * 5 * 7),
+        ("bhqd,bhkd->bhqk", (2, 4, 6, 8), (2, 4, 9, 8), 2 * 4 * 6 * 9 * 8),
+        ("nchw,nchw->nhw", (1, 4, 8, 8), (1, 4, 8, 8), 256),
+        ("ij,jk", (3, 5), (5, 7), 3 * 5 * 7),
+    ],
+)
+def test_sums_over_indices_count_every_combination(
+    read: Read, equation: str, left: tuple[int, ...], right: tuple[int, ...], macs: int
+) -> None:
+    y = np.einsum(equation, np.zeros(left, np.float32), np.zeros(right, np.float32)).shape
+    x, w, out = (",".join(map(str, shape)) for shape in (left, right, y))
+    body = f'Einsum<equation="{equation}">(x, w)'
+    (op,) = read(f"g (float[{x}] x, float[{w}] w) => (float[{out}] y) {{ y = {body} }}").operators
+    assert (op.macs, op.op_class) == (macs, "matmul")
+
+
+def test_every_operator_of_opset_21_has_a_class() -> None:
+    """Operators on sequences, text and control flow aside: no device here runs them by themselves."""
+    from onnx import defs
+
+    names = {s.name for s in defs.get_all_schemas_with_history() if s.domain == "" and s.since_version <= 21}
+    apart = {name for name in names if any(part in name for part in ("Sequence", "Optional", "String", "Regex"))}
+    apart |= {"Constant", "If", "Loop", "Scan", "ImageDecoder", "MelWeightMatrix", "TfIdfVectorizer"}
+    apart |= {"NonMaxSuppression", "Shape", "Size", *VIEWS}
+    unknown = {name for name in names - apart if operator_class(onnx_ir.node(name, []), None) == "unknown"}
+    assert not unknown
 
 
 class Mixed(nn.Module):

@@ -6,9 +6,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from targets.errors import InvalidInput, UnknownName
+from targets.latency import CAUSES
 from targets.stack import Stack
 from targets.support import load_rules, rule_names
 from targets.target import load_stack, load_target, parse_target, prior_of, target_names
@@ -139,10 +141,11 @@ def test_no_two_stacks_stand_for_the_same_rows() -> None:
 @each_stack
 def test_a_stack_is_sane(stack: Stack) -> None:
     fit = stack.latency
-    assert fit.fixed_s >= 0
-    assert fit.operator_s > 0
-    assert min(*fit.mac_s.values(), fit.activation_bytes_s, fit.weight_bytes_s) > 0
-    assert 0 < fit.interval[0] <= 1 <= fit.interval[1]
+    assert set(fit.costs) == set(CAUSES)
+    assert min(fit.costs.values()) > 0
+    assert np.linalg.eigvalsh(np.array(fit.covariance)).min() > 0
+    assert min(fit.scatter, fit.quantile) > 0
+    assert (fit.batch, fit.winograd) == (stack.batch, stack.winograd)
     assert stack.provenance.startswith("uncalibrated: ") is not fit.calibrated
     assert 0 < stack.power.idle_w <= stack.power.active_w
     assert 0 <= stack.power.uncertainty < 1

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from targets.cost import estimate
+from targets.operators import Product
 from targets.stack import Stack
 from targets.target import load_stack, load_target, target_names
 from targets.verdict import Limits, Outcome, judge
@@ -14,7 +15,8 @@ from targets.workload import Operator, Workload
 
 def work() -> Workload:
     op = Operator(
-        name="c", op_type="Conv", op_class="conv3x3", dtype="float32", macs=10**8, input_bytes=1000, output_bytes=1000,
+        name="c", op_type="Conv", op_class="conv3x3", dtype="float32", product=Product(10**4, 10**2, 10**2),
+        input_bytes=1000, output_bytes=1000,
         weight_bytes=10**6, reads=("x",), writes=("y",), rank=4,
     )  # fmt: skip
     return Workload(name="n", operators=(op,), tensor_bytes={"x": 1000, "y": 1000}, inputs=("x",), outputs=("y",))

@@ -7,6 +7,7 @@ family at a time; with --write, stores the coefficients under targets/calibratio
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -16,15 +17,17 @@ from typing import Any
 import numpy as np
 
 import targets
-from targets.fitting import Measured, Quality, fit_stack, held_out
-from targets.stack import LatencyFit, Stack
+from targets.fitting import HeldOut, Measured, fit_stack, held_out
+from targets.latency import LatencyFit
+from targets.stack import Stack
 from targets.support import place
 from targets.target import Target, load_target, prior_of, target_names
 from toolkit.bench.published import measured_rows, published_rows
 
 __all__ = ["calibrate"]
 
-_FEWEST = 8  # rows below which a stack stays uncalibrated: ten coefficients and an interval need at least that
+_NUMBERS = re.compile(r"\[[^\[\]]*\]")  # a row of a matrix goes on one line
+_FEWEST = 6  # rows below which a stack stays uncalibrated: its interval needs at least that
 
 
 def calibrate(target: Target, rows: Sequence[Mapping[str, str]]) -> dict[str, LatencyFit]:
@@ -53,20 +56,20 @@ def _with_streaming(row: Measured, stack: Stack) -> Measured | None:
     return replace(row, extra_s=excess / stack.link_bytes_s)
 
 
-def _row(quality: Quality) -> str:
-    errors = np.abs(1 / np.array(quality.factors) - 1)
-    low, high = quality.interval
+def _row(left_out: HeldOut) -> str:
+    errors = left_out.errors
     return (
-        f"MAPE {quality.mape:6.1%}, ±10 % {np.mean(errors <= 0.1):4.0%}, ±20 % {np.mean(errors <= 0.2):4.0%}, "
-        f"80 % in [{low:.2f}, {high:.2f}]"
+        f"MAPE {left_out.mape:6.1%}, ±10 % {np.mean(errors <= 0.1):4.0%}, ±20 % {np.mean(errors <= 0.2):4.0%}, "
+        f"80 % interval holds {left_out.coverage:4.0%}"
     )
 
 
 def _store(name: str, fits: Mapping[str, LatencyFit]) -> None:
     path = Path(targets.__path__[0], "calibration", f"{name}.json")
     document = {stack: _document(fit) for stack, fit in sorted(fits.items())}
+    text = json.dumps(document, indent=1, sort_keys=True)
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", "utf-8")
+    path.write_text(_NUMBERS.sub(lambda row: " ".join(row[0].split()), text) + "\n", "utf-8")
 
 
 def _document(fit: LatencyFit) -> dict[str, Any]:

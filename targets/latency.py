@@ -1,0 +1,115 @@
+"""The latency model: what an operator's time is made of, and what a unit of each part costs on a stack.
+
+An inference takes the sum, over `CAUSES`, of work times cost. Work is counted from the graph alone (`work_of`); costs
+belong to a stack and are fitted (targets.fitting) or expected from its data sheet (targets.prior). The causes follow
+how kernels are written:
+
+- A dense product of (rows x depth) by (depth x columns) does its multiply-accumulates at one rate, touches every sum
+  of its result once more (so that a shallow product is slower for its arithmetic), and lays its weights out anew.
+- A convolution with a filter above 1x1 is lowered to such a product by gathering patches, or, for 3x3 filters of stride
+  1 where the runtime knows Winograd's algorithm, by transforming its input and output (Lavin & Gray 2016), which pays
+  only where there are many channels.
+- A product of one row, as in a classifier or in decoding, has no arithmetic worth the name: it reads its weights.
+- A depthwise convolution has a rate of its own, and everything moves its activations and pays for being launched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import exp, sqrt
+
+from targets.workload import Operator
+
+__all__ = ["CAUSES", "COVERAGE", "LatencyFit", "work_of"]
+
+CAUSES: Mapping[str, str] = {
+    "fixed": "inference",
+    "launch": "operator",
+    "convolution": "multiply-accumulate of a dense convolution",
+    "winograd": "multiply-accumulate that Winograd's algorithm stands for",
+    "matmul": "multiply-accumulate of a matrix product",
+    "depthwise": "multiply-accumulate of a depthwise convolution",
+    "recurrent": "multiply-accumulate of a recurrent layer",
+    "sums": "element of a dense product's result",
+    "patches": "element gathered into patches for a dense convolution",
+    "transforms": "element transformed for Winograd's algorithm",
+    "activations": "byte of activations read or written",
+    "weights": "byte of weights read",
+    "packing": "byte of weights laid out for a product of several rows",
+}
+"""What time goes into, and the unit in which its work is counted; a cost is seconds for one unit."""
+
+COVERAGE = 0.8
+"""Share of networks that the latency interval is meant to hold."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyFit:
+    """The cost of a unit of each cause on a stack, how well it is known, and from what.
+
+    `covariance` is that of the costs' natural logarithms, in the order of CAUSES; `scatter` the standard deviation of
+    what the model cannot explain. `quantile` says how many standard deviations held COVERAGE of the networks that were
+    left out. `batch` inferences are made at once and share what is done once. `rows` is 0 where nothing was measured.
+    """
+
+    costs: Mapping[str, float]
+    covariance: Sequence[Sequence[float]]
+    scatter: float
+    quantile: float
+    winograd: bool
+    batch: int
+    rows: int
+    networks: int
+    seen_classes: frozenset[str]
+    seen_macs: tuple[int, int]
+    provenance: str
+
+    @property
+    def calibrated(self) -> bool:
+        return self.rows > 0
+
+    @property
+    def fixed_s(self) -> float:
+        """Seconds of one inference that belong to no operator."""
+        return self.costs["fixed"] / self.batch
+
+    def terms(self, op: Operator) -> dict[str, float]:
+        """Seconds of one run of `op` by cause; they add up to its latency."""
+        costs = self.costs
+        return {cause: work * costs[cause] for cause, work in work_of(op, self.winograd, self.batch).items()}
+
+    def deviation(self, shares: Mapping[str, float]) -> float:
+        """Standard deviation of the logarithm of a latency of which `shares` are the parts by cause."""
+        part = [shares.get(cause, 0.0) for cause in CAUSES]
+        spread = sum(
+            a * sum(b * value for b, value in zip(part, row, strict=True))
+            for a, row in zip(part, self.covariance, strict=True)
+            if a
+        )
+        return sqrt(self.scatter**2 + spread)
+
+    def interval(self, shares: Mapping[str, float]) -> tuple[float, float]:
+        """Factors on a latency that hold COVERAGE of networks; costs that are ill known widen it."""
+        factor = exp(self.quantile * self.deviation(shares))
+        return 1 / factor, factor
+
+
+def work_of(op: Operator, winograd: bool, batch: int = 1) -> dict[str, float]:
+    """Work of one run of `op` in the units of CAUSES, for one of `batch` inferences made at once."""
+    work = {"launch": 1 / batch, "activations": float(op.activation_bytes), "weights": op.weight_bytes / batch}
+    product = op.product
+    if op.op_class in ("depthwise", "recurrent"):
+        work[op.op_class] = float(product.macs)
+    elif product.rows * batch > 1:
+        if winograd and op.op_class == "conv3x3":
+            channels = product.depth // product.taps + product.columns
+            work["winograd"] = float(product.macs)
+            work["transforms"] = float(product.groups * product.rows * channels)
+        else:
+            work["matmul" if op.op_class == "matmul" else "convolution"] = float(product.macs)
+            work["sums"] = float(product.groups * product.rows * product.columns)
+            if product.taps > 1:
+                work["patches"] = float(product.groups * product.rows * product.depth)
+        work["packing"] = op.weight_bytes / batch
+    return work
