@@ -23,9 +23,9 @@ from passes.structure import check_structure
 from targets.cost import estimate
 from targets.errors import InvalidInput, MissingDependency
 
-__all__ = ["Kind", "Pass", "PassFailed"]
+__all__ = ["EXACT_SQNR_DB", "Kind", "Pass", "PassFailed"]
 
-_EXACT_SQNR_DB = {"float32": 80.0, "float16": 40.0}
+EXACT_SQNR_DB = {"float32": 80.0, "float16": 40.0}
 """What "the same to rounding" means: float32 carries 144 dB and float16 66 dB; reordered sums may cost four digits
 of the one and 26 dB of the other."""
 
@@ -179,7 +179,7 @@ class Pass(ABC):
     def _drifted(self, proof: Proof, ctx: Context, after: Program) -> str:
         """Why the answers are not good enough, or an empty string."""
         if self.kind is Kind.EXACT:
-            floor = _EXACT_SQNR_DB["float16" if "float16" in after.facts else "float32"]
+            floor = EXACT_SQNR_DB["float16" if "float16" in after.facts else "float32"]
             if proof.worst_sqnr_db < floor:
                 return f"answers moved by {proof.worst_sqnr_db:.1f} dB SQNR; an exact pass must keep {floor:g} dB"
         elif self.kind is Kind.APPROXIMATE and proof.worst_sqnr_db < ctx.budget.min_sqnr_db:

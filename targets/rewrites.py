@@ -9,7 +9,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-__all__ = ["Refusal", "refusals_by_cause", "rewrite_for"]
+__all__ = ["Refusal", "follows", "refusals_by_cause", "rewrite_for"]
 
 _FOLLOWS = "it comes after"
 
@@ -28,7 +28,12 @@ class Refusal:
     @property
     def follows(self) -> bool:
         """They leave only because one before them does."""
-        return self.reason.startswith(_FOLLOWS)
+        return follows(self.reason)
+
+
+def follows(reason: str) -> bool:
+    """Whether an operator with this `reason` leaves only because one before it does."""
+    return reason.startswith(_FOLLOWS)
 
 
 def refusals_by_cause(operators: Iterable[Mapping[str, Any]]) -> list[Refusal]:
@@ -36,7 +41,7 @@ def refusals_by_cause(operators: Iterable[Mapping[str, Any]]) -> list[Refusal]:
     gathered: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for op in operators:
         if reason := op["reason"]:
-            own = "" if reason.startswith(_FOLLOWS) else op["op_type"]
+            own = "" if follows(reason) else op["op_type"]
             gathered.setdefault((own, reason), []).append(op)
     found = [_gather(rows) for rows in gathered.values()]
     return sorted(found, key=lambda refusal: (refusal.follows, -refusal.latency_s))

@@ -7,12 +7,23 @@ from enum import StrEnum
 from typing import Any
 
 from targets.estimate import Estimate, OperatorCost
-from targets.rewrites import rewrite_for
+from targets.rewrites import follows, rewrite_for
 from targets.stack import Stack
 from targets.support import load_rules
 from targets.target import Target
 
-__all__ = ["Check", "Limits", "Outcome", "Support", "Verdict", "judge", "support_of", "worst"]
+__all__ = [
+    "Check",
+    "Limits",
+    "Outcome",
+    "Support",
+    "Verdict",
+    "is_cause",
+    "judge",
+    "leaving_price",
+    "support_of",
+    "worst",
+]
 
 
 class Outcome(StrEnum):
@@ -141,6 +152,28 @@ class Support:
             "unverified": list(self.unverified),
             "unknown": list(self.unknown),
         }
+
+
+def is_cause(op: OperatorCost) -> bool:
+    """Whether the accelerator refuses `op` itself, rather than what comes before it."""
+    return bool(op.reason) and not follows(op.reason)
+
+
+def leaving_price(op: OperatorCost, estimate: Estimate) -> dict[str, float]:
+    """What it costs that `op` leaves the accelerator, in seconds that add up to `total_s`.
+
+    `own_s` is its arithmetic and memory traffic on the host, `copies_s` the copies over the link, `dragged_s` the time
+    of the operators that leave because it does: on an accelerator that runs one partition, all that come after.
+    """
+    dragged = [other for other in estimate.fallbacks if follows(other.reason)]
+    copies_s = _copies_s(op) + sum(map(_copies_s, dragged))
+    total_s = op.latency_s + sum(other.latency_s for other in dragged)
+    own_s = op.latency_s - _copies_s(op)
+    return {"own_s": own_s, "copies_s": copies_s, "dragged_s": total_s - own_s - copies_s, "total_s": total_s}
+
+
+def _copies_s(op: OperatorCost) -> float:
+    return op.terms.get("transfer", 0.0)
 
 
 def support_of(estimate: Estimate, stack: Stack) -> Support:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-from passes.context import Context
+from passes.context import Context, synthetic_data
+from passes.contract import Kind
+from passes.dataset import Dataset
 from passes.program import Level, Program
 from passes.recipe import RECIPES
 from passes.running import run
@@ -19,76 +23,31 @@ from targets.estimate import Estimate
 from targets.graph import read_workload
 from targets.stack import Stack
 from targets.target import Target, load_target, target_names
-from targets.verdict import Limits, Outcome, Support, Verdict, judge, support_of, worst
+from targets.verdict import Limits, Outcome, judge, support_of
 from toolkit.cache import DiskCache, fingerprint
-from toolkit.data import first_sample
+from toolkit.data import first_sample, load_data
 from toolkit.driver import Options
 from toolkit.names import IN_MEMORY
+from toolkit.remedies import Fallback, Rewritten, keep_on, simpler_activations
+from toolkit.slimming import Slimmed, slimmest
 from toolkit.sources import Source, load_source
+from toolkit.ways import Training, Way
 
-__all__ = ["Candidate", "Way"]
+__all__ = ["Candidate"]
 
+_CHANGED = "changed"  # folder that commands name for networks that were changed
 _SHRINK = (7 / 8, 3 / 4, 1 / 2)  # of the side; smaller images lose what they show
 _SIDE_STEP = 32  # networks halve their image up to five times
 _SMALLEST_IMAGE = 64
+_COMPARED = 4  # samples that a rewritten network is run on
 _NODES_GROW = 3  # a graph in QDQ has about three times the nodes, and bytes beside its weights, of the float one
-
-
-@dataclass(frozen=True, kw_only=True)
-class Way:
-    """One way of running a model: what it changes, what it costs, whether it fits, and the command that makes it.
-
-    `change` is none, precision, stack, resolution or target; `size` is bytes of the file with its interval.
-    """
-
-    change: str
-    description: str
-    stack: Stack
-    precision: str
-    inputs: tuple[str, ...]
-    estimate: Estimate
-    size: tuple[float, tuple[float, float]]
-    verdict: Verdict
-    support: Support
-    command: str
-
-    @property
-    def outcome(self) -> Outcome:
-        return worst(self.verdict.outcome, self.support.outcome)
-
-    def to_json(self) -> dict[str, Any]:
-        """A plain document; units are in the keys."""
-        found = self.estimate
-        return {
-            "change": self.change,
-            "description": self.description,
-            "target": self.stack.target,
-            "stack": self.stack.id,
-            "precision": self.precision,
-            "inputs": list(self.inputs),
-            "outcome": str(self.outcome),
-            "latency_s": found.latency_s,
-            "latency_interval_s": list(found.latency_interval_s),
-            "peak_memory_bytes": found.peak_memory_bytes,
-            "memory_interval_bytes": list(found.memory_interval_bytes),
-            "energy_j": found.energy_j,
-            "energy_interval_j": list(found.energy_interval_j),
-            "size_bytes": self.size[0],
-            "size_interval_bytes": list(self.size[1]),
-            "calibrated": found.calibrated,
-            "extrapolated": found.extrapolated,
-            "provenance": found.provenance,
-            "checks": self.verdict.to_json()["checks"],
-            "support": self.support.to_json(),
-            "command": self.command,
-        }
 
 
 class Candidate:
     """A model that is exported once and priced on as many stacks as are asked for."""
 
-    def __init__(self, model: Any, options: Options) -> None:
-        self.options = options
+    def __init__(self, model: Any, options: Options, *, folder: str | Path = _CHANGED) -> None:
+        self.options, self.folder = options, Path(folder)
         self._model = model
         self._source = self._load(options.inputs)
         self._start = self._source.program
@@ -155,12 +114,97 @@ class Candidate:
                 spare = other.usable_memory_bytes if own_memory else limits.memory_bytes
                 yield self._way("target", stack, replace(limits, memory_bytes=spare))
 
+    # ---- other networks
+
+    def fallbacks(self, stack: Stack) -> list[Fallback]:
+        """What leaves the accelerator of `stack`, priced, each with its remedy; nothing on other stacks."""
+        return keep_on(self._graph(stack), stack, self._samples) if stack.rules else []
+
+    def rewritten(self, fallbacks: Sequence[Fallback], stack: Stack, limits: Limits) -> list[Way]:
+        """The network in operators that the accelerator takes: the exact exchanges alone, then all; where they pay."""
+        if not fallbacks:
+            return []
+        mended = [f for f in fallbacks if f.remedy]
+        exact = [f for f in mended if f.remedy and f.remedy.kind is Kind.EXACT]
+        chosen = {f[-1].after_s: f[-1].remedy for f in (exact, mended) if f and f[-1].after_s < fallbacks[0].before_s}
+        return [self._rewritten("rewrite", remedy, stack, limits) for remedy in chosen.values() if remedy]
+
+    def with_simpler_activations(self, stack: Stack, limits: Limits) -> list[Way]:
+        """The network with HardSwish for SiLU, and with ReLU6 for every smooth activation, where that is faster."""
+        found = simpler_activations(self._graph(stack), stack, self._samples)
+        return [self._rewritten("activation", remedy, stack, limits) for remedy in found]
+
+    def slimmer(self, stack: Stack, limits: Limits, *, trunk: bool, after: Rewritten | None = None) -> Way:
+        """The network with as few channels removed as it takes to fit: inside its blocks, or with `trunk` everywhere.
+
+        It starts from the network that was written otherwise where `after` gives one.
+
+        Raises:
+            PassFailed: no layer can lose a channel.
+        """
+        change = "width" if trunk else "prune"
+
+        def priced(program: Program) -> Way:
+            return self._changed(program, stack, limits, change=change, description=change, training=Training.TRAIN)
+
+        def fits(program: Program) -> bool:
+            return priced(program).outcome is Outcome.FITS
+
+        found = slimmest(after.program if after else self._graph(stack), stack, fits, trunk=trunk)
+        way = priced(found.program)
+        said = f"{after.said}, " if after else ""
+        return replace(
+            way,
+            description=f"{way.precision}, {said}{_slimmed(found, trunk)}",
+            slug=f"{self.name}-{change}-{found.share * 100:.0f}",
+            share=found.share,
+            rewritten=after,
+            training=Training.TRAIN if trunk else Training.FINE_TUNE,
+        )
+
+    def _rewritten(self, change: str, remedy: Rewritten, stack: Stack, limits: Limits) -> Way:
+        training = {Kind.EXACT: Training.NONE, Kind.APPROXIMATE: Training.VALIDATE}.get(remedy.kind, Training.FINE_TUNE)
+        way = self._changed(remedy.program, stack, limits, change=change, description=remedy.said, training=training)
+        names = "-".join(dict.fromkeys(e.name for e in remedy.exchanges))
+        slug = f"{self.name}-{names}"
+        command = self._two_commands(slug, stack, way) if training is not Training.FINE_TUNE else ""
+        return replace(
+            way, description=f"{way.precision}, {remedy.said}", slug=slug, rewritten=remedy, command=command
+        )  # fmt: skip
+
+    def _changed(self, program: Program, stack: Stack, limits: Limits, **fields: Any) -> Way:
+        """Another network on the same stack, in its own precision."""
+        found = estimate(program.static_model, stack)
+        size = _file_size(program, found, stack)
+        return Way(
+            stack=stack,
+            precision=self._precision(found, stack),
+            inputs=tuple(self.options.inputs),
+            estimate=found,
+            size=size,
+            verdict=judge(found, limits, size=size),
+            support=support_of(found, stack),
+            command="",
+            graph=program,
+            **fields,
+        )
+
+    @cached_property
+    def _samples(self) -> Dataset:
+        """What rewritten networks are compared on: the user's samples, those of the model, else noise."""
+        options, program = self.options, self._start
+        given = load_data(options.data, program.signature, preprocess=options.preprocess) if options.data else None
+        data = given or self._source.data
+        if data is None:
+            return synthetic_data(program.signature, options.seed, _COMPARED, example=program.example)
+        return data.take(_COMPARED)
+
     # ---- how one is priced
 
     def _way(self, change: str, stack: Stack, limits: Limits) -> Way:
         program = self._graph(stack)
         found = estimate(program.static_model, stack)
-        precision = stack.precision if found.assumed_dtype or stack.dtype == "float32" else "as it is"
+        precision = self._precision(found, stack)
         where = {"stack": f" on {stack.name}", "target": f" on {stack.id}"}.get(change, "")
         needs_data = bool(found.assumed_dtype) and stack.precision == "int8"
         size = _file_size(program, found, stack)
@@ -176,6 +220,9 @@ class Candidate:
             support=support_of(found, stack),
             command=self._command(stack, data=needs_data),
         )
+
+    def _precision(self, found: Estimate, stack: Stack) -> str:
+        return stack.precision if found.assumed_dtype or stack.dtype == "float32" else "as it is"
 
     def _graph(self, stack: Stack) -> Program:
         """The float32 graph that `stack` would get; the module is exported the first time only."""
@@ -225,11 +272,24 @@ class Candidate:
             way = smaller.on(stack, limits)[-1]
         except InvalidInput:
             return None  # the module was written for one size
-        return replace(way, change="resolution", description=f"{way.precision}, input {text.partition('=')[2]}")
+        said = f"{way.precision}, input {text.partition('=')[2]}"
+        return replace(way, change="resolution", description=said, training=Training.VALIDATE)
 
     # ---- commands
 
-    def _command(self, stack: Stack, *, recipe: str = "", data: bool = False) -> str:
+    def _two_commands(self, slug: str, stack: Stack, way: Way) -> str:
+        """Write the changed graph, then compile it."""
+        data = bool(way.estimate.assumed_dtype) and stack.precision == "int8"
+        write = self._command(stack, verb="check")
+        if self._source.spec == IN_MEMORY:
+            write = f'{write.removesuffix(")")}, save="{self.folder}")'
+        else:
+            write = f"{write} --save {shlex.quote(str(self.folder))}"
+        return f"{write}\n{self._command(stack, spec=str(self.folder / slug) + '.onnx', data=data)}"
+
+    def _command(
+        self, stack: Stack, *, recipe: str = "", data: bool = False, verb: str = "compile", spec: str = ""
+    ) -> str:  # fmt: skip
         """What to type, or to write in Python for a model in memory."""
         default = load_target(stack.target).default_stack == stack.name
         given = self.options.data if isinstance(self.options.data, str) else ""
@@ -240,8 +300,8 @@ class Candidate:
             said += [f"inputs={list(self.options.inputs)}"] if self.options.inputs else []
             said += [f"fixed={list(self.options.fixed)}"] if self.options.fixed else []
             said += ["data=samples"] if data else []
-            return f"toolkit.compile(model, {', '.join(said)})"
-        parts = ["toolkit", "compile", self._source.spec, "--target", stack.target]
+            return f"toolkit.{verb}({repr(spec) if spec else 'model'}, {', '.join(said)})"
+        parts = ["toolkit", verb, spec or self._source.spec, "--target", stack.target]
         parts += [] if default else ["--stack", stack.name]
         parts += [word for text in self.options.inputs for word in ("--input", text)]
         parts += [word for text in self.options.fixed for word in ("--fix", text)]
@@ -250,6 +310,11 @@ class Candidate:
         parts += ["--preprocess", self.options.preprocess] if given and self.options.preprocess else []
         parts += ["--trust"] if self.options.trust else []
         return shlex.join(parts)
+
+
+def _slimmed(found: Slimmed, trunk: bool) -> str:
+    where = "of every layer" if trunk else "inside the blocks"
+    return f"without {found.share:.0%} of the channels {where}"
 
 
 def _file_size(program: Program, found: Estimate, stack: Stack) -> tuple[float, tuple[float, float]]:

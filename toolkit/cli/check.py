@@ -28,9 +28,9 @@ from toolkit.cli.options import (
 from toolkit.cli.output import progress, say, show_json, show_refusals, table
 
 if TYPE_CHECKING:
-    from targets.verdict import Support
-    from toolkit.alternatives import Way
     from toolkit.checking import Answer
+    from toolkit.remedies import Rewritten
+    from toolkit.ways import Way
 
 __all__: list[str] = []
 
@@ -50,6 +50,9 @@ def check_(
     max_memory: MaxMemoryOpt = None,
     max_energy: MaxEnergyOpt = None,
     max_size: MaxSizeOpt = None,
+    save: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Write every changed network there, as ONNX in float32.")
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Count uncertain as a failure.")] = False,
     inputs: InputOpt = None,
     fix: FixOpt = None,
@@ -63,8 +66,10 @@ def check_(
 ) -> int:
     """Does it fit? And the cheapest change that makes it fit.
 
-    Latency, memory, energy, file size and operator support, each against its limit. Where the model does not fit for
-    certain, other ways are priced: the target's other stacks, smaller images, other devices.
+    Latency, memory, energy, file size and operator support, each against its limit. What leaves an accelerator is
+    priced, and written otherwise where that keeps it on. Where the model does not fit for certain, other ways are
+    priced: the target's other stacks, smaller images, simpler activations, fewer channels, other devices. Every
+    changed network is really made, run and priced again before it is shown.
 
     Exits with 0 when it fits, and with 1 when it does not. When a limit lies within the interval the answer is
     uncertain: only a measurement on the device can tell, and the exit code is 0, or 1 with --strict.
@@ -94,6 +99,7 @@ def check_(
             data=data or file.data,
             preprocess=file.preprocess if preprocess is None else preprocess,
             trust=trust,
+            save=save,
             progress=report,
         )
     show_json(answer.to_json()) if json else _show(answer)
@@ -105,7 +111,7 @@ def _show(answer: Answer) -> None:
     say(f"{answer.model} on {answer.stack.id} ({answer.stack.describe()}), {way.description}: {answer.outcome}")
     say()
     _show_checks(answer, way)
-    _show_support(way.support)
+    _show_support(answer)
     say(f"latency: {way.estimate.provenance}")
     if way.stack.batch > 1:
         say(f"the latency is that of one inference among {way.stack.batch} made at once")
@@ -135,10 +141,14 @@ def _show_checks(answer: Answer, way: Way) -> None:
     table(["", "value", "interval", "limit", ""], rows, right=(1, 3))
 
 
-def _show_support(support: Support) -> None:
+def _show_support(answer: Answer) -> None:
+    support = answer.way.support
     if support.leaving:
         say()
-        show_refusals(support.to_json()["leaving"])
+        if answer.fallbacks:
+            _show_fallbacks(answer)
+        else:
+            show_refusals(support.to_json()["leaving"])
     if support.unverified:
         say(f"no published list says that the accelerator takes {', '.join(support.unverified)}")
     if support.unknown:
@@ -146,41 +156,133 @@ def _show_support(support: Support) -> None:
     say()
 
 
+def _show_fallbacks(answer: Answer) -> None:
+    """What leaves the accelerator and what that costs; what keeps it on, with the time of the whole network then."""
+    from targets.rewrites import rewrite_for
+    from toolkit import units
+
+    for fallback in answer.fallbacks:
+        where = f"{fallback.name} ({fallback.source})" if fallback.source else fallback.name
+        price = {name: units.seconds(value) for name, value in fallback.price.items()}
+        say(f"leaves the accelerator: {fallback.op_type} {where}: {fallback.reason}")
+        after = f", {price['dragged_s']} of {fallback.followers} operators after it" if fallback.followers else ""
+        say(f"  costs {price['total_s']}: {price['own_s']} on the host, {price['copies_s']} of copies{after}")
+        if fallback.remedy is None:
+            advice = rewrite_for(fallback.op_type, fallback.reason)
+            say(f"  instead, not tried here: {advice}" if advice else "  no remedy is known")
+            continue
+        exchange = fallback.remedy.exchanges[-1]
+        every = f" in all {exchange.count}" if exchange.count > 1 else ""
+        times = f"{units.seconds(fallback.before_s)} -> {units.seconds(fallback.after_s)}"
+        if not _pays(answer):
+            say(f"  tried: {exchange.says}{every}, which does not pay: {times}")
+            continue
+        span = units.interval("latency_s", fallback.after_interval_s)
+        effect = f"saves {units.seconds(fallback.gain_s)}" if fallback.gain_s > 0 else "which pays only with the next"
+        say(f"  instead: {exchange.says}{every} ({_nearness(fallback.remedy)}): {times} {span}, {effect}")
+        if exchange.caution:
+            say(f"  {exchange.caution}")
+
+
+def _pays(answer: Answer) -> bool:
+    """Whether all the remedies together make the network faster."""
+    mended = [fallback for fallback in answer.fallbacks if fallback.remedy]
+    return bool(mended) and mended[-1].after_s < mended[0].before_s
+
+
+def _nearness(remedy: Rewritten) -> str:
+    """How near the rewritten network comes, and on which samples that was found."""
+    from toolkit import units
+
+    near = units.decibels(remedy.sqnr_db) + (" SQNR" if remedy.sqnr_db < float("inf") else " answers")
+    return f"{remedy.kind}: {near} on {remedy.samples} {remedy.data} samples"
+
+
+_ADVICE = {
+    "validate": "its answers are not quite the same: validate the accuracy again",
+    "fine-tune": "its weights have to be fine-tuned before the accuracy can be judged, which no command does yet",
+    "train": "it is another network, to be trained, which no command does yet",
+}
+
+
 def _show_change(answer: Answer) -> None:
     from toolkit import units
 
     if len(answer.tried) > 2 or answer.change is None:
-        say("tried, the cheapest change first:")
-        table(
-            ["", "latency", "interval", "memory", "energy", "size", ""],
-            [
-                [
-                    f"  {way.description}",
-                    units.seconds(way.estimate.latency_s),
-                    units.interval("latency_s", way.estimate.latency_interval_s),
-                    units.bytes_(way.estimate.peak_memory_bytes),
-                    units.joules(way.estimate.energy_j),
-                    units.bytes_(way.size[0]),
-                    _outcome(way),
-                ]
-                for way in answer.tried
-            ],
-            right=(1, 3, 4, 5),
-        )
+        _show_tried(answer)
+    for note in answer.notes:
+        say(note)
+    if answer.notes:
         say()
     change = answer.change
     if change is None:
         say("nothing that was tried fits for certain: a smaller network, or a looser limit")
-        return
-    found = change.estimate
-    figures = f"{units.seconds(found.latency_s)} {units.interval('latency_s', found.latency_interval_s)}"
-    if change.change == "none":
-        say(f"nothing needs to change ({change.description}): {figures}")
     else:
-        say(f"the cheapest change that fits: {change.description}, {figures}")
-    if change.change == "resolution":
-        say("a smaller image changes the answers: validate the accuracy again")
-    say(f"  {change.command}")
+        found = change.estimate
+        figures = f"{units.seconds(found.latency_s)} {units.interval('latency_s', found.latency_interval_s)}"
+        if change.change == "none":
+            say(f"nothing needs to change ({change.description}): {figures}")
+        else:
+            say(f"the cheapest change that fits: {change.description}, {figures}")
+        _show_how(change)
+    faster = _faster(answer)
+    if faster is not None:
+        say(f"faster: {faster.description}, {units.seconds(faster.estimate.latency_s)}")
+        _show_how(faster)
+    for path in answer.saved:
+        say(f"written: {path}")
+
+
+def _show_tried(answer: Answer) -> None:
+    """Every way, the largest gain first; the gain is in the quantity that is furthest over its limit."""
+    from toolkit import units
+
+    name = answer.critical
+    say(f"tried, the largest gain in {name.rpartition('_')[0]} first:")
+    table(
+        ["", "gain", "latency", "interval", "memory", "energy", "size", "", "weights"],
+        [
+            [
+                f"  {way.description}",
+                _signed(answer.gain(way), name),
+                units.seconds(way.estimate.latency_s),
+                units.interval("latency_s", way.estimate.latency_interval_s),
+                units.bytes_(way.estimate.peak_memory_bytes),
+                units.joules(way.estimate.energy_j),
+                units.bytes_(way.size[0]),
+                _outcome(way),
+                str(way.training) if way.training.costs else "",
+            ]
+            for way in answer.ranked
+        ],
+        right=(1, 2, 4, 5, 6),
+    )
+    say()
+
+
+def _signed(gain: float, name: str) -> str:
+    from toolkit import units
+
+    return "-" if gain == 0 else f"{'-' if gain < 0 else ''}{units.quantity(name, abs(gain))}"
+
+
+def _faster(answer: Answer) -> Way | None:
+    """The rewrite that pays where nothing needs to change."""
+    if answer.change is None or answer.change.change not in ("none", "precision"):
+        return None
+    return next((way for way in answer.tried if way.change == "rewrite"), None)
+
+
+def _show_how(way: Way) -> None:
+    """What has to be done about the weights, and the commands; where there is none, that is said."""
+    if way.rewritten is not None and way.share is None:
+        say(f"  {_nearness(way.rewritten)}")
+    if way.training.costs:
+        say(f"  {_ADVICE[str(way.training)]}")
+    for line in way.command.splitlines():
+        say(f"  {line}")
+    if not way.command:
+        say("  change the network where it is defined; --save FOLDER writes the graph that was priced here")
 
 
 def _outcome(way: Way) -> str:

@@ -1,0 +1,75 @@
+"""The narrowest change that fits: how many channels would have to go, found on real graphs that are priced again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from passes.onnx_level.slim_channels import Slimmer, slim_channels
+from passes.program import Program
+from passes.structure import check_structure
+from targets.errors import InvalidInput
+from targets.stack import Stack
+from targets.workload import ITEM_BYTES
+
+__all__ = ["Slimmed", "slimmest", "vector_width"]
+
+_SHARES = tuple(n / 20 for n in range(1, 16))  # 5 % to 75 %; what is left of less is another network
+_REGISTER_BYTES = 16  # of NEON, and what tensor cores take at once in each precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slimmed:
+    """A network that has lost `share` of the channels of each layer that can lose some; onnxruntime has run it."""
+
+    program: Program
+    share: float
+    step: int
+
+
+def vector_width(stack: Stack) -> int:
+    """Channels that `stack` computes at once: a layer that has fewer, or no multiple of them, wastes the rest."""
+    return _REGISTER_BYTES // ITEM_BYTES[stack.dtype]
+
+
+def slimmest(program: Program, stack: Stack, fits: Callable[[Program], bool], *, trunk: bool) -> Slimmed:
+    """The network that loses the smallest share of its channels, in steps of 5 %, among those that `fits` accepts.
+
+    Where even the largest share does not fit, that one. With `trunk`, layers joined by additions are narrowed too.
+
+    Raises:
+        PassFailed: no layer can lose a channel.
+        InvalidInput: onnxruntime does not run the narrower graph.
+    """
+    step = vector_width(stack)
+    made = {_SHARES[-1]: slim_channels(program, Slimmer(share=_SHARES[-1], step=step, trunk=trunk))}
+    low, high = 0, len(_SHARES) - 1
+    if fits(made[_SHARES[high]]):
+        while low < high:
+            middle = (low + high) // 2
+            share = _SHARES[middle]
+            narrower = _slim(program, Slimmer(share=share, step=step, trunk=trunk))
+            if narrower is not None and fits(narrower):
+                made[share], high = narrower, middle
+            else:
+                low = middle + 1
+    share = _SHARES[high]
+    _check_runs(made[share])
+    return Slimmed(program=made[share], share=share, step=step)
+
+
+def _slim(program: Program, slimmer: Slimmer) -> Program | None:
+    """None where so small a share takes no channel from any layer."""
+    try:
+        return slim_channels(program, slimmer)
+    except InvalidInput:
+        return None
+
+
+def _check_runs(program: Program) -> None:
+    """onnxruntime loads the graph and answers in the shapes of the signature."""
+    check_structure(program)
+    answers = program.run(program.example)
+    for spec in program.signature.outputs:
+        if problem := spec.accepts(answers[spec.name]):
+            raise InvalidInput(f"the narrower graph answers otherwise: {problem}", hint="please report this graph")
