@@ -59,6 +59,8 @@ PARAMETERS = {
     "efficientdet_d1": 6_625_898,
     "efficientdet_d2": 8_097_039,
     "efficientdet_d3": 12_032_296,
+    "mobilevit_s": 5_578_632,  # timm
+    "mobilevit_xxs": 1_272_024,
     # the summaries in Ultralytics's configurations; of YOLOv5 less the norms, of the YOLO11 classifiers for 80 classes
     "yolov5n": 1_867_405 + 9_504 // 2,
     "yolov5s": 7_225_885 + 19_008 // 2,
@@ -183,6 +185,13 @@ MACS = {
     # OpenVINO's 123.309 and 178.6807 billions of operations
     ("ssd_mobilenet_v1_fpn", 640): (123309 / 2, 0.002),
     ("ssd_resnet50_fpn", 640): (178681 / 2, 0.005),
+    # PaddleClas's and NanoDet's tables
+    ("resnet50_vd", 224): (8670 / 2, 0.005),
+    ("nanodet_plus_m_1.5", 416): (2970 / 2, 0.002),
+    # LeViT's table 3, timm's table
+    ("levit_128", 224): (406, 0.005),
+    ("levit_256", 224): (1120, 0.01),
+    ("mobilevit_s", 256): (2030, 0.02),
     # EfficientDet's table; heads of TensorFlow's configurations; TF-Slim's table and the Edge TPU compiler
     ("efficientdet_d0", 512): (2500, 0.01),
     ("efficientdet_d1", 640): (6100, 0.02),
@@ -268,6 +277,28 @@ def test_multiply_accumulates_are_the_published_ones(key: str, side: int) -> Non
     assert flops.get_total_flops() / 2e6 == pytest.approx(published, rel=tolerance)
 
 
+def test_transformers_on_sequences_have_the_published_parameters() -> None:
+    """Of BERT all but the tables of words, positions and segments and the pooler; of Whisper all but the decoder."""
+    for key, whole, elsewhere in (
+        ("bert-base", 109_482_240, (30_522 + 512 + 2) * 768 + 768 * 769),
+        ("bert-large", 335_141_888, (30_522 + 512 + 2) * 1024 + 1024 * 1025),
+    ):
+        network, tokens = on_meta(key, "8x384")
+        assert parameters(network) == whole - elsewhere + 2 * (tokens.shape[2] + 1)
+        assert network(tokens).shape == (8, 384, 2)
+    network, sound = on_meta("whisper-tiny.en encoder", "1x80x3000")
+    assert parameters(network) == 7_632_384
+    assert network(sound).shape == (1, 1500, 384)
+
+
+def test_attention_biases_of_levit_are_kept_pair_by_pair() -> None:
+    """timm counts one weight for every offset between two places; a runtime holds one for every pair."""
+    network, _ = on_meta("levit_128", "1x3x224x224")
+    biases = [p for name, p in network.named_parameters() if name.endswith("biases")]
+    offsets = sum(p.shape[0] * p.shape[2] for p in biases)
+    assert parameters(network) - sum(p.numel() for p in biases) + offsets == 9_213_936
+
+
 def test_the_unet_is_the_one_of_the_tutorial() -> None:
     """Keras counts 6,504,227, moving averages included, and no norm behind the deepest tap (4 x 320)."""
     network, _ = on_meta("coral:Unet Mv2", "1x128x128x3")
@@ -320,6 +351,10 @@ def test_the_large_ssd_has_mlperfs_anchors() -> None:
         ("yolov8x-cls", "yolov8x-cls"),
         ("YOLOX-Tiny", "yolox_tiny"),
         ("yolo12n", None),
+        ("bert-large", "bert_large"),
+        ("whisper-base.en encoder", "whisper_base_encoder"),
+        ("timm:mobilevit_xxs", "mobilevit_xxs"),
+        ("opencv_zoo:object_detection_nanodet_2022nov.onnx", "nanodet_plus_m_1.5"),
         ("timm:mobilenetv2_120", None),
         ("resnet", None),
     ],
@@ -379,7 +414,8 @@ def test_families(model: str, name: str) -> None:
 def test_every_network_has_a_family_and_draws_no_weight_on_meta() -> None:
     for key in NETWORKS:
         assert canonical(key) in (key, None)
-        shape = "1x1x224x224" if key == "super_resolution" else "1x3x224x224"
+        shapes = {"bert": "1x128", "super_resolution": "1x1x224x224", "whisper": "1x80x3000"}
+        shape = shapes.get(family(key), "1x3x224x224")
         assert all(p.is_meta for p in on_meta(key, shape)[0].parameters())
         assert family(key)
 
@@ -426,6 +462,9 @@ def test_coverage_counts_rows_per_stack() -> None:
         ("ssdlite_mobilenet_edgetpu", 320),
         ("mobilenet_yolov3_lite", 320),
         ("fast_scnn", 384),
+        ("levit_128", 224),
+        ("mobilevit_xxs", 256),
+        ("nanodet_plus_m_1.5", 416),
     ],
 )
 def test_networks_export(key: str, side: int) -> None:

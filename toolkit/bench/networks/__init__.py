@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from torch import nn
 
 from . import (
+    bert,
     compact,
     darknet,
     densenet,
@@ -23,12 +24,16 @@ from . import (
     fast_scnn,
     hrnet,
     inception,
+    levit,
     mobilenet,
     mobilenet_yolov3,
+    mobilevit,
+    nanodet_plus,
     plain,
     regnet,
     repvgg,
     resnet,
+    resnet_vd,
     retinanet,
     segmentation,
     shufflenet,
@@ -38,6 +43,7 @@ from . import (
     superresolution,
     swin,
     vit,
+    whisper,
     xception,
     yolo,
     yolov2,
@@ -50,6 +56,7 @@ __all__ = ["NETWORKS", "build", "canonical", "coverage", "family"]
 
 _FAMILIES: Mapping[str, Mapping[str, Make]] = {
     "alexnet": plain.ALEXNET,
+    "bert": bert.BERT,
     "blazeface": ssd.BLAZEFACE,
     "darknet": darknet.DARKNET | yolov2.YOLOV2 | yolov4_scaled.SCALED_YOLOV4,
     "densenet": densenet.DENSENET,
@@ -61,6 +68,7 @@ _FAMILIES: Mapping[str, Mapping[str, Make]] = {
     "hrnet": hrnet.HRNET,
     "inception": inception.INCEPTION,
     "lcnet": compact.LCNET,
+    "levit": levit.LEVIT,
     "mixer": vit.MIXER,
     "mnasnet": efficientnet.MNASNET,
     "mobiledet": ssdlite.MOBILEDET,
@@ -77,17 +85,19 @@ _FAMILIES: Mapping[str, Mapping[str, Make]] = {
     | segmentation.MOBILENET_V2,
     "mobilenet_v3": mobilenet.V3 | ssdlite.SSDLITE_MOBILENET_V3,
     "mobileone": repvgg.MOBILEONE,
+    "mobilevit": mobilevit.MOBILEVIT,
     "proxylessnas": efficientnet.PROXYLESSNAS,
     "regnet": regnet.REGNET,
     "repvgg": repvgg.REPVGG,
-    "resnet": resnet.RESNET | ssd.SSD_RESNET | retinanet.FPN_RESNET,
+    "resnet": resnet.RESNET | resnet_vd.RESNET_VD | ssd.SSD_RESNET | retinanet.FPN_RESNET,
     "shufflenet_v1": shufflenet.V1,
-    "shufflenet_v2": shufflenet.V2 | ssd.SSD_SHUFFLENET_V2,
+    "shufflenet_v2": shufflenet.V2 | ssd.SSD_SHUFFLENET_V2 | nanodet_plus.NANODET_PLUS,
     "squeezenet": plain.SQUEEZENET | ssd.SSD_SQUEEZENET,
     "super_resolution": superresolution.SUPER_RESOLUTION,
     "swin": swin.SWIN,
     "vgg": plain.VGG,
     "vit": vit.VIT,
+    "whisper": whisper.WHISPER,
     "xception": xception.XCEPTION,
     "yolo": yolo.YOLO | yolox.YOLOX,
     "yolo_fastest": ssd.YOLO_FASTEST,
@@ -96,7 +106,9 @@ _FAMILIES: Mapping[str, Mapping[str, Make]] = {
 NETWORKS: Mapping[str, Make] = {key: make for group in _FAMILIES.values() for key, make in group.items()}
 _FAMILY_OF = {key: name for name, group in _FAMILIES.items() for key in group}
 _GRAY = frozenset(superresolution.SUPER_RESOLUTION)  # they take one channel
-_SIZED = frozenset(vit.VIT | vit.MIXER | yolo.DETECTORS)  # their weights or constants depend on the image size
+_SIZED = frozenset(
+    vit.VIT | vit.MIXER | levit.LEVIT | yolo.DETECTORS
+)  # their weights or constants depend on the image size
 
 
 def _hundredths(text: str) -> str:
@@ -204,6 +216,11 @@ _NAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"ion:YOLO v2", "yolov2"),
     (r"yolov4(-csp|x-mish)-\d+", lambda m: f"yolov4{m[1].replace('-', '_')}"),
     (r"fast-scnn", "fast_scnn"),
+    (r"bert-(base|large)", r"bert_\1"),
+    (r"whisper-(tiny|base)(?:\.en)? encoder", r"whisper_\1_encoder"),
+    (r"timm:(levit_(?:128|256)|mobilevit_x?x?s)", r"\1"),
+    (r"opencv_zoo:image_classification_ppresnet50_2022jan\.onnx", "resnet50_vd"),
+    (r"opencv_zoo:object_detection_nanodet_2022nov\.onnx", "nanodet_plus_m_1.5"),
     (r"super_resolution", "super_resolution"),
     (r"(yolov[34])(?:-\d+)?", r"\1"),
     (r"(yolov[34])-(tiny|spp)-\d+", r"\1_\2"),
@@ -242,29 +259,37 @@ def family(model: str) -> str:
     return word[0] if word else model
 
 
-def _nchw(input_shape: str, channels: int = 3) -> tuple[int, int, int, int] | None:
-    """The shape of an image batch, from NHWC or NCHW; None for anything else."""
-    if not re.fullmatch(r"\d+x\d+x\d+x\d+", input_shape):
+def _shape(key: str, input_shape: str) -> tuple[int, ...] | None:
+    """The shape that the network `key` takes, from a row's; None where the row does not say one.
+
+    Images are (batch, channels, height, width), from NHWC or NCHW; embedded tokens are (batch, tokens, width) from a
+    row's `8x384`; spectrograms (batch, 80, frames).
+    """
+    if not re.fullmatch(r"\d+(?:x\d+)*", input_shape):
         return None
-    batch, a, b, c = (int(part) for part in input_shape.split("x"))
+    sizes = tuple(int(part) for part in input_shape.split("x"))
+    if key in bert.BERT:
+        return (*sizes, bert.WIDTHS[key]) if len(sizes) == 2 else None
+    if key in whisper.WHISPER:
+        return sizes if sizes[1:] == (80, 3000) else None
+    return _nchw(sizes, 1 if key in _GRAY else 3) if len(sizes) == 4 else None
+
+
+def _nchw(sizes: tuple[int, ...], channels: int) -> tuple[int, int, int, int] | None:
+    batch, a, b, c = sizes
     shape = (batch, a, b, c) if a == channels else (batch, c, a, b)
     return shape if shape[1] == channels else None
 
 
-def _shape(key: str, input_shape: str) -> tuple[int, ...] | None:
-    """The shape that the network `key` takes, from a row's; None where it does not say one."""
-    return _nchw(input_shape, 1 if key in _GRAY else 3)
-
-
 def build(model: str, input_shape: str) -> tuple[nn.Module, tuple[int, ...]] | None:
-    """The network that a row of measured.csv names, in eval mode, and its NCHW input shape.
+    """The network that a row of measured.csv names, in eval mode, and its input shape.
 
     Args:
         model: The row's `model`, or a key of `NETWORKS`.
-        input_shape: The row's `input_shape`, for example `1x224x224x3` or `1x3x224x224`.
+        input_shape: The row's `input_shape`, for example `1x224x224x3`, `1x3x224x224`, or `8x384` for BERT's tokens.
 
     Returns:
-        None where the row's network is not defined here, or the row does not say its image size.
+        None where the row's network is not defined here, or the row does not say its input's size.
     """
     key = model if model in NETWORKS else canonical(model)
     shape = _shape(key, input_shape) if key else None
