@@ -59,6 +59,7 @@ PARAMETERS = {
     "efficientdet_d1": 6_625_898,
     "efficientdet_d2": 8_097_039,
     "efficientdet_d3": 12_032_296,
+    "yunet": 75_856,  # its paper's abstract
     "mobilevit_s": 5_578_632,  # timm
     "mobilevit_xxs": 1_272_024,
     # the summaries in Ultralytics's configurations; of YOLOv5 less the norms, of the YOLO11 classifiers for 80 classes
@@ -354,6 +355,9 @@ def test_the_large_ssd_has_mlperfs_anchors() -> None:
         ("bert-large", "bert_large"),
         ("whisper-base.en encoder", "whisper_base_encoder"),
         ("timm:mobilevit_xxs", "mobilevit_xxs"),
+        ("opencv_zoo:face_detection_yunet_2023mar.onnx", "yunet"),
+        ("opencv_zoo:license_plate_detection_lpd_yunet_2023mar.onnx", None),
+        ("Autoseg-EdgeTPU-S with default argmax", None),
         ("opencv_zoo:object_detection_nanodet_2022nov.onnx", "nanodet_plus_m_1.5"),
         ("timm:mobilenetv2_120", None),
         ("resnet", None),

@@ -49,6 +49,7 @@ from . import (
     yolov2,
     yolov4_scaled,
     yolox,
+    yunet,
 )
 from .blocks import Make
 
@@ -101,6 +102,7 @@ _FAMILIES: Mapping[str, Mapping[str, Make]] = {
     "xception": xception.XCEPTION,
     "yolo": yolo.YOLO | yolox.YOLOX,
     "yolo_fastest": ssd.YOLO_FASTEST,
+    "yunet": yunet.YUNET,
 }
 
 NETWORKS: Mapping[str, Make] = {key: make for group in _FAMILIES.values() for key, make in group.items()}
@@ -220,6 +222,7 @@ _NAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"whisper-(tiny|base)(?:\.en)? encoder", r"whisper_\1_encoder"),
     (r"timm:(levit_(?:128|256)|mobilevit_x?x?s)", r"\1"),
     (r"opencv_zoo:image_classification_ppresnet50_2022jan\.onnx", "resnet50_vd"),
+    (r"opencv_zoo:face_detection_yunet_2023mar\.onnx", "yunet"),
     (r"opencv_zoo:object_detection_nanodet_2022nov\.onnx", "nanodet_plus_m_1.5"),
     (r"super_resolution", "super_resolution"),
     (r"(yolov[34])(?:-\d+)?", r"\1"),
