@@ -23,7 +23,7 @@ from targets.estimate import Estimate
 from targets.graph import read_workload
 from targets.stack import Stack
 from targets.target import Target, load_target, target_names
-from targets.verdict import Limits, Outcome, judge, support_of
+from targets.verdict import Limits, Outcome, judge, support_of, worst
 from toolkit.cache import DiskCache, fingerprint
 from toolkit.data import first_sample, load_data
 from toolkit.driver import Options
@@ -118,7 +118,10 @@ class Candidate:
 
     def fallbacks(self, stack: Stack) -> list[Fallback]:
         """What leaves the accelerator of `stack`, priced, each with its remedy; nothing on other stacks."""
-        return keep_on(self._graph(stack), stack, self._samples) if stack.rules else []
+        if not stack.rules:
+            return []
+        self.options.progress("operators that leave the accelerator", 0.0)
+        return keep_on(self._graph(stack), stack, self._samples)
 
     def rewritten(self, fallbacks: Sequence[Fallback], stack: Stack, limits: Limits) -> list[Way]:
         """The network in operators that the accelerator takes: the exact exchanges alone, then all; where they pay."""
@@ -141,17 +144,18 @@ class Candidate:
 
         Raises:
             PassFailed: no layer can lose a channel.
+            InvalidInput, MissingDependency: onnxruntime does not run the graph.
         """
         change = "width" if trunk else "prune"
-
-        def priced(program: Program) -> Way:
-            return self._changed(program, stack, limits, change=change, description=change, training=Training.TRAIN)
+        self.options.progress("fewer channels", 0.5 if trunk else 0.0)
 
         def fits(program: Program) -> bool:
-            return priced(program).outcome is Outcome.FITS
+            priced = estimate(program.static_model, stack)
+            size = _file_size(program, priced, stack) if limits.size_bytes is not None else None
+            return worst(judge(priced, limits, size=size).outcome, support_of(priced, stack).outcome) is Outcome.FITS
 
         found = slimmest(after.program if after else self._graph(stack), stack, fits, trunk=trunk)
-        way = priced(found.program)
+        way = self._changed(found.program, stack, limits, change=change, description=change)
         said = f"{after.said}, " if after else ""
         return replace(
             way,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from passes.contract import PassFailed
+from targets.errors import InvalidInput, MissingDependency
 from targets.stack import Stack
 from targets.target import load_target
 from targets.verdict import Limits, Outcome
@@ -155,12 +156,20 @@ def _other_networks(
 ) -> Iterator[Way]:
     """Smaller images, simpler activations, fewer channels (of `base`); `notes` gets what could not be done and why."""
     yield from candidate.at_smaller_resolution(stack, limits)
-    yield from candidate.with_simpler_activations(stack, limits)
+    with _noted(notes, "activations were not exchanged"):
+        yield from candidate.with_simpler_activations(stack, limits)
     for trunk in (False, True):
-        try:
+        with _noted(notes, f"channels were not removed {'in every layer' if trunk else 'inside the blocks'}"):
             yield candidate.slimmer(stack, limits, trunk=trunk, after=base)
-        except PassFailed as refusal:
-            notes.append(f"channels were not removed {'in every layer' if trunk else 'inside the blocks'}: {refusal}")
+
+
+@contextmanager
+def _noted(notes: list[str], what: str) -> Iterator[None]:
+    """Write down why a network could not be changed, and go on: the verdict stands without it."""
+    try:
+        yield
+    except (InvalidInput, MissingDependency) as refusal:
+        notes.append(f"{what}: {refusal.problem}")
 
 
 def _until_one_fits(ways: Iterator[Way]) -> Iterator[Way]:

@@ -14,6 +14,7 @@ from passes.onnx_level.spellings import SPELLINGS, Spelling, respell
 from passes.program import Program
 from passes.structure import check_structure
 from targets.cost import estimate
+from targets.errors import InvalidInput, MissingDependency
 from targets.estimate import Estimate, OperatorCost
 from targets.stack import Stack
 from targets.support import load_rules
@@ -80,7 +81,8 @@ class Fallback:
 
     Of `price` in seconds, `own_s` is its time on the host, `copies_s` moves tensors over the link and `dragged_s` is
     the time of the `followers` that leave because it does. `remedy` was applied to every operator of its kind together
-    with the remedies of those before it; from `before_s` the whole network came to `after_s`.
+    with the remedies of those before it; from `before_s` the whole network came to `after_s`. `failed` says why a known
+    remedy could not be tried.
     """
 
     name: str
@@ -93,6 +95,7 @@ class Fallback:
     before_s: float = 0.0
     after_s: float = 0.0
     after_interval_s: tuple[float, float] = (0.0, 0.0)
+    failed: str = ""
 
     @property
     def gain_s(self) -> float:
@@ -112,6 +115,7 @@ class Fallback:
             "after_s": self.after_s if self.remedy else None,
             "after_interval_s": list(self.after_interval_s) if self.remedy else None,
             "gain_s": self.gain_s if self.remedy else None,
+            "failed": self.failed,
         }
 
 
@@ -132,6 +136,9 @@ def simpler_activations(program: Program, stack: Stack, data: Dataset) -> list[R
 
     Only those that make it faster there, with what else leaves an accelerator mended as well; weights have to be tuned
     to either.
+
+    Raises:
+        InvalidInput, MissingDependency: the rewriter or onnxruntime does not take this graph.
     """
     now = estimate(program.static_model, stack)
     found = []
@@ -155,11 +162,15 @@ def _mend(
     while causes := _causes(now):
         priced = _priced(causes[0], now)
         names = _remedies(causes[0], stack) if _is_float(now, stack) else []
-        changed, counts = respell(current, names)
-        used = {**used, **counts}
-        remedy = _run(before, changed, used, data) if counts else None
+        failed = ""
+        try:
+            changed, counts = respell(current, names)
+            used = {**used, **counts}
+            remedy = _run(before, changed, used, data) if counts else None
+        except (InvalidInput, MissingDependency) as refusal:  # a graph that onnxruntime or the rewriter does not take
+            remedy, failed = None, refusal.problem
         if remedy is None:
-            return [*found, priced, *(_priced(op, now) for op in causes[1:])]
+            return [*found, replace(priced, failed=failed), *(_priced(op, now) for op in causes[1:])]
         now, current = estimate(changed.static_model, stack), changed
         found.append(replace(priced, remedy=remedy, after_s=now.latency_s, after_interval_s=now.latency_interval_s))
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from passes.onnx_level.matching import matchable
 from passes.onnx_level.slim_channels import Slimmer, slim_channels
 from passes.program import Program
 from passes.structure import check_structure
@@ -15,6 +16,7 @@ from targets.workload import ITEM_BYTES
 __all__ = ["Slimmed", "slimmest", "vector_width"]
 
 _SHARES = tuple(n / 20 for n in range(1, 16))  # 5 % to 75 %; what is left of less is another network
+_STRIDE = 3  # shares that are skipped when the largest one does not fit
 _REGISTER_BYTES = 16  # of NEON, and what tensor cores take at once in each precision
 
 
@@ -42,17 +44,24 @@ def slimmest(program: Program, stack: Stack, fits: Callable[[Program], bool], *,
         InvalidInput: onnxruntime does not run the narrower graph.
     """
     step = vector_width(stack)
+    program = program.with_model(matchable(program))  # inferred once for all shares
     made = {_SHARES[-1]: slim_channels(program, Slimmer(share=_SHARES[-1], step=step, trunk=trunk))}
-    low, high = 0, len(_SHARES) - 1
-    if fits(made[_SHARES[high]]):
-        while low < high:
-            middle = (low + high) // 2
-            share = _SHARES[middle]
-            narrower = _slim(program, Slimmer(share=share, step=step, trunk=trunk))
-            if narrower is not None and fits(narrower):
-                made[share], high = narrower, middle
-            else:
-                low = middle + 1
+
+    def taken(position: int) -> bool:
+        share = _SHARES[position]
+        narrower = made.get(share) or _slim(program, Slimmer(share=share, step=step, trunk=trunk))
+        if narrower is not None:
+            made[share] = narrower
+        return narrower is not None and fits(narrower)
+
+    # far outside of what was measured the interval is so wide that less may fit for certain where more does not
+    most = len(_SHARES) - 1
+    high = next((position for position in range(most, 0, -_STRIDE) if taken(position)), None)
+    low = 0
+    while high is not None and low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if taken(middle) else (middle + 1, high)
+    high = most if high is None else high
     share = _SHARES[high]
     _check_runs(made[share])
     return Slimmed(program=made[share], share=share, step=step)

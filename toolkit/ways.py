@@ -114,14 +114,17 @@ class Way:
         """Write the changed network into `folder`, whole or not at all.
 
         Raises:
-            UsageError: another file has its name.
+            UsageError: another file has its name, or the folder cannot be written.
         """
         assert self.graph is not None
         path, content = folder / f"{self.slug}.onnx", self.graph.onnx_bytes
-        if path.exists() and path.read_bytes() != content:
-            raise UsageError(f"{path} is there already, and is another graph", hint="name another folder, or remove it")
-        folder.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_bytes(content)
-        part.replace(path)
+        try:
+            if path.exists() and path.read_bytes() != content:
+                raise UsageError(f"{path} is there already, and is another graph", hint="name another folder")
+            folder.mkdir(parents=True, exist_ok=True)
+            part = path.with_suffix(".part")
+            part.write_bytes(content)
+            part.replace(path)
+        except OSError as error:
+            raise UsageError(f"{path} cannot be written: {error.strerror}", hint="name another folder") from error
         return path

@@ -47,7 +47,7 @@ def slim_channels(program: Program, slimmer: Slimmer) -> Program:
     Raises:
         PassFailed: the graph is quantized, or no layer may lose a channel.
     """
-    model = matchable(program)
+    model = program.clone() if _is_matchable(program.graph) else matchable(program)
     if any(node.op_type in ("QuantizeLinear", "DequantizeLinear", "QLinearConv") for node in model.graph):
         raise PassFailed("the graph is quantized", hint="give the float model: channels are removed before")
     groups = channel_groups(model.graph)
@@ -60,6 +60,14 @@ def slim_channels(program: Program, slimmer: Slimmer) -> Program:
         _shrink(model.graph, shrunk, sizes)
     store_once(model)
     return program.with_model(model)
+
+
+def _is_matchable(graph: ir.Graph) -> bool:
+    """Whether types and shapes are inferred and constants lifted, as `matchable` leaves a graph."""
+    return all(
+        node.op_type != "Constant" and all(v.shape is not None and v.dtype is not None for v in node.outputs)
+        for node in graph
+    )
 
 
 def _why(groups: Sequence[ChannelGroup], slimmer: Slimmer) -> str:

@@ -1,15 +1,17 @@
 """A verdict at its borders: an interval that touches a limit from below fits, one that crosses it is uncertain."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from targets.cost import estimate
+from targets.estimate import OperatorCost
 from targets.operators import Product
 from targets.stack import Stack
 from targets.target import load_stack, load_target, target_names
-from targets.verdict import Limits, Outcome, judge
+from targets.verdict import Limits, Outcome, is_cause, judge, leaving_price
 from targets.workload import Operator, Workload
 
 
@@ -87,3 +89,21 @@ def test_a_device_brings_its_limits(name: str) -> None:
     document = json.loads(json.dumps(verdict.to_json(), allow_nan=False))
     assert document["outcome"] in {"fits", "uncertain", "does not fit"}
     assert document["outcome"] == str(verdict.outcome)
+
+
+def test_the_price_of_leaving_adds_up() -> None:
+    """The cause, the copies over the link, and those that leave because it does; what stays costs nothing here."""
+
+    def row(name: str, reason: str, **terms: float) -> OperatorCost:
+        return OperatorCost(
+            name=name, op_type="Conv", op_class="conv", dtype="int8", place="host" if reason else "edgetpu", macs=1,
+            latency_s=sum(terms.values()), energy_j=0.0, terms=terms, bound="arithmetic", extrapolated=False,
+            reason=reason,
+        )  # fmt: skip
+
+    after = "it comes after b, which leaves the accelerator"
+    cause = row("b", "Conv is not in the operator list of edgetpu", arithmetic=2.0, transfer=0.5)
+    rows = (row("a", "", arithmetic=9.0), cause, row("c", after, arithmetic=4.0), row("d", after, transfer=0.25))
+    found = replace(estimate(work(), load_stack("coral_tpu/usb3-desktop")), operators=rows)
+    assert [op.name for op in rows if is_cause(op)] == ["b"]
+    assert leaving_price(cause, found) == {"own_s": 2.0, "copies_s": 0.75, "dragged_s": 4.0, "total_s": 6.75}

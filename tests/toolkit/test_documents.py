@@ -39,10 +39,20 @@ ESTIMATE = keys(
     "energy_provenance assumed_dtype",
     operators=[OPERATOR],
 )
+REWRITTEN = keys(
+    "kind sqnr_db identical max_abs_error data samples", exchanges=[keys("name replaces says kind count caution")]
+)
+FALLBACK = keys(
+    "name op_type source reason own_s copies_s dragged_s total_s followers before_s after_s after_interval_s gain_s "
+    "failed",
+    remedy=REWRITTEN,
+)
 WAY = keys(
     "change description target stack precision inputs outcome latency_s latency_interval_s peak_memory_bytes "
     "memory_interval_bytes energy_j energy_interval_j size_bytes size_interval_bytes calibrated extrapolated "
-    "provenance command",
+    "provenance command training graph channels_removed_share",
+    rewritten=REWRITTEN,
+    gain=keys("latency_s peak_memory_bytes energy_j size_bytes"),
     checks=[CHECK],
     support=keys(
         "outcome operators leaving_s unverified unknown",
@@ -94,6 +104,10 @@ DOCUMENTS: Mapping[str, tuple[str, Document]] = {
             way=WAY,
             change=WAY,
             tried=[WAY],
+            ranked_by=None,
+            ranked=None,
+            fallbacks=[FALLBACK],
+            notes=None,
         ),
     ),
     "inspect": (

@@ -18,6 +18,7 @@ from torch import nn
 
 from passes.contract import Kind
 from passes.onnx_level.slim_channels import Slimmer, slim_channels
+from passes.program import Program
 from targets.cost import estimate
 from targets.errors import UsageError
 from targets.target import load_target, target_names
@@ -25,7 +26,7 @@ from targets.verdict import Limits, Outcome, judge, support_of
 from toolkit.checking import Answer, check_model
 from toolkit.cli.main import main
 from toolkit.driver import estimate_model, load_program
-from toolkit.slimming import vector_width
+from toolkit.slimming import slimmest, vector_width
 from toolkit.ways import CHANGES, Training, Way
 
 HARD = """x{i}a = Conv<pads=[1,1,1,1]>(x{i}, w{i}) x{i}b = HardSwish(x{i}a) x{j} = Conv<pads=[1,1,1,1]>(x{i}b, u{i})"""
@@ -156,6 +157,14 @@ def test_ways_are_ranked_by_gain_and_listed_by_effort(refused: tuple[str, Answer
     assert [document["tried"][i]["gain"]["latency_s"] for i in document["ranked"]] == pytest.approx(gains)
     assert {way["change"] for way in document["tried"]} <= set(CHANGES)
     assert document["fallbacks"][0]["remedy"]["kind"] == "exact"
+    rewritten = next(way for way in document["tried"] if way["change"] == "rewrite")
+    assert set(rewritten["rewritten"]) == set("kind sqnr_db identical max_abs_error data samples exchanges".split())
+    for fallback in document["fallbacks"]:
+        assert set(fallback) == set(
+            "name op_type source reason own_s copies_s dragged_s total_s followers remedy before_s after_s "
+            "after_interval_s gain_s failed".split()
+        )
+    assert rewritten["graph"] in {path.name for path in answer.saved}
 
 
 def test_a_file_of_that_name_is_not_overwritten(refused: tuple[str, Answer, Path]) -> None:
@@ -193,6 +202,37 @@ def test_an_operator_without_a_remedy_ends_the_list(tmp_path: Path, capsys: pyte
     assert [(f.op_type, f.remedy is not None) for f in answer.fallbacks] == [("HardSwish", True), ("Exp", False)]
     assert main(["check", path, "-t", "coral_tpu", "-q", "--max-latency", "10s"]) == 0
     assert "no remedy is known" in capsys.readouterr().out
+
+
+def test_a_graph_that_cannot_be_run_here_still_gets_its_verdict(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A custom operator is nothing that onnxruntime knows: nothing is offered that was not run, and that is said."""
+    text = """g (float[1,3,32,32] x) => (float[1,64,32,32] y) {
+        c = Conv(x, w) h = HardSwish(c) d = Conv(h, v) y = mine.Swirl(d) }"""
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 18, "mine" : 1]>\n{text}')
+    for name, shape in {"w": (64, 3, 1, 1), "v": (64, 64, 1, 1)}.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.ones(shape, np.float32), name))
+    onnx.save(model, tmp_path / "net.onnx")
+    path = str(tmp_path / "net.onnx")
+    answer = check_model(path, target="coral_tpu", limits={"latency_s": 1e-6}, save=tmp_path / "out")
+    (fallback,) = answer.fallbacks
+    assert fallback.remedy is None
+    assert "Swirl" in fallback.failed
+    assert not {"rewrite", "activation", "prune", "width"} & {way.change for way in answer.tried}
+    assert any("Swirl" in note for note in answer.notes)
+    arguments = ["check", path, "-t", "coral_tpu", "--max-latency", "1us", "-q", "--save", str(tmp_path / "out")]
+    assert main(arguments) == 1
+    said = capsys.readouterr().out
+    assert "could not be tried" in said
+    assert "nothing was written" in said
+
+
+def test_a_folder_that_is_a_file_is_refused(refused: tuple[str, Answer, Path], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UsageError, match="cannot be written"):
+        check_model(refused[0], target="coral_tpu", save=tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_a_stack_that_takes_everything_prices_no_fallback(tmp_path: Path) -> None:
@@ -234,6 +274,23 @@ def test_the_smallest_share_that_fits_is_found(tmp_path: Path) -> None:
     wider = slim_channels(load_program(path), less)
     priced = estimate(wider.static_model, way.stack)
     assert priced.latency_interval_s[1] > limit  # a smaller share is not enough
+
+
+@pytest.mark.parametrize(("least", "most"), [(0.0, 0.99), (0.0, 0.5), (0.2, 0.5)])
+def test_less_may_fit_where_more_does_not(least: float, most: float, tmp_path: Path) -> None:
+    """An interval widens outside of what was measured: here networks of some sizes fit, and smaller ones do not."""
+    program, stack = load_program(plain_net(tmp_path / "net.onnx")), load_target("raspberry_pi_4").stack("ncnn-fp32")
+    whole = len(program.onnx_bytes)
+
+    def fits(narrower: Program) -> bool:
+        return least * whole <= len(narrower.onnx_bytes) <= most * whole
+
+    found = slimmest(program, stack, fits, trunk=False)
+    assert fits(found.program)
+    wider = Slimmer(share=found.share - 0.05, step=4)
+    assert wider.kept(64) == 64 or not fits(slim_channels(program, wider))
+    none = slimmest(program, stack, lambda _: False, trunk=False)
+    assert none.share == 0.75
 
 
 def test_where_even_the_most_is_not_enough_it_says_so(tmp_path: Path) -> None:

@@ -102,11 +102,11 @@ def check_(
             save=save,
             progress=report,
         )
-    show_json(answer.to_json()) if json else _show(answer)
+    show_json(answer.to_json()) if json else _show(answer, save is not None)
     return int(answer.outcome == "does not fit" or (strict and answer.outcome != "fits"))
 
 
-def _show(answer: Answer) -> None:
+def _show(answer: Answer, save: bool) -> None:
     way = answer.way
     say(f"{answer.model} on {answer.stack.id} ({answer.stack.describe()}), {way.description}: {answer.outcome}")
     say()
@@ -118,7 +118,7 @@ def _show(answer: Answer) -> None:
     if way.estimate.extrapolated:
         say("partly extrapolated: this network lies outside what was measured, the interval is widened")
     say()
-    _show_change(answer)
+    _show_change(answer, save)
 
 
 def _show_checks(answer: Answer, way: Way) -> None:
@@ -167,6 +167,9 @@ def _show_fallbacks(answer: Answer) -> None:
         say(f"leaves the accelerator: {fallback.op_type} {where}: {fallback.reason}")
         after = f", {price['dragged_s']} of {fallback.followers} operators after it" if fallback.followers else ""
         say(f"  costs {price['total_s']}: {price['own_s']} on the host, {price['copies_s']} of copies{after}")
+        if fallback.failed:
+            say(f"  a remedy is known, but could not be tried: {fallback.failed}")
+            continue
         if fallback.remedy is None:
             advice = rewrite_for(fallback.op_type, fallback.reason)
             say(f"  instead, not tried here: {advice}" if advice else "  no remedy is known")
@@ -205,7 +208,7 @@ _ADVICE = {
 }
 
 
-def _show_change(answer: Answer) -> None:
+def _show_change(answer: Answer, save: bool) -> None:
     from toolkit import units
 
     if len(answer.tried) > 2 or answer.change is None:
@@ -231,6 +234,8 @@ def _show_change(answer: Answer) -> None:
         _show_how(faster)
     for path in answer.saved:
         say(f"written: {path}")
+    if save and not answer.saved:
+        say("nothing was written: no changed network was made")
 
 
 def _show_tried(answer: Answer) -> None:
