@@ -146,6 +146,8 @@ class _Layout:
         blocks = results[0] in self.blocked if results else False
         shapes = tuple((name, self._shape(name, op, blocks=blocks)) for name in results)
         steps = [_Step(tuple(reads), shapes, overwrites, _scratch(op))]
+        if _is_gated_apart(op):
+            steps = _gated(steps[0])
         if blocks and results[0] in self.read_plain:
             steps.append(_Step(results, ((f"{results[0]} plain", self._shape(results[0], op, blocks=False)),)))
         return steps
@@ -217,6 +219,21 @@ class _Layout:
             return _Shape(size, channels, 2 if op.op_type == "MatMul" and op.weight_bytes else op.rank)
         whole = -(-channels // self.block) * self.block
         return _Shape(size * whole // channels, whole, op.rank)
+
+
+def _is_gated_apart(op: Operator) -> bool:
+    """Whether the activation of a product is a kernel with a result of its own: x sigmoid(x), unlike hard-swish."""
+    return "Gelu" in op.fused or ("Mul" in op.fused and "Sigmoid" in op.fused)
+
+
+def _gated(product: _Step) -> list[_Step]:
+    """The product, and the kernel that makes its activation of it."""
+    ((name, shape),) = product.writes
+    before = f"{name} before its activation"
+    return [
+        _Step(product.reads, ((before, shape),), product.overwrites, product.scratch),
+        _Step((before,), product.writes),
+    ]
 
 
 def _each(op: Operator) -> int:
