@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log10
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from targets.workload import Operator, Workload
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["estimate"]
+__all__ = ["apart", "estimate"]
 
 _FOREIGN_FACTOR = 3.0  # either way, on the time of operators that lie outside what was measured
 _SIZE_MARGIN = 2.0  # a network may have half or twice the arithmetic of those measured before it counts as outside
@@ -82,6 +82,19 @@ def estimate(model: Workload | ir.Model, stack: Stack, *, as_is: bool = False) -
         energy_provenance=f"{power.active_w:g} W ± {power.uncertainty:.0%} while active ({power.source}) x latency",
         assumed_dtype=assumed,
     )
+
+
+def apart(work: Workload, stack: Stack) -> tuple[Workload, float]:
+    """The part of `work` that the stack's own costs are for, and the seconds of everything else: operators on the
+    host, copies over the link, streamed weights."""
+    if not stack.rules:
+        return work, 0.0
+    places = place(work, stack)
+    priced = [_price(op, where, stack)[0] for op, where in zip(work.operators, places, strict=True)]
+    rows = [*priced, *_streaming(work, places, stack)]
+    own = tuple(op for op, where in zip(work.operators, places, strict=True) if where.place == stack.rules)
+    elsewhere_s = sum(row.latency_s if row.place != stack.rules else row.terms.get("transfer", 0.0) for row in rows)
+    return replace(work, operators=own, shared_weight_bytes=0), elsewhere_s
 
 
 def _read(model: ir.Model, stack: Stack) -> Workload:

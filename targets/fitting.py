@@ -1,7 +1,7 @@
 """Fit a stack's costs to measured networks, and say by leaving networks out how good they are.
 
-Costs are positive and fitted as logarithms, to relative errors, with a ridge towards what the data sheet lets expect:
-a cost that the rows do not determine stays where physics puts it, and the interval says so.
+Costs are positive and fitted as logarithms, to relative errors, with a ridge towards the prior as tight as its
+covariance: a cost that the rows do not determine stays where physics puts it, and the interval says so.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from scipy.optimize import least_squares
 
 from targets.latency import CAUSES, COVERAGE, LatencyFit, work_of
 from targets.operators import MAC_CLASSES
-from targets.prior import SPREAD
 from targets.workload import Workload
 
 __all__ = ["HeldOut", "Measured", "fit_stack", "held_out", "predict"]
@@ -26,7 +25,6 @@ Array = np.ndarray[Any, Any]
 _ERROR = 0.05  # relative error of a published latency, beside which the ridge is weighed
 _ODD = 3.0  # errors above so many of these pull less: a published table holds an odd row now and then
 _CLASS_SHARE = 0.01  # of a network's arithmetic, from which on a class counts as measured
-_SPREAD = np.array([SPREAD[cause] for cause in CAUSES])
 
 
 @dataclass(frozen=True)
@@ -145,20 +143,22 @@ def _vector(fit: LatencyFit) -> Array:
 
 def _fit(table: _Table, prior: LatencyFit) -> LatencyFit:
     start, measured = np.log(_vector(prior)), np.log(table.latency)
+    precision = np.linalg.inv(np.array(prior.covariance))
+    ridge = np.linalg.cholesky(precision).T
 
     def residuals(theta: Array) -> Array:
         errors = (np.log(table.work @ np.exp(theta) + table.extra) - measured) / _ERROR
-        return np.concatenate([errors, (theta - start) / _SPREAD])
+        return np.concatenate([errors, ridge @ (theta - start)])
 
     def jacobian(theta: Array) -> Array:
-        return np.vstack([_shares(table, theta) / _ERROR, np.diag(1 / _SPREAD)])
+        return np.vstack([_shares(table, theta) / _ERROR, ridge])
 
     solution = least_squares(residuals, start, jac=jacobian, loss="soft_l1", f_scale=_ODD, max_nfev=2000)
     theta = solution.x
     errors = np.log(table.work @ np.exp(theta) + table.extra) - measured
     scatter = max(_ERROR, float(np.median(np.abs(errors))) / 0.6745)  # robust: the median of a normal's deviations
     shares = _shares(table, theta)
-    covariance = np.linalg.inv(shares.T @ shares / scatter**2 + np.diag(1 / _SPREAD**2))
+    covariance = np.linalg.inv(shares.T @ shares / scatter**2 + precision)
     return replace(
         prior,
         costs=dict(zip(CAUSES, np.exp(theta).tolist(), strict=True)),

@@ -31,6 +31,7 @@ CAUSES: Mapping[str, str] = {
     "matmul": "multiply-accumulate of a matrix product",
     "depthwise": "multiply-accumulate of a depthwise convolution",
     "recurrent": "multiply-accumulate of a recurrent layer",
+    "windows": "element read by the windows of a pool",
     "sums": "element of a dense product's result",
     "patches": "element gathered into patches for a dense convolution",
     "transforms": "element transformed for Winograd's algorithm",
@@ -100,14 +101,16 @@ def work_of(op: Operator, winograd: bool, batch: int = 1) -> dict[str, float]:
     work = {"launch": 1 / batch, "activations": float(op.activation_bytes), "weights": op.weight_bytes / batch}
     product = op.product
     if op.op_class in ("depthwise", "recurrent"):
-        work[op.op_class] = float(product.macs)
+        work[op.op_class] = float(product.elements)
+    elif op.op_class == "pool":
+        work["windows"] = float(product.elements)
     elif product.rows * batch > 1:
         if winograd and op.op_class == "conv3x3":
             channels = product.depth // product.taps + product.columns
-            work["winograd"] = float(product.macs)
+            work["winograd"] = float(product.elements)
             work["transforms"] = float(product.groups * product.rows * channels)
         else:
-            work["matmul" if op.op_class == "matmul" else "convolution"] = float(product.macs)
+            work["matmul" if op.op_class == "matmul" else "convolution"] = float(product.elements)
             work["sums"] = float(product.groups * product.rows * product.columns)
             if product.taps > 1:
                 work["patches"] = float(product.groups * product.rows * product.depth)

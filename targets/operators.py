@@ -52,7 +52,8 @@ class Product:
     """An operator's arithmetic as `groups` matrix products of (rows x depth) by (depth x columns).
 
     For a convolution, rows are positions of the output, depth is input channels times `taps` (elements of the filter),
-    columns are output channels, all of one group. For a recurrent operator, each step and direction is a group.
+    columns are output channels, all of one group. For a recurrent operator, each step and direction is a group. A pool
+    has the same form, one channel to a group, though it adds or compares where the others multiply.
     """
 
     rows: int
@@ -62,12 +63,13 @@ class Product:
     taps: int = 1
 
     @property
-    def macs(self) -> int:
+    def elements(self) -> int:
+        """Pairs that are multiplied and added; of a pool, elements that its windows read."""
         return self.groups * self.rows * self.depth * self.columns
 
 
 NOTHING = Product(0, 0, 0)
-"""The product of an operator that is priced by its bytes alone."""
+"""The product of an operator that does no such arithmetic."""
 
 
 def operator_class(node: ir.Node, weight: Shape | None) -> str:
@@ -82,7 +84,7 @@ def operator_class(node: ir.Node, weight: Shape | None) -> str:
 
 
 def product(node: ir.Node, inputs: Sequence[Shape | None], output: Shape | None) -> Product:
-    """The arithmetic of `node`; `NOTHING` for operators that are priced by their bytes alone.
+    """The arithmetic of `node`, and the windows of a pool; `NOTHING` for every other operator.
 
     Args:
         inputs: Shape of each input, None where unknown.
@@ -91,6 +93,8 @@ def product(node: ir.Node, inputs: Sequence[Shape | None], output: Shape | None)
     op = node.op_type
     position = 3 if op in ("QLinearConv", "QLinearMatMul") else 1  # scale and zero point come between
     first, second = inputs[0] if inputs else None, inputs[position] if len(inputs) > position else None
+    if op in ("AveragePool", "MaxPool", "LpPool"):
+        return _windows(node, output)
     if op in ("DFT", "STFT"):
         return _fourier(node, first, output)
     if first is None or op in _GATE_COUNT:
@@ -115,6 +119,13 @@ def _convolution(node: ir.Node, image: Shape, weight: Shape, output: Shape) -> P
     if node.op_type == "ConvTranspose":  # each input position adds into every tap
         return Product(image[0] * prod(image[2:]), weight[0] // groups, weight[1] * taps, groups, taps)
     return Product(output[0] * prod(output[2:]), weight[1] * taps, weight[0] // groups, groups, taps)
+
+
+def _windows(node: ir.Node, output: Shape | None) -> Product:
+    if output is None:
+        return NOTHING
+    taps = prod(node.attributes.get_ints("kernel_shape", []))
+    return Product(output[0] * prod(output[2:]), taps, 1, groups=output[1], taps=taps)
 
 
 def _matmul(first: Shape, second: Shape, output: Shape) -> Product:

@@ -10,18 +10,24 @@ from collections.abc import Mapping
 from typing import Any
 
 from targets.latency import CAUSES, LatencyFit
+from targets.support import Rules, load_rules
 
 __all__ = ["SPREAD", "prior_fit"]
 
 SPREAD: Mapping[str, float] = {
     "fixed": 1.0, "launch": 1.0, "convolution": 0.5, "winograd": 0.5, "matmul": 0.7, "depthwise": 0.7,
-    "recurrent": 1.0, "sums": 0.7, "patches": 0.7, "transforms": 0.7, "activations": 0.7, "weights": 0.7,
+    "recurrent": 1.0, "windows": 0.7, "sums": 0.7, "patches": 0.7, "transforms": 0.7, "activations": 0.7, "weights": 0.7,
     "packing": 0.7,
 }  # fmt: skip
 """Standard deviation of the logarithm of each cost around what is expected here."""
 
 _UTILISATION = {"convolution": 0.4, "winograd": 1.2, "matmul": 0.3, "depthwise": 0.08, "recurrent": 0.02}
-_IN_MACS = {"sums": 8.0, "patches": 20.0, "transforms": 30.0}  # an element costs as much as so many of convolution
+_IN_MACS = {
+    "windows": 4.0,
+    "sums": 8.0,
+    "patches": 20.0,
+    "transforms": 30.0,
+}  # an element costs as much as so many of convolution
 _BANDWIDTH_SHARE = {
     "cpu": {"activations": 0.25, "weights": 0.5, "packing": 0.3},
     "gpu": {"activations": 0.7, "weights": 0.7, "packing": 0.7},
@@ -52,6 +58,8 @@ def prior_fit(
         **{cause: 1 / (dram * share) for cause, share in _BANDWIDTH_SHARE[device_type].items()},
     }
     costs |= {cause: macs * costs["convolution"] for cause, macs in _IN_MACS.items()}
+    if stack.get("rules"):
+        costs |= _accelerator(load_rules(stack["rules"]), stack["link_bytes_s"])
     return LatencyFit(
         costs={cause: costs[cause] for cause in CAUSES},
         covariance=[[SPREAD[a] ** 2 if a == b else 0.0 for b in CAUSES] for a in CAUSES],
@@ -65,3 +73,11 @@ def prior_fit(
         seen_macs=(0, 0),
         provenance="data-sheet peaks times typical utilisation, no measured rows",
     )
+
+
+def _accelerator(rules: Rules, link_bytes_s: float) -> dict[str, float]:
+    """What its own compiler expects, and the instructions that cross the link."""
+    seconds = {cause: cycles / rules.clock_hz for cause, cycles in rules.cycles.items()}
+    for cause, size in rules.instruction_bytes.items():
+        seconds[cause] += size / link_bytes_s
+    return seconds

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 
@@ -20,7 +20,9 @@ class Rules:
     """Operators that an accelerator runs. `partition` is "prefix" where one refusal sends the rest to the host too.
 
     `operators` maps an ONNX operator to the name of a condition in `CONDITIONS`, or "" for none; those in `unverified`
-    are in wide use, but stand in no published list that was read.
+    are in wide use, but stand in no published list that was read. `cycles` are its compiler's, for a unit of each cause
+    of targets.latency; `instruction_bytes` go over the link at every inference, for an operator (`launch`) and for a
+    byte of activations.
     """
 
     name: str
@@ -30,11 +32,14 @@ class Rules:
     operators: Mapping[str, str]
     unverified: frozenset[str]
     source: str
+    cycles: Mapping[str, float]
+    clock_hz: float
+    instruction_bytes: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where an operator runs; `reason` is empty on the accelerator; `crosses` are bytes moved over the link."""
+    """Where an operator runs; `reason` is empty on the accelerator; `crosses` are bytes that it moves over the link."""
 
     place: str
     reason: str = ""
@@ -101,16 +106,25 @@ def place(workload: Workload, stack: Stack) -> list[Placement]:
     placements: list[Placement] = []
     left = ""
     for op in workload.operators:
-        if op.op_type in _CONVERSIONS:
-            placements.append(Placement("host"))
-            continue
-        refusal = refusals(op, rules)
-        reason = left or refusal
-        if not reason:
-            placements.append(Placement(stack.rules))
-            continue
-        ran_before = any(p.place == stack.rules for p in placements)
-        placements.append(Placement("host", reason, op.input_bytes if ran_before and not left else 0))
-        if rules.partition == "prefix" and not left:
+        reason = "" if op.op_type in _CONVERSIONS else left or refusals(op, rules)
+        on_host = reason or op.op_type in _CONVERSIONS
+        placements.append(Placement("host" if on_host else stack.rules, reason))
+        if reason and rules.partition == "prefix" and not left:
             left = f"it comes after {op.name}, which leaves the accelerator"
-    return placements
+    return _with_copies(workload, placements)
+
+
+def _with_copies(workload: Workload, placements: list[Placement]) -> list[Placement]:
+    """Add the bytes that cross: a tensor moves once, for the first operator on the other side that reads it; the
+    caller's tensors are the host's."""
+    lies = {name: {"host"} for name in workload.inputs}
+    for op, where in zip(workload.operators, placements, strict=True):
+        lies |= {name: {where.place} for name in op.writes}
+    found, wanted = [], set(workload.outputs)
+    for op, where in zip(workload.operators, placements, strict=True):
+        moved = [name for name in op.reads if where.place not in lies.setdefault(name, {where.place})]
+        for name in moved:
+            lies[name].add(where.place)
+        moved += [name for name in op.writes if name in wanted and where.place != "host"]
+        found.append(replace(where, crosses=sum(workload.tensor_bytes[name] for name in moved)))
+    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from targets.operators import NOTHING, Product
+from targets.operators import MAC_CLASSES, NOTHING, Product
 
 __all__ = ["ITEM_BYTES", "Operator", "Workload"]
 
@@ -41,7 +41,8 @@ class Operator:
 
     @property
     def macs(self) -> int:
-        return self.product.macs
+        """Multiply-accumulates; 0 for operators that are priced by their bytes alone."""
+        return self.product.elements if self.op_class in MAC_CLASSES else 0
 
     @property
     def activation_bytes(self) -> int:
