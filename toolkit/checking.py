@@ -158,9 +158,13 @@ def _other_networks(
     yield from candidate.at_smaller_resolution(stack, limits)
     with _noted(notes, "activations were not exchanged"):
         yield from candidate.with_simpler_activations(stack, limits)
+    seen: set[bytes] = set()
     for trunk in (False, True):
         with _noted(notes, f"channels were not removed {'in every layer' if trunk else 'inside the blocks'}"):
-            yield candidate.slimmer(stack, limits, trunk=trunk, after=base)
+            way = candidate.slimmer(stack, limits, trunk=trunk, after=base)
+            if way.graph is not None and way.graph.onnx_bytes not in seen:  # without additions both are one
+                seen.add(way.graph.onnx_bytes)
+                yield way
 
 
 @contextmanager
