@@ -87,7 +87,7 @@ HELD_OUT = (
     ("ncnn:blazeface", "1x3x128x128"),
     ("ncnn:mobilenet_ssd", "1x3x300x300"),
 )
-"""Networks on which nothing was fitted, nor any rule found."""
+"""Networks on which no rule was found and no coefficient fitted; the interval's lower end is theirs."""
 
 INTEGER_NETWORKS = frozenset(
     {"mobilenet_v1_1.0", "torchvision:mobilenet_v2", "torchvision:resnet50", "torchvision:squeezenet1_0"}
