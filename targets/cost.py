@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import log10
 from typing import TYPE_CHECKING
 
 from targets.estimate import Estimate, OperatorCost
 from targets.latency import LatencyFit
-from targets.memory import peak_activation_bytes
+from targets.memory import peak_memory
 from targets.operators import MAC_CLASSES
 from targets.stack import Stack
 from targets.support import Placement, place
@@ -26,7 +26,7 @@ _SIZE_MARGIN = 2.0  # a network may have half or twice the arithmetic of those m
 _WIDEN_PER_DECADE = 0.5  # assumed: relative widening of the interval for each factor of ten beyond that
 
 
-def estimate(model: Workload | ir.Model, stack: Stack, *, as_is: bool = False) -> Estimate:
+def estimate(model: Workload | ir.Model, stack: Stack, *, as_is: bool = False, quick: bool = False) -> Estimate:
     """What one inference of `model` costs on `stack`.
 
     Args:
@@ -34,6 +34,7 @@ def estimate(model: Workload | ir.Model, stack: Stack, *, as_is: bool = False) -
         stack: Where it would run.
         as_is: Price a float32 graph as float32 even where the stack would run it in its own lower precision: on
             the stack's `float_stack`, where it names one.
+        quick: For searches: bound the activations by what is alive at once instead of planning an arena for them.
 
     Raises:
         InvalidInput: a graph input has a dimension without a value.
@@ -42,7 +43,7 @@ def estimate(model: Workload | ir.Model, stack: Stack, *, as_is: bool = False) -
     assumed = ""
     if work.is_float32 and stack.dtype != "float32":
         if as_is and stack.float_stack:
-            return estimate(work, load_stack(stack.float_stack))
+            return estimate(work, load_stack(stack.float_stack), quick=quick)
         if not as_is:
             work, assumed = work.at_precision(stack.dtype), stack.dtype
     places = place(work, stack)
@@ -53,7 +54,7 @@ def estimate(model: Workload | ir.Model, stack: Stack, *, as_is: bool = False) -
     low, high = _interval(priced, rows, stack, work.macs)
     power = stack.power
     energy_j = power.active_w * fixed_s + sum(row.energy_j for row in rows)
-    activation, weights = peak_activation_bytes(work), work.weight_bytes
+    memory = peak_memory(work, stack, quick=quick)
     return Estimate(
         model=work.name,
         stack=stack.id,
@@ -62,13 +63,11 @@ def estimate(model: Workload | ir.Model, stack: Stack, *, as_is: bool = False) -
         fixed_s=fixed_s,
         latency_s=latency_s,
         latency_interval_s=(low, high),
-        weight_bytes=weights,
-        activation_bytes=activation,
-        peak_memory_bytes=weights + activation + stack.runtime_bytes,
-        memory_interval_bytes=(
-            weights + activation + stack.runtime_bytes // 2,
-            2 * (weights + activation) + stack.runtime_bytes * 3 // 2,
-        ),
+        weight_bytes=work.weight_bytes,
+        activation_bytes=memory.activation_bytes,
+        peak_memory_bytes=memory.peak_bytes,
+        memory_interval_bytes=memory.interval_bytes,
+        memory_parts_bytes=memory.parts,
         energy_j=energy_j,
         energy_interval_j=(
             energy_j * (1 - power.uncertainty) * low / latency_s,
@@ -77,8 +76,7 @@ def estimate(model: Workload | ir.Model, stack: Stack, *, as_is: bool = False) -
         calibrated=stack.latency.calibrated,
         extrapolated=any(row.extrapolated for row in rows) or _decades_outside(work.macs, stack.latency) > 0,
         provenance=stack.provenance,
-        memory_provenance="weights + peak of live activations + runtime; interval (assumed): the runtime within half, "
-        "and at the upper end weights packed a second time in an arena of twice the peak",
+        memory_provenance=memory.provenance,
         energy_provenance=f"{power.active_w:g} W ± {power.uncertainty:.0%} while active ({power.source}) x latency",
         assumed_dtype=assumed,
     )
@@ -103,34 +101,28 @@ def _read(model: ir.Model, stack: Stack) -> Workload:
     return read_workload(model, fuses=stack.fuses)
 
 
-@dataclass(frozen=True, slots=True)
-class _Pricing:
-    fit: LatencyFit
-    power_w: float
-    trusted: bool
-
-
-def _pricing(op: Operator, stack: Stack) -> _Pricing:
-    """The coefficients that hold for the element type this operator computes in."""
-    own = _Pricing(stack.latency, stack.power.active_w, True)
+def _fit_for(op: Operator, stack: Stack) -> tuple[LatencyFit, bool]:
+    """The costs that hold for the element type this operator computes in, and whether they are really its own."""
     if op.dtype != "float32" or stack.dtype == "float32" or op.op_class not in MAC_CLASSES:
-        return own
+        return stack.latency, True
     if stack.float_stack:
-        return _Pricing(load_stack(stack.float_stack).latency, stack.power.active_w, True)
-    return _Pricing(stack.latency, stack.power.active_w, False)
+        return load_stack(stack.float_stack).latency, True
+    return stack.latency, False
 
 
 def _price(op: Operator, where: Placement, stack: Stack) -> tuple[OperatorCost, LatencyFit]:
     """The operator's row, and the costs that it was priced with."""
     runs_on = load_stack(stack.host) if where.place == "host" else stack
-    pricing = _pricing(op, runs_on)
-    terms = pricing.fit.terms(op)
+    fit, trusted = _fit_for(op, runs_on)
+    terms = fit.terms(op)
     if where.crosses:
         terms["transfer"] = where.crosses / stack.link_bytes_s
-    terms = {cause: op.repeats * seconds for cause, seconds in terms.items()}
+    if op.repeats != 1:
+        terms = {cause: op.repeats * seconds for cause, seconds in terms.items()}
     latency_s = sum(terms.values())
-    fit = pricing.fit
-    known = not fit.calibrated or op.op_class not in MAC_CLASSES or op.op_class in fit.seen_classes
+    known = op.op_class != "unknown" and (
+        not fit.calibrated or op.op_class not in MAC_CLASSES or op.op_class in fit.seen_classes
+    )
     row = OperatorCost(
         name=op.name,
         op_type=op.op_type,
@@ -139,10 +131,10 @@ def _price(op: Operator, where: Placement, stack: Stack) -> tuple[OperatorCost, 
         place=where.place,
         macs=op.macs * op.repeats,
         latency_s=latency_s,
-        energy_j=latency_s * pricing.power_w,
+        energy_j=latency_s * runs_on.power.active_w,
         terms=terms,
-        bound=max(terms, key=lambda name: terms[name]),
-        extrapolated=not (known and op.static and pricing.trusted and op.op_class != "unknown"),
+        bound=max(terms, key=terms.__getitem__),
+        extrapolated=not (known and trusted and op.static),
         fused=op.fused,
         source=op.source,
         reason=where.reason,

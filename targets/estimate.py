@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from html import escape
 from typing import Any
 
@@ -37,7 +37,8 @@ class Estimate:
     """Seconds, bytes and joules of one inference on one stack, with intervals and where they come from.
 
     `latency_interval_s` is meant to hold the truth for 80 % of networks where the stack is calibrated and nothing
-    is extrapolated; `assumed_dtype` is set when a float32 graph was priced in the stack's own precision.
+    is extrapolated; `memory_parts_bytes` add up to the peak by cause; `assumed_dtype` is set when a float32 graph was
+    priced in the stack's own precision.
     """
 
     model: str
@@ -51,6 +52,7 @@ class Estimate:
     activation_bytes: int
     peak_memory_bytes: int
     memory_interval_bytes: tuple[int, int]
+    memory_parts_bytes: Mapping[str, int]
     energy_j: float
     energy_interval_j: tuple[float, float]
     calibrated: bool
@@ -71,7 +73,8 @@ class Estimate:
 
     def to_json(self) -> dict[str, Any]:
         """A plain document; units are in the keys."""
-        document = asdict(self)
+        document = {f.name: getattr(self, f.name) for f in fields(self)}
+        document["memory_parts_bytes"] = dict(self.memory_parts_bytes)
         document["operators"] = [_row(op) for op in self.operators]
         return {"schema": "toolkit.estimate/1", **document}
 

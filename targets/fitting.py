@@ -18,7 +18,7 @@ from targets.latency import CAUSES, COVERAGE, LatencyFit, work_of
 from targets.operators import MAC_CLASSES
 from targets.workload import Workload
 
-__all__ = ["HeldOut", "Measured", "fit_stack", "held_out", "predict"]
+__all__ = ["HeldOut", "Measured", "fit_costs", "fit_stack", "held_out", "predict"]
 
 Array = np.ndarray[Any, Any]
 
@@ -81,7 +81,7 @@ def fit_stack(rows: Sequence[Measured], prior: LatencyFit, provenance: str) -> L
     networks = {row.network for row in rows}
     macs = [row.workload.macs for row in rows]
     return replace(
-        _fit(_Table.of(rows, prior), prior),
+        fit_costs(rows, prior),
         quantile=left_out.quantile,
         rows=len(rows),
         networks=len(networks),
@@ -90,6 +90,11 @@ def fit_stack(rows: Sequence[Measured], prior: LatencyFit, provenance: str) -> L
         provenance=f"fitted on {len(rows)} rows of {len(networks)} networks ({provenance}); "
         f"mean error on networks left out {left_out.mape:.1%}",
     )
+
+
+def fit_costs(rows: Sequence[Measured], prior: LatencyFit) -> LatencyFit:
+    """The costs alone, without saying how good they are."""
+    return _fit(_Table.of(rows, prior), prior)
 
 
 def held_out(rows: Sequence[Measured], prior: LatencyFit, group: Callable[[Measured], str]) -> HeldOut:
@@ -130,9 +135,9 @@ class _Table:
 
 def _work(workload: Workload, fit: LatencyFit) -> Array:
     total = dict.fromkeys(CAUSES, 0.0)
-    total["fixed"] = 1 / fit.batch
+    total["fixed"] = 1 / fit.lowering.batch
     for op in workload.operators:
-        for cause, amount in work_of(op, fit.winograd, fit.batch).items():
+        for cause, amount in work_of(op, fit.lowering).items():
             total[cause] += op.repeats * amount
     return np.array(list(total.values()))
 

@@ -14,7 +14,7 @@ from math import ceil, prod
 from typing import TYPE_CHECKING
 
 from targets.errors import InvalidInput
-from targets.grouping import ANCHORS, GATES, RESCALING, absorbs
+from targets.grouping import ANCHORS, GATES, POINTWISE, RESCALING, absorbs
 from targets.operators import VIEWS, operator_class, product
 from targets.workload import Operator, Workload
 
@@ -127,6 +127,10 @@ class _Reader:
                 while (added := self._epilogue(group.tail)) and taken.isdisjoint(map(id, added)):
                     group.nodes += added
                     group.tail = added[-1].outputs[0]
+            elif "pointwise" in self.fuses and node.op_type in POINTWISE:
+                while (added := self._continued(group.tail)) and taken.isdisjoint(map(id, added)):
+                    group.nodes += added
+                    group.tail = added[-1].outputs[0]
             taken.update(map(id, group.nodes))
             groups.append(group)
         inside = {id(n): group for group in groups for n in group.nodes}
@@ -161,6 +165,12 @@ class _Reader:
             if gated is not None and muls and id(gated) not in self.outputs and self._users(gated) == muls:
                 return [gates[0], muls[0]]
         return []
+
+    def _continued(self, tail: ir.Value) -> list[ir.Node]:
+        """The next operator of a chain of elementwise ones."""
+        users = self._users(tail) if id(tail) not in self.outputs else []
+        single = len(users) == 1 and users[0].op_type in POINTWISE
+        return users if single and _shape(users[0].outputs[0]) == _shape(tail) else []
 
     def _adds_up(self, node: ir.Node, tail: ir.Value) -> bool:
         """A residual addition is folded only where both terms have the output's shape."""

@@ -17,11 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import exp, sqrt
+from math import ceil, exp, sqrt
 
+from targets.operators import Product
 from targets.workload import Operator
 
-__all__ = ["CAUSES", "COVERAGE", "LatencyFit", "work_of"]
+__all__ = ["CAUSES", "COVERAGE", "LatencyFit", "Lowering", "work_of"]
 
 CAUSES: Mapping[str, str] = {
     "fixed": "inference",
@@ -41,8 +42,24 @@ CAUSES: Mapping[str, str] = {
 }
 """What time goes into, and the unit in which its work is counted; a cost is seconds for one unit."""
 
+_TILES = ((128, 128, 1.0), (128, 64, 0.9), (64, 64, 0.75), (32, 64, 0.6), (32, 32, 0.45))
+"""Rows, columns and relative rate of the tiles that libraries of matrix kernels offer (CUTLASS's profiles)."""
+
 COVERAGE = 0.8
 """Share of networks that the latency interval is meant to hold."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lowering:
+    """How a runtime makes kernels of operators.
+
+    `batch` inferences are made at once and share what is done once; `winograd` is set where 3x3 convolutions of stride
+    1 use that algorithm; `multiprocessors` is their number where products are cut into tiles for tensor cores.
+    """
+
+    batch: int = 1
+    winograd: bool = False
+    multiprocessors: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,15 +68,14 @@ class LatencyFit:
 
     `covariance` is that of the costs' natural logarithms, in the order of CAUSES; `scatter` the standard deviation of
     what the model cannot explain. `quantile` says how many standard deviations held COVERAGE of the networks that were
-    left out. `batch` inferences are made at once and share what is done once. `rows` is 0 where nothing was measured.
+    left out. `rows` is 0 where nothing was measured.
     """
 
     costs: Mapping[str, float]
     covariance: Sequence[Sequence[float]]
     scatter: float
     quantile: float
-    winograd: bool
-    batch: int
+    lowering: Lowering
     rows: int
     networks: int
     seen_classes: frozenset[str]
@@ -73,12 +89,12 @@ class LatencyFit:
     @property
     def fixed_s(self) -> float:
         """Seconds of one inference that belong to no operator."""
-        return self.costs["fixed"] / self.batch
+        return self.costs["fixed"] / self.lowering.batch
 
     def terms(self, op: Operator) -> dict[str, float]:
         """Seconds of one run of `op` by cause; they add up to its latency."""
         costs = self.costs
-        return {cause: work * costs[cause] for cause, work in work_of(op, self.winograd, self.batch).items()}
+        return {cause: work * costs[cause] for cause, work in work_of(op, self.lowering).items()}
 
     def deviation(self, shares: Mapping[str, float]) -> float:
         """Standard deviation of the logarithm of a latency of which `shares` are the parts by cause."""
@@ -96,8 +112,9 @@ class LatencyFit:
         return 1 / factor, factor
 
 
-def work_of(op: Operator, winograd: bool, batch: int = 1) -> dict[str, float]:
-    """Work of one run of `op` in the units of CAUSES, for one of `batch` inferences made at once."""
+def work_of(op: Operator, lowering: Lowering) -> dict[str, float]:
+    """Work of one run of `op` in the units of CAUSES, for one of the inferences of a batch."""
+    batch = lowering.batch
     work = {"launch": 1 / batch, "activations": float(op.activation_bytes), "weights": op.weight_bytes / batch}
     product = op.product
     if op.op_class in ("depthwise", "recurrent"):
@@ -105,14 +122,28 @@ def work_of(op: Operator, winograd: bool, batch: int = 1) -> dict[str, float]:
     elif op.op_class == "pool":
         work["windows"] = float(product.elements)
     elif product.rows * batch > 1:
-        if winograd and op.op_class == "conv3x3":
+        elements = product.elements * _waste(product, lowering)
+        if lowering.winograd and op.op_class == "conv3x3":
             channels = product.depth // product.taps + product.columns
-            work["winograd"] = float(product.elements)
+            work["winograd"] = elements
             work["transforms"] = float(product.groups * product.rows * channels)
         else:
-            work["matmul" if op.op_class == "matmul" else "convolution"] = float(product.elements)
+            work["matmul" if op.op_class == "matmul" else "convolution"] = elements
             work["sums"] = float(product.groups * product.rows * product.columns)
             if product.taps > 1:
                 work["patches"] = float(product.groups * product.rows * product.depth)
         work["packing"] = op.weight_bytes / batch
     return work
+
+
+def _waste(product: Product, lowering: Lowering) -> float:
+    """How much longer a product takes than its arithmetic, where tiles overhang its edges and the last round of them
+    leaves multiprocessors idle; the best of the usual tiles, of which the smaller are slower for their arithmetic."""
+    if not lowering.multiprocessors or not product.elements:
+        return 1.0
+    rows, columns = product.rows * lowering.batch, product.columns
+    best = min(
+        ceil(ceil(rows / high) * ceil(columns / wide) * product.groups / lowering.multiprocessors) * high * wide / rate
+        for high, wide, rate in _TILES
+    )
+    return best * lowering.multiprocessors / (rows * columns * product.groups)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from targets.latency import LatencyFit
+from targets.modes import Setting
 
 __all__ = ["DTYPE_OF_PRECISION", "Power", "QuantFormat", "Stack"]
 
@@ -50,7 +51,10 @@ class Stack:
     `rules` names the operator rules of an accelerator that cannot run everything; `host` is then the stack that
     runs the rest. `float_stack` prices the operators that stay in float32 when the graph is of lower precision.
     `loads_float32` is set where the runtime converts a float32 file by itself; `batch` inferences are made at once,
-    and every latency is then that of one of them. `winograd` is set where its 3x3 convolutions use that algorithm.
+    and every latency is then that of one of them. `winograd` and `multiprocessors`
+    are those of targets.latency.Lowering.
+    `setting` says how the stack was scaled (targets.scaling).
+    `own_calibration` says what became of a calibration by the user: "used", or "outdated" and left aside.
     """
 
     name: str
@@ -76,9 +80,12 @@ class Stack:
     device_instance: str = ""
     batch: int = 1
     winograd: bool = False
+    multiprocessors: int = 0
     loads_float32: bool = False
     next_step: str = ""
     measured_as: Mapping[str, str] = field(default_factory=dict)
+    own_calibration: Literal["", "used", "outdated"] = ""
+    setting: Setting = Setting()
 
     @property
     def id(self) -> str:
@@ -93,14 +100,21 @@ class Stack:
     @property
     def provenance(self) -> str:
         """Where a latency of this stack comes from, in one line."""
-        return self.latency.provenance if self.latency.calibrated else f"uncalibrated: {self.latency.provenance}"
+        text = self.latency.provenance if self.latency.calibrated else f"uncalibrated: {self.latency.provenance}"
+        if self.own_calibration == "used":
+            return f"your own calibration: {text}"
+        if self.own_calibration == "outdated":
+            return f"{text}; your own calibration is of another version of the latency model and is not used: repeat it"
+        return text
 
     def describe(self) -> str:
-        """Runtime, version, precision and threads in one short phrase."""
+        """Runtime, version, precision and threads in one short phrase; the power mode where it was asked for."""
         threads = f", {self.threads} thread{'s' if self.threads != 1 else ''}" if self.threads else ""
         batch = f", batch {self.batch}" if self.batch > 1 else ""
         device = f"{self.device_instance}, " if self.device_instance else ""
-        return f"{device}{self.runtime} {self.runtime_version}, {self.precision}{threads}{batch}"
+        mode = f", {self.power_mode}" if self.setting.mode else ""
+        hot = ", lasting load" if self.setting.sustained else ""
+        return f"{device}{self.runtime} {self.runtime_version}, {self.precision}{threads}{batch}{mode}{hot}"
 
     def digest(self) -> str:
         """SHA-256 of everything that decides a compile or an estimate for this stack."""

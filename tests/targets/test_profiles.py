@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from targets.errors import InvalidInput, UnknownName
-from targets.latency import CAUSES
+from targets.latency import CAUSES, Lowering
 from targets.stack import Stack
 from targets.support import load_rules, rule_names
 from targets.target import load_stack, load_target, parse_target, prior_of, target_names
@@ -145,7 +145,9 @@ def test_a_stack_is_sane(stack: Stack) -> None:
     assert min(fit.costs.values()) > 0
     assert np.linalg.eigvalsh(np.array(fit.covariance)).min() > 0
     assert min(fit.scatter, fit.quantile) > 0
-    assert (fit.batch, fit.winograd) == (stack.batch, stack.winograd)
+    assert fit.lowering == Lowering(
+        batch=stack.batch, winograd=stack.winograd, multiprocessors=stack.multiprocessors
+    )
     assert stack.provenance.startswith("uncalibrated: ") is not fit.calibrated
     assert 0 < stack.power.idle_w <= stack.power.active_w
     assert 0 <= stack.power.uncertainty < 1

@@ -13,22 +13,15 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
-import time
 from collections.abc import Collection, Iterator
 from datetime import date
-from statistics import median
 from typing import Any
 
-import numpy as np
-
-from passes.context import Budget, Context, synthetic_data
-from passes.onnxruntime import Session, import_onnxruntime
+from passes.onnxruntime import import_onnxruntime
 from passes.program import Program
-from passes.recipe import RECIPES
-from passes.running import run
 from targets.target import load_target
 from toolkit.bench.networks import build
-from toolkit.rng import generator
+from toolkit.calibration.measuring import latency_s, lowered, sample_of
 from toolkit.sources import load_source
 
 __all__ = ["measure"]
@@ -55,7 +48,6 @@ NETWORKS = (
     ("timm:vit_small_patch32_224", "1x3x224x224"),
     ("timm:swin_tiny_patch4_window7_224", "1x3x224x224"),
 )
-_SECONDS, _FEWEST = 2.0, 12
 
 
 def measure(variant: str, only: Collection[str] = ()) -> Iterator[dict[str, Any]]:
@@ -66,7 +58,8 @@ def measure(variant: str, only: Collection[str] = ()) -> Iterator[dict[str, Any]
             continue
         program = _program(name, shape)
         for precision in ("fp32", "int8"):
-            latency_s = _latency_s(_lowered(program, precision))
+            made = lowered(program, load_target("desktop_cpu").stack(f"onnxruntime-{precision}"))
+            seconds = latency_s(made.onnx_bytes, sample_of(made))
             yield {
                 "id": f"own-{precision}-{name}-{shape}",
                 "device": "Desktop CPU",
@@ -77,7 +70,7 @@ def measure(variant: str, only: Collection[str] = ()) -> Iterator[dict[str, Any]
                 "batch": "1",
                 "model": name,
                 "input_shape": shape,
-                "latency_ms": f"{latency_s * 1e3:.4f}",
+                "latency_ms": f"{seconds * 1e3:.4f}",
                 "fps": "",
                 "source_title": "measured by toolkit.bench.measure",
                 "source_ref": "random weights; median of the fastest half of the runs",
@@ -96,43 +89,6 @@ def _program(name: str, shape: str) -> Program:
         raise LookupError(f"{name} is not defined in toolkit.bench.networks")
     network, size = built
     return load_source((network, (torch.zeros(1, *size[1:]),))).program
-
-
-def _lowered(program: Program, precision: str) -> bytes:
-    """The graph that the stack would run, as the compile makes it; kept whatever it does to random answers."""
-    stack = load_target("desktop_cpu").stack(f"onnxruntime-{precision}")
-    recipe = RECIPES["int8" if precision == "int8" else "float32"](stack, program.level)
-    data = synthetic_data(program.signature, 0)
-    ctx = Context(stack=stack, data=data, budget=Budget(min_sqnr_db=-1e9), pace=_NeverSlower())
-    outcome = run(recipe, program, ctx)
-    if precision == "int8" and "int8" not in outcome.program.facts:
-        raise RuntimeError(f"{program.name} was not quantized: {outcome.proofs[-1].reason}")
-    return outcome.program.onnx_bytes
-
-
-class _NeverSlower:
-    """What is to be measured is kept, whatever the model that will be fitted on it says today."""
-
-    key = "never slower"
-
-    def slower(self, step: str, before: Program, after: Program) -> bool:
-        return False
-
-
-def _latency_s(model: bytes) -> float:
-    session = Session(model, threads=1)
-    inputs = session.inputs()
-    rng = generator(0, "measure")
-    sample = {n: rng.standard_normal(shape).astype(np.float32) for n, shape in inputs.items()}
-    for _ in range(3):
-        session(sample)
-    times: list[float] = []
-    started = time.perf_counter()
-    while len(times) < _FEWEST or time.perf_counter() - started < _SECONDS:
-        before = time.perf_counter()
-        session(sample)
-        times.append(time.perf_counter() - before)
-    return median(sorted(times)[: len(times) // 2])
 
 
 def main() -> None:

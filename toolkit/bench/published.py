@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
@@ -15,6 +16,10 @@ from targets.stack import Stack
 from targets.workload import Workload
 
 __all__ = ["measured_rows", "published_rows", "workload_of"]
+
+# Times on these stacks hold what the host does behind the network (boxes, masks), and the graphs here do not.
+_HOST_PART = re.compile(r"ssd|efficientdet|yolo|unet|deeplab", re.IGNORECASE)
+_SPLIT_RUNTIMES = frozenset({"TF-TRT"})
 
 COLUMNS = ("device", "device_variant", "runtime", "precision", "threads", "batch")
 
@@ -36,12 +41,17 @@ def measured_rows(stack: Stack, rows: Sequence[Mapping[str, str]]) -> Iterator[M
         if not stack.measured_as or any(row[c] != stack.measured_as[c] for c in COLUMNS):
             continue
         name, latency_s = canonical(row["model"]), _latency_s(row)
-        if name is None or latency_s is None:
+        if name is None or latency_s is None or (_split(stack) and _HOST_PART.search(row["model"])):
             continue
         work = workload_of(name, row["input_shape"], stack.fuses)
         if work is not None:
             network = f"{name}@{row['input_shape']}"
             yield Measured(network, family(row["model"]), work.at_precision(stack.dtype), latency_s)
+
+
+def _split(stack: Stack) -> bool:
+    """Whether the host runs what comes after a network."""
+    return bool(stack.rules) or stack.runtime in _SPLIT_RUNTIMES
 
 
 def _latency_s(row: Mapping[str, str]) -> float | None:
