@@ -1,4 +1,4 @@
-"""Energy beyond watts times seconds: what share arithmetic and traffic have by their work, and how long a battery lasts.
+"""Energy beyond watts times seconds: shares of arithmetic and traffic by their work, and how long a battery lasts.
 
 Joules per inference are the stack's measured active power times its latency (targets.cost), split over operators by
 time. The other view here prices work in picojoules (`energy.toml`, each figure with its source) and gives shares.

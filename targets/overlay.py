@@ -19,7 +19,7 @@ from targets.coefficients import document_of, dumps
 from targets.errors import InvalidInput
 from targets.latency import LatencyFit
 
-__all__ = ["config_folder", "forget", "is_current", "keep", "own_fits", "state"]
+__all__ = ["config_folder", "forget", "is_current", "keep", "own_fits"]
 
 _COUNTING = ("graph.py", "grouping.py", "latency.py", "operators.py", "workload.py")
 """The code that counts the work which a cost is for: a fit made with another version of it means something else."""
@@ -78,14 +78,6 @@ def forget(target: str, stack: str) -> bool:
     del kept[stack]
     _write(target, kept)
     return True
-
-
-def state() -> str:
-    """SHA-256 of everything the user has calibrated, as this process knows it."""
-    folder = _path("any").parent
-    names = sorted(path.stem for path in folder.glob("*.json")) if folder.is_dir() else []
-    known = {name: own_fits(name) for name in names}
-    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
 
 def _path(target: str) -> Path:

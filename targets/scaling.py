@@ -15,7 +15,7 @@ held against this in `python -m toolkit.bench.scaling`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from math import hypot, log
 from typing import Literal
@@ -41,7 +41,7 @@ KIND_OF_CAUSE: Mapping[str, Kind] = {
 _BYTES_FOLLOW_CORE = 0.5  # assumed: half of the traffic is served by caches, which run at the core's clock
 _CLOCK_SCATTER = 0.6  # deviation of a latency's logarithm for each factor of e in the clock: toolkit.bench.scaling
 _POWER_EXPONENT = 3.0  # power modes of AGX Xavier's processor: the cube is within 5 % of the logged watts
-_POWER_SCATTER = 0.3  # assumed: relative, for each factor of e in what is drawn above idle
+_POWER_SCATTER = 0.5  # assumed: relative, for each factor of e in what is drawn above idle
 
 
 def scaled(stack: Stack, *, mode: str = "", threads: int | None = None, sustained: bool = False) -> Stack:
@@ -221,7 +221,7 @@ def _power(power: Power, before: Mode, after: Mode, threads: float) -> Power:
         dynamic = threads * _ratio(after.core_hz, before.core_hz) ** _POWER_EXPONENT
     if dynamic == 1:
         return stated
-    active = stated.idle_w + dynamic * (stated.active_w - stated.idle_w)
+    active = round(stated.idle_w + dynamic * (stated.active_w - stated.idle_w), 2)
     share = (active - stated.idle_w) / active
     widened = hypot(stated.uncertainty, _POWER_SCATTER * abs(log(dynamic)) * share)
     note = f"what is above idle x{dynamic:.2f}, by the cube of the clock and the number of threads"

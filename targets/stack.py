@@ -51,8 +51,8 @@ class Stack:
     `rules` names the operator rules of an accelerator that cannot run everything; `host` is then the stack that
     runs the rest. `float_stack` prices the operators that stay in float32 when the graph is of lower precision.
     `loads_float32` is set where the runtime converts a float32 file by itself; `batch` inferences are made at once,
-    and every latency is then that of one of them. `winograd` and `multiprocessors`
-    are those of targets.latency.Lowering.
+    and every latency is then that of one of them. `winograd` and `multiprocessors` are those of
+    targets.latency.Lowering. `superseded_by` names the stack to take instead: a newer version, or more threads.
     `setting` says how the stack was scaled (targets.scaling).
     `own_calibration` says what became of a calibration by the user: "used", or "outdated" and left aside.
     """
@@ -83,6 +83,7 @@ class Stack:
     multiprocessors: int = 0
     loads_float32: bool = False
     next_step: str = ""
+    superseded_by: str = ""
     measured_as: Mapping[str, str] = field(default_factory=dict)
     own_calibration: Literal["", "used", "outdated"] = ""
     setting: Setting = Setting()

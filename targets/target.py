@@ -18,7 +18,9 @@ from targets.overlay import is_current, own_fits
 from targets.prior import lowering_of, prior_fit
 from targets.stack import Power, QuantFormat, Stack
 
-__all__ = ["Target", "load_stack", "load_target", "prior_of", "shipped_stack", "shipped_target", "target_names"]
+__all__ = [
+    "Target", "digest_of", "load_stack", "load_target", "prior_of", "shipped_stack", "shipped_target", "target_names",
+]  # fmt: skip
 
 _NOT_NUMBERS = {"name", "title", "device_type", "default_stack", "stacks", "source", "notes", "settings"}
 _TABLES = ("defaults", "stacks", "modes", "sustained", "threading")  # read into other things than fields
@@ -119,6 +121,15 @@ def load_stack(name: str) -> Stack:
 def shipped_stack(name: str) -> Stack:
     """What `load_stack` gives where the user has calibrated nothing."""
     return _find_stack(name, shipped_target)
+
+
+def digest_of(stack: Stack) -> str:
+    """The stack's digest and those of its host and its float32 twin, which price a part of the operators.
+
+    A user may calibrate each of them by itself.
+    """
+    others = [digest_of(load_stack(name)) for name in (stack.host, stack.float_stack) if name]
+    return " ".join((stack.digest(), *others))
 
 
 def _find_stack(name: str, load: Callable[[str], Target]) -> Stack:

@@ -87,7 +87,7 @@ class Candidate:
     def on_other_stacks(self, target: Target, asked: Stack, limits: Limits) -> Iterator[Way]:
         """The target's other stacks in their own precision; those that were measured come first."""
         known = {asked.id, asked.float_stack}
-        others = [s for s in target.stacks.values() if s.id not in known and s.batch == 1]
+        others = [s for s in target.stacks.values() if s.id not in known and s.batch == 1 and not s.superseded_by]
         for stack in sorted(others, key=lambda s: not s.latency.calibrated):
             yield self._way("stack", stack, limits)
 
