@@ -14,6 +14,7 @@ from passes.contract import Kind, Pass, PassFailed
 from passes.program import Level, Program
 from passes.proof import Decision, Proof
 from passes.recipe import Recipe
+from targets.target import digest_of
 
 __all__ = ["Outcome", "PassCache", "run"]
 
@@ -121,7 +122,7 @@ def _keys(recipe: Recipe, program: Program, ctx: Context, fingerprint: str) -> l
     for step, entry in zip(recipe.passes, recipe.to_data(), strict=True):
         if shared and not (step.level is Level.TORCH and step.kind is Kind.EXACT):
             shared = False
-            state.update(ctx.stack.digest().encode())
+            state.update(digest_of(ctx.stack).encode())
         state.update(json.dumps(entry, sort_keys=True).encode())
         keys.append(state.hexdigest())
     return keys
