@@ -1,13 +1,16 @@
-"""Every test run has a cache folder of its own and leaves the user's alone."""
+"""Every test run has cache and configuration folders of its own and leaves the user's alone."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 
 import pytest
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+_config = tempfile.TemporaryDirectory(prefix="toolkit-config-")
+os.environ["TOOLKIT_CONFIG"] = _config.name  # before tests are collected: they ask for targets then
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -20,6 +20,7 @@ from passes.torch_level.export import LOWEST_OPSET
 from targets.cost import estimate
 from targets.errors import InvalidInput, UnknownName
 from targets.estimate import Estimate
+from targets.scaling import scaled
 from targets.stack import Stack
 from targets.target import Target, load_target
 from targets.verdict import Limits, judge
@@ -42,7 +43,9 @@ from toolkit.report.document import build_report
 from toolkit.report.html import render
 from toolkit.sources import Source, load_source
 
-__all__ = ["Options", "compile_model", "estimate_model", "export_program", "load_program"]
+__all__ = [
+    "Options", "compile_model", "estimate_model", "export_program", "float_program", "load_program", "program_on",
+]  # fmt: skip
 
 _PROOF_SAMPLES = 512  # a proof on more samples would cost more time than it narrows the interval
 
@@ -147,11 +150,24 @@ def compile_model(model: Any = None, *, target: str, **options: Any) -> Bundle:
 
 
 def estimate_model(model: Any = None, *, target: str, as_is: bool = False, **options: Any) -> Estimate:
-    """What one inference of `model` costs on `target`, priced in the stack's own precision unless `as_is`."""
+    """What one inference of `model` costs on `target`, priced in the stack's own precision unless `as_is`.
+
+    Args:
+        options: Those of Options, and the setting of `targets.scaling.scaled`: `mode`, `threads`, `sustained`.
+    """
+    program, stack = program_on(model, target=target, **options)
+    return _priced(program, stack, as_is=as_is)
+
+
+def program_on(
+    model: Any = None, *, target: str, mode: str = "", threads: int | None = None, sustained: bool = False,
+    **options: Any,
+) -> tuple[Program, Stack]:  # fmt: skip
+    """The graph that an estimate reads, and the stack that it is for at the setting that was asked for."""
     opts = Options(**options)
     stack = load_target(target).stack(opts.stack)
-    source = _load(model, opts)
-    return _priced(_float_program(source, stack, opts), stack, as_is=as_is)
+    at_setting = scaled(stack, mode=mode, threads=threads, sustained=sustained)
+    return float_program(_load(model, opts), stack, opts), at_setting
 
 
 def _priced(program: Program, stack: Stack, *, as_is: bool) -> Estimate:
@@ -170,7 +186,7 @@ def export_program(model: Any = None, *, opset: int | None = None, **options: An
     source = _load(model, opts)
     wanted = opset or (source.program.opset if source.program.level is Level.ONNX else LOWEST_OPSET)
     stack = replace(load_target("desktop_cpu").stack("onnxruntime-fp32"), opset=wanted)
-    program = _float_program(source, stack, opts)
+    program = float_program(source, stack, opts)
     if program.opset != wanted:
         raise InvalidInput(
             f"this model cannot be written in opset {wanted}; it is in {program.opset}",
@@ -179,7 +195,8 @@ def export_program(model: Any = None, *, opset: int | None = None, **options: An
     return program
 
 
-def _float_program(source: Source, stack: Stack, opts: Options) -> Program:
+def float_program(source: Source, stack: Stack, opts: Options) -> Program:
+    """The graph that an estimate for `stack` reads: exported, folded and fused, in the precision that it has."""
     recipe = RECIPES["float32"](stack, source.program.level)
     ctx = Context(stack=stack, seed=opts.seed, progress=opts.progress)
     return run(recipe, source.program, ctx, cache=_cache(opts), fingerprint=fingerprint(), note=opts.note).program

@@ -32,7 +32,7 @@ def imported_by(*arguments: str) -> set[str]:
 @pytest.mark.parametrize(
     "arguments",
     [["--help"], ["targets"], ["targets", "--json"], ["compile", "--help"], ["check", "--help"], ["cache", "--help"],
-     ["init", "--help"], ["--version"]],
+     ["init", "--help"], ["calibrate", "--help"], ["bench", "--help"], ["--version"]],
 )  # fmt: skip
 def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
     assert imported_by(*arguments) <= {"pydantic"}  # typer itself looks for pydantic
@@ -48,7 +48,7 @@ def test_help_names_every_verb_in_the_order_of_the_road(capsys: pytest.CaptureFi
     assert main(["--help"]) == 0
     commands = capsys.readouterr().out.partition("Commands:\n")[2].partition("\n\n")[0]
     verbs = [line.split()[0] for line in commands.splitlines() if line.startswith("  ") and line[2] != " "]
-    road = "init inspect estimate check compile export verify run targets passes cache doctor".split()
+    road = "init inspect estimate check compile export verify run bench calibrate targets passes cache doctor".split()
     assert [verb for verb in verbs if verb in road] == road
 
 
@@ -98,6 +98,14 @@ BAD = [
     (["check", "gone.onnx", "-t", "jetson_nano"], 5, "path"),
     (["init", "-t", "jetson_nan"], 2, "jetson_nano"),
     (["init", "-t", "jetson_nano", "--stack", "tensorrt-fp17"], 2, "tensorrt-fp16"),
+    (["calibrate", "desktop_cpu/onnxruntime-fp32"], 2, "--forget"),
+    (["calibrate", "desktop_cpu/onnxruntime-fp32", "rows.csv", "--forget"], 2, "--forget"),
+    (["calibrate", "desktop_cpu/onnxruntime-fp64", "rows.csv"], 2, "onnxruntime-fp32"),
+    (["calibrate", "desktop_cpu/onnxruntime-fp32", "gone.csv"], 5, "path"),
+    (["bench"], 2, "--help"),
+    (["bench", "--write-rows", "rows.csv", "--stack", "raspberry_pi_4/ncnn-fp32"], 2, "--stack"),
+    (["bench", "--write-rows", "rows.csv", "gone.onnx"], 5, "path"),
+    (["bench", "--write-rows", "rows.csv", "digits"], 2, "toolkit export"),
     (["init", "-m", "digit"], 2, "digits"),
     (["init", "-m", "gone.onnx"], 5, "path"),
     (["init", "-m", "no_such_module:net"], 5, "python -m"),

@@ -84,7 +84,8 @@ REPORT = keys(
     versions=ANY,
 )
 STACK = keys(
-    "name id runtime runtime_version precision threads batch power_mode calibrated rows provenance", measured_as=ANY
+    "name id runtime runtime_version precision threads batch power_mode calibrated own_calibration rows provenance",
+    measured_as=ANY,
 )
 TARGET = keys(
     "name title device_type memory_bytes usable_memory_bytes dram_bytes_s power_budget_w latency_target_s "
@@ -139,6 +140,26 @@ DOCUMENTS: Mapping[str, tuple[str, Document]] = {
         keys("schema folder entries bytes max_bytes oldest_use", dropped=keys("entries bytes")),
     ),
     "init": ("init", keys("schema file text")),
+    "bench": (
+        "bench --write-rows rows.csv wide.onnx",
+        keys(
+            "schema file stack device device_variant runtime precision threads kept",
+            measured=[keys("model family input_shape latency_s path")],
+            skipped=[keys("model reason")],
+        ),
+    ),
+    "calibrate": (
+        "calibrate desktop_cpu/onnxruntime-fp32 more.csv",
+        keys(
+            "schema stack runtime rows networks started_from provenance file",
+            measured_as=ANY,
+            set_aside=[keys("line reason")],
+            errors={name: keys("mape median within_10 within_20") for name in ("unchanged", "network", "family")},
+            coverage=keys("network family"),
+            predictions=[keys("line model family measured_s without_network_s without_family_s")],
+        ),
+    ),
+    "forget": ("calibrate desktop_cpu/onnxruntime-fp32 --forget", keys("schema stack forgotten")),
     "error": ("estimate digits -t coral_tpv", keys("schema problem hint exit_code")),
 }
 CODES = {"error": 2}
@@ -176,6 +197,11 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         np.save("images.npy", np.full((2, 1, 8, 8), 0.5, np.float32))
         text = '<ir_version: 10, opset_import: ["" : 18]> g (float[1,4] x) => (float[1,4] y) { y = Elu(x) }'
         onnx.save(onnx.parser.parse_model(text), "wide.onnx")
+        rows = ["path,latency_ms,precision"]
+        for width in range(1, 8):
+            onnx.save(onnx.parser.parse_model(text.replace("4", str(100 * width))), f"net{width}.onnx")
+            rows.append(f"net{width}.onnx,{width / 1e3},{'int8' if width == 1 else 'fp32'}")
+        Path("more.csv").write_text("\n".join(rows))
         for name, (command, _) in DOCUMENTS.items():
             out = io.StringIO()
             with redirect_stdout(out):
@@ -203,6 +229,9 @@ def test_every_part_of_the_documents_was_seen(printed: dict[str, str]) -> None:
     assert report["estimate"]["schema"] == "toolkit.estimate/1"
     assert json.loads(printed["inspect"])["refusals"]["edgetpu"]
     assert json.loads(printed["export"])["drift"]
+    assert json.loads(printed["bench"])["measured"]
+    assert json.loads(printed["calibrate"])["set_aside"]
+    assert json.loads(printed["calibrate"])["predictions"]
 
 
 def test_numbers_are_numbers_and_intervals_hold_them(printed: dict[str, str]) -> None:

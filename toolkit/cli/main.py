@@ -23,6 +23,8 @@ from toolkit.cli import compile as _compile  # noqa: F401
 from toolkit.cli import export as _export  # noqa: F401
 from toolkit.cli import verify as _verify  # noqa: F401
 from toolkit.cli import run as _run  # noqa: F401
+from toolkit.cli import bench as _bench  # noqa: F401
+from toolkit.cli import calibrate as _calibrate  # noqa: F401
 from toolkit.cli import targets as _targets  # noqa: F401
 from toolkit.cli import passes as _passes  # noqa: F401
 from toolkit.cli import cache as _cache  # noqa: F401

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 
-from targets.target import load_target, target_names
+from targets.modes import Mode
+from targets.stack import Stack
+from targets.target import Target, load_target, target_names
 from toolkit.cli.app import app
 from toolkit.cli.options import JsonOpt, QuietOpt, VerboseOpt
 from toolkit.cli.output import say, show_json, table
@@ -35,14 +38,16 @@ def targets_(
     for target in map(load_target, target_names()):
         for stack in target.stacks.values():
             default = "*" if stack.name == target.default_stack else ""
-            rows.append([target.name, stack.name + default, stack.describe(), _calibration(stack.latency)])
+            rows.append([target.name, stack.name + default, stack.describe(), _calibration(stack)])
     table(["target", "stack", "runtime", "latency from"], rows)
     say("\n* default stack; an uncalibrated stack is priced from the data sheet, within a third and three times")
     return 0
 
 
-def _calibration(fit: Any) -> str:
-    return f"{fit.rows} measured rows" if fit.calibrated else "uncalibrated"
+def _calibration(stack: Stack) -> str:
+    fit = stack.latency
+    known = f"{fit.rows} measured rows" if fit.calibrated else "uncalibrated"
+    return known + {"": "", "used": " of your own", "outdated": " (your own are outdated)"}[stack.own_calibration]
 
 
 def _show_one(name: str) -> None:
@@ -63,6 +68,30 @@ def _show_one(name: str) -> None:
     for stack in target.stacks.values():
         default = " (default)" if stack.name == target.default_stack else ""
         say(f"{stack.name}{default}: {stack.describe()}; {stack.provenance}")
+    _show_settings(target)
+
+
+def _show_settings(target: Target) -> None:
+    """What --mode, --threads and --sustained may say here."""
+    settings = target.settings
+    rows = [[f"--mode {name}", _clocks(mode), mode.source] for name, mode in settings.modes.items()]
+    if settings.threading:
+        rows.append([f"--threads 1-{settings.threading.cores}", "", settings.threading.source])
+    if settings.sustained:
+        rows.append(["--sustained", _clocks(settings.sustained), settings.sustained.source])
+    if rows:
+        say()
+        table(["setting", "clocks", "source"], rows)
+
+
+def _clocks(mode: Mode) -> str:
+    from toolkit import units
+
+    clocks = [("", mode.core_hz), ("memory ", mode.memory_hz), ("host ", mode.host_hz)]
+    parts = [f"{what}{units.count(hertz, 'Hz')}" for what, hertz in clocks if hertz]
+    if mode.slower != 1:
+        parts.append(f"x{mode.slower:g} as long")
+    return ", ".join(parts)
 
 
 def _document(name: str) -> dict[str, Any]:
@@ -79,6 +108,11 @@ def _document(name: str) -> dict[str, Any]:
         "latency_target_s": target.latency_target_s,
         "parameters": dict(target.parameters),
         "source": dict(target.source),
+        "settings": {
+            "modes": {name: asdict(mode) for name, mode in target.settings.modes.items()},
+            "sustained": asdict(target.settings.sustained) if target.settings.sustained else None,
+            "threading": asdict(target.settings.threading) if target.settings.threading else None,
+        },
         "default_stack": target.default_stack,
         "stacks": [
             {
@@ -91,6 +125,7 @@ def _document(name: str) -> dict[str, Any]:
                 "batch": stack.batch,
                 "power_mode": stack.power_mode,
                 "calibrated": stack.latency.calibrated,
+                "own_calibration": stack.own_calibration,
                 "rows": stack.latency.rows,
                 "provenance": stack.provenance,
                 "measured_as": dict(stack.measured_as),
