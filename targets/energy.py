@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from math import isfinite
+from math import exp, hypot, isfinite, log
 from typing import Any, Literal
 
 from targets.errors import UsageError
@@ -19,7 +19,7 @@ from targets.estimate import Estimate
 from targets.stack import Power
 from targets.workload import ITEM_BYTES, Operator, Workload
 
-__all__ = ["Duty", "WorkEnergy", "duty_of", "work_energy"]
+__all__ = ["Duty", "WorkEnergy", "duty_of", "energy_interval", "work_energy"]
 
 Figures = Mapping[str, Mapping[str, Any]]
 
@@ -85,6 +85,19 @@ def _of(op: Operator) -> WorkEnergy:
 def _figures() -> Figures:
     figures: Figures = tomllib.loads(files("targets").joinpath("energy.toml").read_text("utf-8"))
     return figures
+
+
+# ---- watts times seconds
+
+
+def energy_interval(
+    energy_j: float, latency_s: float, latency_interval_s: tuple[float, float], uncertainty: float
+) -> tuple[float, float]:
+    """Joules that hold the truth as often as the latency interval does: errors of power and of latency are
+    independent, so their logarithms add up as squares. `uncertainty` is the relative half-width of the power."""
+    low, high = (abs(log(bound / latency_s)) for bound in latency_interval_s)
+    watts = log(1 + uncertainty)
+    return energy_j * exp(-hypot(low, watts)), energy_j * exp(hypot(high, watts))
 
 
 # ---- by the clock

@@ -25,7 +25,7 @@ SPREAD: Mapping[str, float] = {
 _UTILISATION = {"convolution": 0.4, "winograd": 1.2, "matmul": 0.3, "depthwise": 0.08, "recurrent": 0.02}
 # One element costs as much as so many multiply-accumulates of a convolution.
 _IN_MACS = {"windows": 4.0, "sums": 8.0, "patches": 20.0, "transforms": 30.0}
-_GATHERED = {"gpu": 0.1}  # of that, where patches are gathered on the way to the multipliers
+_GATHERED = {"gpu": 0.1}  # of that, where patches and transforms are made on the way to the multipliers
 _BANDWIDTH_SHARE = {
     "cpu": {"activations": 0.25, "weights": 0.5, "packing": 0.3},
     "gpu": {"activations": 0.7, "weights": 0.7, "packing": 7.0},  # laid out once, when the engine is built
@@ -42,7 +42,7 @@ def prior_fit(
 
     `stack` is the stack's table. Its `prior` may state `fixed_s`, `operator_s`, `peak_share` (the part of the device
     that the stack uses, for instance one core of six), the share of the peak that a cause reaches (`utilisation`), the
-    share of the usual cost at which patches are gathered (`gathering`) and, for another card, `peak_flop_s` and
+    share of the usual cost at which patches and transforms are made (`gathering`) and, for another card, `peak_flop_s` and
     `dram_bytes_s`.
     """
     stated = stack.get("prior", {})
@@ -57,7 +57,8 @@ def prior_fit(
         **{cause: 1 / (dram * share) for cause, share in _BANDWIDTH_SHARE[device_type].items()},
     }
     costs |= {cause: macs * costs["convolution"] for cause, macs in _IN_MACS.items()}
-    costs["patches"] *= stated.get("gathering", _GATHERED.get(device_type, 1.0))
+    for cause in ("patches", "transforms"):
+        costs[cause] *= stated.get("gathering", _GATHERED.get(device_type, 1.0))
     if stack.get("rules"):
         costs |= _accelerator(load_rules(stack["rules"]), stack["link_bytes_s"])
     return LatencyFit(

@@ -235,14 +235,12 @@ def _story(stack: Stack, name: str, hot: bool, clocks: Mapping[Kind, float], bef
     """`MAXN to 5W (arithmetic x1.44, memory traffic x1.22, dispatch x1.61)`"""
     parts = []
     if any(factor != 1 for factor in clocks.values()):
+        named: tuple[tuple[Kind, str], ...] = (("core", "arithmetic"), ("bytes", "memory traffic"), ("host", "dispatch"))
         to = name if name != stack.power_mode else ""
         where = f"{stack.power_mode} to {to}" if to else stack.power_mode
         lasting = "lasting load" if hot else ""
         label = " under ".join(filter(None, (where, lasting))) or "the profile's clock"
-        factors = ", ".join(
-            f"{what} x{clocks[kind]:.2f}"
-            for kind, what in (("core", "arithmetic"), ("bytes", "memory traffic"), ("host", "dispatch"))
-        )
+        factors = ", ".join(f"{what} x{clocks[kind]:.2f}" for kind, what in named)
         parts.append(f"{label} ({factors})")
     elif name != stack.power_mode:
         parts.append(f"{stack.power_mode} to {name} (the same clocks)")
