@@ -235,7 +235,11 @@ def _story(stack: Stack, name: str, hot: bool, clocks: Mapping[Kind, float], bef
     """`MAXN to 5W (arithmetic x1.44, memory traffic x1.22, dispatch x1.61)`"""
     parts = []
     if any(factor != 1 for factor in clocks.values()):
-        named: tuple[tuple[Kind, str], ...] = (("core", "arithmetic"), ("bytes", "memory traffic"), ("host", "dispatch"))
+        named: tuple[tuple[Kind, str], ...] = (
+            ("core", "arithmetic"),
+            ("bytes", "memory traffic"),
+            ("host", "dispatch"),
+        )
         to = name if name != stack.power_mode else ""
         where = f"{stack.power_mode} to {to}" if to else stack.power_mode
         lasting = "lasting load" if hot else ""
