@@ -8,7 +8,9 @@ from math import isfinite, isinf
 
 from targets.errors import UsageError
 
-__all__ = ["bytes_", "count", "decibels", "interval", "joules", "parse_quantity", "quantity", "seconds"]
+__all__ = [
+    "bytes_", "count", "decibels", "hours", "interval", "joules", "parse_quantity", "quantity", "seconds", "watts",
+]  # fmt: skip
 
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"))
 
@@ -42,6 +44,18 @@ def count(value: float, unit: str) -> str:
     return _si(value, unit)
 
 
+def watts(value: float) -> str:
+    """1.23 W"""
+    return _si(value, "W")
+
+
+def hours(value: float) -> str:
+    """18.5 h, or days above two of them"""
+    if value >= 48:
+        return f"{value / 24:.3g} days"
+    return f"{value:.3g} h" if value >= 1 else f"{value * 60:.3g} min"
+
+
 def decibels(value: float) -> str:
     """35.1 dB, or `identical`"""
     return "identical" if isinf(value) and value > 0 else f"{value:.1f} dB"
@@ -64,11 +78,13 @@ def interval(name: str, pair: Sequence[float]) -> str:
 
 _SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ns": 1e-9, "min": 60.0}
 _JOULES = {"J": 1.0, "kJ": 1e3, "mJ": 1e-3, "uJ": 1e-6, "µJ": 1e-6, "μJ": 1e-6, "nJ": 1e-9}
+_BATTERY = {"Wh": 3600.0, "mWh": 3.6, "kWh": 3.6e6, "J": 1.0, "kJ": 1e3, "MJ": 1e6}
 _BYTES = {"b": 1.0, **{f"{p}b": 1e3**i for i, p in enumerate("kmgt", 1)},
           **{f"{p}ib": 1024.0**i for i, p in enumerate("kmgt", 1)}}  # fmt: skip
 _UNITS: Mapping[str, tuple[str, Mapping[str, float], str]] = {
     "latency_s": ("a time", _SECONDS, "20ms, 0.02 s or 500us"),
     "energy_j": ("an energy", _JOULES, "5mJ or 0.2 J"),
+    "battery_j": ("an energy", _BATTERY, "37Wh (milliampere-hours times volts / 1000) or 20kJ"),
     "memory_bytes": ("a size", _BYTES, "100MB or 64MiB"),
     "size_bytes": ("a size", _BYTES, "4MB or 512KiB"),
 }

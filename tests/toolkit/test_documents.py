@@ -39,6 +39,16 @@ ESTIMATE = keys(
     "energy_provenance assumed_dtype",
     operators=[OPERATOR],
 )
+PLAN = ESTIMATE | keys(
+    "",
+    setting=keys("mode threads sustained"),
+    power=keys("active_w idle_w"),
+    energy_by_work=keys("arithmetic on_chip dram provenance"),
+    duty=keys(
+        "per_second most_per_second most_per_second_interval utilisation utilisation_interval outcome average_w "
+        "average_interval_w idle_w battery_j hours hours_interval"
+    ),
+)
 REWRITTEN = keys(
     "kind sqnr_db identical max_abs_error data samples", exchanges=[keys("name replaces says kind count caution")]
 )
@@ -92,11 +102,12 @@ TARGET = keys(
     "default_stack",
     peak_flop_s=ANY,
     parameters=ANY,
+    settings=ANY,
     source=ANY,
     stacks=[STACK],
 )
 DOCUMENTS: Mapping[str, tuple[str, Document]] = {
-    "estimate": ("estimate digits -t coral_tpu", ESTIMATE),
+    "estimate": ("estimate digits -t coral_tpu --per-second 5 --battery 37Wh", PLAN),
     "check": (
         "check digits -t coral_tpu",
         keys(
@@ -281,12 +292,12 @@ def test_a_failure_is_a_document_too(
 def test_bugs_interrupts_and_missing_parts_are_documents_too(
     error: BaseException, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from toolkit import driver
+    from toolkit import planning
 
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(driver, "estimate_model", fail)
+    monkeypatch.setattr(planning, "plan_model", fail)
     for verbosity in ([], ["-vv"]):
         assert main(["estimate", "-t", "jetson_nano", "--json", *verbosity]) == code
         assert json.loads(capsys.readouterr().out)["exit_code"] == code

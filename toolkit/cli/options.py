@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from toolkit.config import Config
 
 __all__ = [
-    "ConfigOpt", "DataOpt", "FixOpt", "InputOpt", "JsonOpt", "ModelArg", "ModelOpt", "PreprocessOpt", "QuietOpt",
-    "SeedOpt", "StackOpt", "TargetOpt", "TrustOpt", "VerboseOpt", "one_model", "place", "project",
+    "ConfigOpt", "DataOpt", "FixOpt", "InputOpt", "JsonOpt", "ModeOpt", "ModelArg", "ModelOpt", "PreprocessOpt",
+    "QuietOpt", "SeedOpt", "StackOpt", "SustainedOpt", "TargetOpt", "ThreadsOpt", "TrustOpt", "VerboseOpt", "one_model",
+    "place", "project",
 ]  # fmt: skip
 
 ModelArg = Annotated[
@@ -28,6 +29,11 @@ ModelArg = Annotated[
 ModelOpt = Annotated[str | None, typer.Option("--model", "-m", help="The same as MODEL.")]
 TargetOpt = Annotated[str | None, typer.Option("--target", "-t", help="Device; `toolkit targets` lists them.")]
 StackOpt = Annotated[str | None, typer.Option("--stack", help="Stack of the target, or target/stack.")]
+ModeOpt = Annotated[
+    str, typer.Option("--mode", help="Power mode or clock of the device, as 5W; `toolkit targets TARGET` lists them.")
+]
+ThreadsOpt = Annotated[int | None, typer.Option("--threads", help="Threads on the processor.")]
+SustainedOpt = Annotated[bool, typer.Option("--sustained", help="Under lasting load: what heat leaves of the clock.")]
 InputOpt = Annotated[
     list[str] | None,
     typer.Option(
