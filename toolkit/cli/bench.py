@@ -38,10 +38,11 @@ def bench_(
 ) -> int:
     """Measure networks on this machine, for `toolkit calibrate`.
 
-    Each runs through onnxruntime for a second; the median of the fastest half of its runs counts. The built-in networks
-    are small ones of eleven kinds, written in seconds; float32 networks are quantized first where the stack is of 8-bit
-    integers. Rows that the table holds already are not measured again, so that a run that was cut off goes on. The
-    files that were measured lie in a folder beside the table.
+    Each runs through onnxruntime for a second; the median of the fastest half of its runs counts, with one thread by
+    the clock of that thread. With several, leave the machine alone meanwhile. The built-in networks are small ones of
+    eleven kinds, written in seconds; float32 networks are quantized first where the stack is of 8-bit integers. Rows
+    that the table holds already are not measured again, so that a run that was cut off goes on. The files that were
+    measured lie in a folder beside the table.
     """
     from toolkit.calibration.writing import write_rows as measure
 
