@@ -5,7 +5,8 @@
 - threads: networks that were timed with one and with more threads. A stack's costs are fitted at each count; the
   measured latency at one count, times the factor that `targets.scaling` gives, is held against that at the other. The
   shares that threads divide are fitted on all boards but the one that is tested. Beside it: threads that change
-  nothing, and threads that divide everything.
+  nothing, and threads that divide everything. Then whole stacks as `--threads` takes them to another's number, with the
+  shares of their profiles, which were fitted on these boards too.
 - clocks: the processor of AGX Xavier in its power modes (ResNet-50, power logs), and Raspberry Pi 4 at 1.5 and 1.8 GHz.
   No pair of rows changes the clock of a Pi alone: the versions of the runtimes differ too.
 - modes and heat: ratios that profiles state as measured, on each network.
@@ -18,7 +19,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 import numpy as np
@@ -30,13 +31,17 @@ from targets.latency import CAUSES, LatencyFit
 from targets.modes import Mode, Threading
 from targets.prior import prior_fit
 from targets.scaling import KIND_OF_CAUSE, clock_factors, scaled, thread_factors
-from targets.target import load_stack, load_target
+from targets.stack import Stack
+from targets.target import load_stack, load_target, target_names
 from targets.workload import Workload
 from toolkit.bench.networks import canonical, family
 from toolkit.bench.power import logged, workload_of_log
-from toolkit.bench.published import published_rows, workload_of
+from toolkit.bench.published import measured_rows, published_rows, workload_of
 
-__all__ = ["Pair", "Shares", "Tally", "clock_checks", "fitted_shares", "mode_checks", "pairs", "thread_table"]
+__all__ = [
+    "Check", "Pair", "Shares", "Taken", "Tally", "clock_checks", "fitted_shares", "mode_checks", "pairs",
+    "taken_stacks", "thread_table",
+]  # fmt: skip
 
 Array = np.ndarray[Any, Any]
 _KINDS = ("core", "bytes", "host")
@@ -196,6 +201,46 @@ def _parts(work: Workload, fit: LatencyFit) -> tuple[float, ...]:
     return tuple(total[cause] / whole for cause in CAUSES)
 
 
+@dataclass(frozen=True)
+class Taken:
+    """A stack that was taken to another's number of threads, on the rows of that one."""
+
+    stack: str
+    threads: int
+    measured: str
+    networks: int
+    mape: float
+    covered: float
+
+
+def taken_stacks(networks: frozenset[str] = frozenset()) -> list[Taken]:
+    """Every calibrated stack of which another differs in its threads alone, scaled to that one's number.
+
+    Over `networks`, or over all that were measured at that number.
+    """
+    published = [row for row in published_rows() if not networks or canonical(row["model"]) in networks]
+    found = []
+    for name in target_names():
+        stacks = load_target(name).stacks.values()
+        for stack, other in ((a, b) for a in stacks for b in stacks if _only_threads_differ(a, b)):
+            rows = list(measured_rows(other, published))
+            if not rows or not other.threads:
+                continue
+            there = scaled(stack, threads=other.threads)
+            guesses = [estimate(row.workload, there) for row in rows]
+            errors = [abs(g.latency_s / row.latency_s - 1) for g, row in zip(guesses, rows, strict=True)]
+            inside = [g.latency_interval_s[0] <= row.latency_s <= g.latency_interval_s[1]
+                      for g, row in zip(guesses, rows, strict=True)]  # fmt: skip
+            found.append(Taken(stack.id, other.threads, other.id, len(rows), mean(errors), mean(inside)))
+    return found
+
+
+def _only_threads_differ(one: Stack, other: Stack) -> bool:
+    same = ("runtime", "runtime_version", "precision", "power_mode", "device_instance", "batch", "rules")
+    alike = all(getattr(one, field) == getattr(other, field) for field in same)
+    return bool(alike and one.latency.calibrated and one.threads and one.threads != other.threads)
+
+
 # ---- clocks, modes and heat
 
 
@@ -329,12 +374,13 @@ def main() -> None:
     as_json = parser.parse_args().json
     rows = pairs()
     shares, table = fitted_shares(rows), thread_table(rows)
-    clocks, modes = clock_checks(), mode_checks()
+    clocks, modes, taken = clock_checks(), mode_checks(), taken_stacks()
     if as_json:
         document = {
             "schema": "toolkit.bench.scaling/1",
             "shares": asdict(shares),
             "threads": [asdict(row) for row in table],
+            "stacks": [asdict(line) for line in taken],
             "clocks": [{**asdict(check), "error": check.error} for check in clocks],
             "modes": [{**asdict(check), "error": check.error} for check in modes],
         }
@@ -346,6 +392,9 @@ def main() -> None:
     for row in table:
         print(f"{row.board:42} {row.pairs:5}  {row.mape:6.1%}     {row.mape_unchanged:6.1%}        "
               f"{row.mape_divided:6.1%}     {row.scatter:.2f}")  # fmt: skip
+    print(f"\n{'stack taken to other threads':44} threads  networks    MAPE  in interval")
+    for line in taken:
+        print(f"{line.stack:44} {line.threads:7}  {line.networks:8}  {line.mape:6.1%}  {line.covered:11.0%}")
     for title, checks in (("clocks", clocks), ("modes and heat, as profiles state them", modes)):
         print(f"\n{title:64} measured  scaled   error")
         for check in checks:

@@ -9,7 +9,7 @@ from targets.modes import Threading
 from targets.target import load_target, target_names
 from toolkit.bench.energy import LOGS, Log, summary
 from toolkit.bench.power import logged
-from toolkit.bench.scaling import Pair, fitted_shares, mode_checks, pairs, thread_table
+from toolkit.bench.scaling import Pair, fitted_shares, mode_checks, pairs, taken_stacks, thread_table
 
 NETWORKS = frozenset({"googlenet_caffe", "mobilenet_v2_caffe"})
 
@@ -40,6 +40,15 @@ def test_the_profiles_hold_about_what_these_networks_say(rows: list[Pair]) -> No
     assert stated is not None
     assert stated.core == pytest.approx(shares.core, abs=0.1)
     assert shares.narrow_bytes < shares.wide_bytes, "two cores take all that a narrow memory delivers"
+
+
+def test_stacks_taken_to_other_threads_are_as_right_as_their_interval_says() -> None:
+    """The stack of one thread on the Raspberry Pi 4 predicts four, and the other way round; two networks."""
+    found = [line for line in taken_stacks(NETWORKS) if line.stack.startswith("raspberry_pi_4/ncnn")]
+    assert len(found) == 2
+    assert all(line.networks == 2 for line in found)
+    assert max(line.mape for line in found) < 0.3
+    assert min(line.covered for line in found) >= 0.5
 
 
 def test_every_board_of_the_same_memory_states_the_same_shares() -> None:
