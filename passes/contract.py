@@ -235,7 +235,8 @@ def _costs(before: Program, after: Program, ctx: Context) -> tuple[float, float]
 
 def _predicted_s(program: Program, ctx: Context) -> float:
     return program.kept(
-        f"latency on {ctx.stack.id}", lambda: estimate(program.static_model, ctx.stack, as_is=True).latency_s
+        f"latency on {ctx.stack.id}",
+        lambda: estimate(program.static_model, ctx.stack, as_is=True, quick=True).latency_s,
     )
 
 

@@ -194,7 +194,7 @@ class _Layout:
             return self._is_blocked_convolution(op)
         if self.block < 2 or len(op.writes) != 1 or op.writes[0] not in self.channels or op.dtype != "float32":
             return False
-        whole = all(self.channels[name] % self.block == 0 for name in op.reads)
+        whole = all(self.channels.get(name, 1) % self.block == 0 for name in op.reads)
         if op.op_type in _POOLS:
             return whole
         if not self.blocked.issuperset(op.reads):
