@@ -68,7 +68,8 @@ def scaled(stack: Stack, *, mode: str = "", threads: int | None = None, sustaine
     clocks = clock_factors(before, after)
     parallel = thread_factors(target.settings.threading, count, wanted)
     extra = hypot(_clock_scatter(before, after), _thread_scatter(target.settings.threading, count, wanted))
-    power = _power(stack.power, before, after, wanted / count if count and wanted else 1.0)
+    most_w = max(target.power_budget_w, stack.power.active_w)
+    power = _power(stack.power, before, after, wanted / count if count and wanted else 1.0, most_w)
     story = _story(stack, name, sustained and after != target.settings.modes.get(name), clocks, count, wanted)
     return replace(
         stack,
@@ -210,8 +211,8 @@ def _scaled_fit(
     )
 
 
-def _power(power: Power, before: Mode, after: Mode, threads: float) -> Power:
-    """Watts in the mode that was asked for: its profile's, else the cube of the clock above idle."""
+def _power(power: Power, before: Mode, after: Mode, threads: float, most_w: float) -> Power:
+    """Watts in the mode that was asked for: its profile's, else the cube of the clock above idle, up to `most_w`."""
     stated = power
     if after.power and after.power != before.power:
         own = after.power
@@ -221,7 +222,7 @@ def _power(power: Power, before: Mode, after: Mode, threads: float) -> Power:
         dynamic = threads * _ratio(after.core_hz, before.core_hz) ** _POWER_EXPONENT
     if dynamic == 1:
         return stated
-    active = round(stated.idle_w + dynamic * (stated.active_w - stated.idle_w), 2)
+    active = round(min(stated.idle_w + dynamic * (stated.active_w - stated.idle_w), most_w), 2)
     share = (active - stated.idle_w) / active
     widened = hypot(stated.uncertainty, _POWER_SCATTER * abs(log(dynamic)) * share)
     note = f"what is above idle x{dynamic:.2f}, by the cube of the clock and the number of threads"

@@ -156,6 +156,16 @@ def test_more_threads_are_never_slower_nor_save_watts(stack: Stack) -> None:
     assert [one.threads or cores.unstated for one in found] == list(range(1, cores.cores + 1))
 
 
+@pytest.mark.parametrize("stack", THREADED, ids=lambda s: s.id)
+def test_no_setting_draws_more_than_the_device_is_made_for(stack: Stack) -> None:
+    target = load_target(stack.target)
+    threading = target.settings.threading
+    assert threading is not None
+    most = scaled(stack, threads=threading.cores).power
+    assert most.active_w <= max(target.power_budget_w, stack.power.active_w)
+    assert most.idle_w == stack.power.idle_w
+
+
 def test_the_interval_is_widened_by_the_scatter_of_threads() -> None:
     stack = load_stack("raspberry_pi_4/ncnn-fp32")
     threading = load_target("raspberry_pi_4").settings.threading
