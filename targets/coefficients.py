@@ -21,7 +21,7 @@ def document_of(fit: LatencyFit) -> dict[str, Any]:
     """The fit as plain data, its numbers rounded to five digits; its lowering is the stack's."""
     data = asdict(fit)
     del data["lowering"]
-    data["seen_classes"] = sorted(fit.seen_classes)
+    data["seen_causes"] = sorted(fit.seen_causes)
     rounded: dict[str, Any] = json.loads(json.dumps(data), parse_float=lambda text: float(f"{float(text):.{_DIGITS}g}"))
     return rounded
 
@@ -36,7 +36,7 @@ def fit_of(document: Mapping[str, Any], lowering: Lowering) -> LatencyFit:
         **{
             **document,
             "lowering": lowering,
-            "seen_classes": frozenset(document["seen_classes"]),
+            "seen_causes": frozenset(document["seen_causes"]),
             "seen_macs": tuple(document["seen_macs"]),
         }
     )

@@ -7,13 +7,14 @@ from dataclasses import replace
 from math import log10
 from typing import TYPE_CHECKING
 
+from targets.energy import energy_interval
 from targets.estimate import Estimate, OperatorCost
-from targets.latency import LatencyFit
+from targets.latency import ARITHMETIC, LatencyFit
 from targets.memory import peak_memory
 from targets.operators import MAC_CLASSES
+from targets.scaling import beside
 from targets.stack import Stack
 from targets.support import Placement, place
-from targets.target import load_stack
 from targets.workload import Operator, Workload
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def estimate(model: Workload | ir.Model, stack: Stack, *, as_is: bool = False, q
     assumed = ""
     if work.is_float32 and stack.dtype != "float32":
         if as_is and stack.float_stack:
-            return estimate(work, load_stack(stack.float_stack), quick=quick)
+            return estimate(work, beside(stack, stack.float_stack), quick=quick)
         if not as_is:
             work, assumed = work.at_precision(stack.dtype), stack.dtype
     places = place(work, stack)
@@ -69,15 +70,12 @@ def estimate(model: Workload | ir.Model, stack: Stack, *, as_is: bool = False, q
         memory_interval_bytes=memory.interval_bytes,
         memory_parts_bytes=memory.parts,
         energy_j=energy_j,
-        energy_interval_j=(
-            energy_j * (1 - power.uncertainty) * low / latency_s,
-            energy_j * (1 + power.uncertainty) * high / latency_s,
-        ),
+        energy_interval_j=energy_interval(energy_j, latency_s, (low, high), power.uncertainty),
         calibrated=stack.latency.calibrated,
         extrapolated=any(row.extrapolated for row in rows) or _decades_outside(work.macs, stack.latency) > 0,
         provenance=stack.provenance,
         memory_provenance=memory.provenance,
-        energy_provenance=f"{power.active_w:g} W ± {power.uncertainty:.0%} while active ({power.source}) x latency",
+        energy_provenance=f"{power.active_w:.3g} W ± {power.uncertainty:.0%} while active ({power.source}) x latency",
         assumed_dtype=assumed,
     )
 
@@ -106,13 +104,13 @@ def _fit_for(op: Operator, stack: Stack) -> tuple[LatencyFit, bool]:
     if op.dtype != "float32" or stack.dtype == "float32" or op.op_class not in MAC_CLASSES:
         return stack.latency, True
     if stack.float_stack:
-        return load_stack(stack.float_stack).latency, True
+        return beside(stack, stack.float_stack).latency, True
     return stack.latency, False
 
 
 def _price(op: Operator, where: Placement, stack: Stack) -> tuple[OperatorCost, LatencyFit]:
     """The operator's row, and the costs that it was priced with."""
-    runs_on = load_stack(stack.host) if where.place == "host" else stack
+    runs_on = beside(stack, stack.host) if where.place == "host" else stack
     fit, trusted = _fit_for(op, runs_on)
     terms = fit.terms(op)
     if where.crosses:
@@ -120,9 +118,7 @@ def _price(op: Operator, where: Placement, stack: Stack) -> tuple[OperatorCost, 
     if op.repeats != 1:
         terms = {cause: op.repeats * seconds for cause, seconds in terms.items()}
     latency_s = sum(terms.values())
-    known = op.op_class != "unknown" and (
-        not fit.calibrated or op.op_class not in MAC_CLASSES or op.op_class in fit.seen_classes
-    )
+    unseen = fit.calibrated and any(cause in terms and cause not in fit.seen_causes for cause in ARITHMETIC)
     row = OperatorCost(
         name=op.name,
         op_type=op.op_type,
@@ -134,7 +130,7 @@ def _price(op: Operator, where: Placement, stack: Stack) -> tuple[OperatorCost, 
         energy_j=latency_s * runs_on.power.active_w,
         terms=terms,
         bound=max(terms, key=terms.__getitem__),
-        extrapolated=not (known and trusted and op.static),
+        extrapolated=unseen or op.op_class == "unknown" or not (trusted and op.static),
         fused=op.fused,
         source=op.source,
         reason=where.reason,

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import least_squares
 
-from targets.latency import CAUSES, COVERAGE, LatencyFit, work_of
-from targets.operators import MAC_CLASSES
+from targets.latency import ARITHMETIC, CAUSES, COVERAGE, LatencyFit, work_of
 from targets.workload import Workload
 
 __all__ = ["HeldOut", "Measured", "fit_costs", "fit_stack", "held_out", "predict"]
@@ -24,7 +23,7 @@ Array = np.ndarray[Any, Any]
 
 _ERROR = 0.05  # relative error of a published latency, beside which the ridge is weighed
 _ODD = 3.0  # errors above so many of these pull less: a published table holds an odd row now and then
-_CLASS_SHARE = 0.01  # of a network's arithmetic, from which on a class counts as measured
+_SHARE_THAT_MATTERS = 0.01  # of a network's arithmetic, from which on a kind of it counts as measured
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def fit_stack(rows: Sequence[Measured], prior: LatencyFit, provenance: str) -> L
         quantile=left_out.quantile,
         rows=len(rows),
         networks=len(networks),
-        seen_classes=_seen(rows),
+        seen_causes=_seen(rows, _Table.of(rows, prior)),
         seen_macs=(min(macs), max(macs)),
         provenance=f"fitted on {len(rows)} rows of {len(networks)} networks ({provenance}); "
         f"mean error on networks left out {left_out.mape:.1%}",
@@ -179,12 +178,13 @@ def _shares(table: _Table, theta: Array) -> Array:
     return shares
 
 
-def _seen(rows: Sequence[Measured]) -> frozenset[str]:
-    """Classes that matter in at least two of the networks."""
-    networks: dict[str, set[str]] = {}
-    for row in rows:
-        for name in MAC_CLASSES:
-            share = sum(op.macs for op in row.workload.operators if op.op_class == name)
-            if share >= _CLASS_SHARE * max(row.workload.macs, 1):
-                networks.setdefault(name, set()).add(row.network)
-    return frozenset(name for name, found in networks.items() if len(found) > 1)
+def _seen(rows: Sequence[Measured], table: _Table) -> frozenset[str]:
+    """Kinds of arithmetic that matter in at least two of the networks."""
+    found = set()
+    columns = [list(CAUSES).index(cause) for cause in ARITHMETIC]
+    total = np.maximum(table.work[:, columns].sum(axis=1), 1.0)
+    for cause, column in zip(ARITHMETIC, columns, strict=True):
+        where = np.flatnonzero(table.work[:, column] >= _SHARE_THAT_MATTERS * total)
+        if len({rows[int(i)].network for i in where}) > 1:
+            found.add(cause)
+    return frozenset(found)

@@ -22,7 +22,7 @@ from math import ceil, exp, sqrt
 from targets.operators import Product
 from targets.workload import Operator
 
-__all__ = ["CAUSES", "COVERAGE", "LatencyFit", "Lowering", "work_of"]
+__all__ = ["ARITHMETIC", "CAUSES", "COVERAGE", "LatencyFit", "Lowering", "work_of"]
 
 CAUSES: Mapping[str, str] = {
     "fixed": "inference",
@@ -41,6 +41,9 @@ CAUSES: Mapping[str, str] = {
     "packing": "byte of weights laid out for a product of several rows",
 }
 """What time goes into, and the unit in which its work is counted; a cost is seconds for one unit."""
+
+ARITHMETIC = ("convolution", "winograd", "matmul", "depthwise", "recurrent")
+"""Causes of which an operator has one at most: those that a stack must have been measured on to be known there."""
 
 _TILES = ((128, 128, 1.0), (128, 64, 0.9), (64, 64, 0.75), (32, 64, 0.6), (32, 32, 0.45))
 """Rows, columns and relative rate of the tiles that libraries of matrix kernels offer (CUTLASS's profiles)."""
@@ -68,7 +71,8 @@ class LatencyFit:
 
     `covariance` is that of the costs' natural logarithms, in the order of CAUSES; `scatter` the standard deviation of
     what the model cannot explain. `quantile` says how many standard deviations held COVERAGE of the networks that were
-    left out. `rows` is 0 where nothing was measured.
+    left out. `seen_causes` are those of ARITHMETIC that mattered in the networks measured, `seen_macs` their least and
+    largest size; `rows` is 0 where nothing was measured.
     """
 
     costs: Mapping[str, float]
@@ -78,7 +82,7 @@ class LatencyFit:
     lowering: Lowering
     rows: int
     networks: int
-    seen_classes: frozenset[str]
+    seen_causes: frozenset[str]
     seen_macs: tuple[int, int]
     provenance: str
 

@@ -23,6 +23,7 @@ SPREAD: Mapping[str, float] = {
 """Standard deviation of the logarithm of each cost around what is expected here."""
 
 _UTILISATION = {"convolution": 0.4, "winograd": 1.2, "matmul": 0.3, "depthwise": 0.08, "recurrent": 0.02}
+_RECURRENT_ON_CPU = 0.2  # steps that stay in the cache, as onnxruntime runs them on x86-64
 # One element costs as much as so many multiply-accumulates of a convolution.
 _IN_MACS = {"windows": 4.0, "sums": 8.0, "patches": 20.0, "transforms": 30.0}
 _GATHERED = {"gpu": 0.1}  # of that, where patches and transforms are made on the way to the multipliers
@@ -42,14 +43,15 @@ def prior_fit(
 
     `stack` is the stack's table. Its `prior` may state `fixed_s`, `operator_s`, `peak_share` (the part of the device
     that the stack uses, for instance one core of six), the share of the peak that a cause reaches (`utilisation`), the
-    share of the usual cost at which patches and transforms are made (`gathering`) and, for another card, `peak_flop_s` and
-    `dram_bytes_s`.
+    share of the usual cost at which patches and transforms are made (`gathering`) and, for another card,
+    `peak_flop_s` and `dram_bytes_s`.
     """
     stated = stack.get("prior", {})
     peaks = stated.get("peak_flop_s", peak_flop_s)
     dram = stated.get("dram_bytes_s", dram_bytes_s)
     peak_mac_s = peaks.get(stack["precision"], min(peaks.values())) * stated.get("peak_share", 1.0) / 2
-    utilisation = {**_UTILISATION, **stated.get("utilisation", {})}
+    usual = {**_UTILISATION, "recurrent": _RECURRENT_ON_CPU} if device_type == "cpu" else _UTILISATION
+    utilisation = {**usual, **stated.get("utilisation", {})}
     costs = {
         "fixed": stated.get("fixed_s", 5e-4),
         "launch": stated.get("operator_s", 1e-5),
@@ -69,7 +71,7 @@ def prior_fit(
         lowering=lowering_of(stack),
         rows=0,
         networks=0,
-        seen_classes=frozenset(),
+        seen_causes=frozenset(),
         seen_macs=(0, 0),
         provenance="data-sheet peaks times typical utilisation, no measured rows",
     )

@@ -86,7 +86,7 @@ class Stack:
     superseded_by: str = ""
     measured_as: Mapping[str, str] = field(default_factory=dict)
     own_calibration: Literal["", "used", "outdated"] = ""
-    setting: Setting = Setting()
+    setting: Setting = field(default_factory=Setting)
 
     @property
     def id(self) -> str:

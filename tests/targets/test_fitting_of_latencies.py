@@ -7,7 +7,7 @@ import pytest
 
 from targets.cost import estimate
 from targets.fitting import HeldOut, Measured, fit_stack, held_out, predict
-from targets.latency import CAUSES, LatencyFit
+from targets.latency import ARITHMETIC, CAUSES, LatencyFit
 from targets.operators import MAC_CLASSES, Product
 from targets.stack import Stack
 from targets.target import load_stack, load_target, prior_of
@@ -85,7 +85,7 @@ def test_what_was_fitted_is_recorded(fitted: LatencyFit, truth: LatencyFit) -> N
     made = rows(truth, 0, 60)
     assert fitted.calibrated
     assert (fitted.rows, fitted.networks) == (60, 60)
-    assert fitted.seen_classes == frozenset(MAC_CLASSES)
+    assert fitted.seen_causes == frozenset(ARITHMETIC) - {"winograd"}
     assert fitted.seen_macs == (min(r.workload.macs for r in made), max(r.workload.macs for r in made))
     assert "synthetic" in fitted.provenance
     assert "60 rows of 60 networks" in fitted.provenance
@@ -141,7 +141,7 @@ def test_a_class_that_was_not_measured_keeps_its_prior(truth: LatencyFit, prior:
         made.append(replace(cut, latency_s=predict(cut, truth)))
     fit = fit_stack(made, prior, "s")
     assert fit.costs["recurrent"] == pytest.approx(prior.costs["recurrent"], rel=1e-6)
-    assert "recurrent" not in fit.seen_classes
+    assert "recurrent" not in fit.seen_causes
 
 
 def test_networks_are_left_out_whole(truth: LatencyFit, prior: LatencyFit) -> None:

@@ -69,7 +69,8 @@ def _additive(features: Array, measured: Array, extra: Array, start: Array) -> A
 
     if not len(measured):
         return start
-    return np.exp(least_squares(residuals, origin, loss="soft_l1", f_scale=_ODD, max_nfev=2000).x)
+    costs: Array = np.exp(least_squares(residuals, origin, loss="soft_l1", f_scale=_ODD, max_nfev=2000).x)
+    return costs
 
 
 BASELINES: dict[str, Callable[[Array, Array, Array, Array], Array]] = {"macs": _macs_only, "additive": _additive}
