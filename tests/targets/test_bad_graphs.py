@@ -165,7 +165,7 @@ def test_a_loop_costs_its_trips(read: Read) -> None:
 
     assert loop(6).macs == 6 * loop(1).macs
     for stack in STACKS:
-        one, six = (targets.estimate(loop(trips), stack, quick=True) for trips in (1, 6))
+        one, six = (targets.estimate(loop(trips), stack) for trips in (1, 6))
         assert six.operators[0].latency_s == pytest.approx(6 * one.operators[0].latency_s), stack.id
 
 
