@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from math import log10
 from typing import TYPE_CHECKING
@@ -35,7 +35,7 @@ def estimate(model: Workload | ir.Model, stack: Stack, *, as_is: bool = False, q
         stack: Where it would run.
         as_is: Price a float32 graph as float32 even where the stack would run it in its own lower precision: on
             the stack's `float_stack`, where it names one.
-        quick: For searches: bound the activations by what is alive at once instead of planning an arena for them.
+        quick: For searches: totals without rows, and activations bounded by what is alive at once instead of planned.
 
     Raises:
         InvalidInput: a graph input has a dimension without a value.
@@ -48,19 +48,21 @@ def estimate(model: Workload | ir.Model, stack: Stack, *, as_is: bool = False, q
         if not as_is:
             work, assumed = work.at_precision(stack.dtype), stack.dtype
     places = place(work, stack)
-    priced = [_price(op, where, stack) for op, where in zip(work.operators, places, strict=True)]
-    rows = (*(row for row, _ in priced), *_streaming(work, places, stack))
-    fixed_s = stack.latency.fixed_s
-    latency_s = fixed_s + sum(row.latency_s for row in rows)
-    low, high = _interval(priced, rows, stack, work.macs)
-    power = stack.power
-    energy_j = power.active_w * fixed_s + sum(row.energy_j for row in rows)
+    bill = _Bill(stack, rows=not quick)
+    for op, where in zip(work.operators, places, strict=True):
+        bill.add(op, where)
+    bill.stream(_excess_bytes(work, places, stack))
+    fixed_s, power = stack.latency.fixed_s, stack.power
+    latency_s = fixed_s + bill.latency_s
+    outside = _decades_outside(work.macs, stack.latency)
+    low, high = bill.interval(1 + _WIDEN_PER_DECADE * outside)
+    energy_j = power.active_w * fixed_s + bill.energy_j
     memory = peak_memory(work, stack, quick=quick)
     return Estimate(
         model=work.name,
         stack=stack.id,
         runtime=stack.describe(),
-        operators=rows,
+        operators=tuple(bill.rows),
         fixed_s=fixed_s,
         latency_s=latency_s,
         latency_interval_s=(low, high),
@@ -72,7 +74,7 @@ def estimate(model: Workload | ir.Model, stack: Stack, *, as_is: bool = False, q
         energy_j=energy_j,
         energy_interval_j=energy_interval(energy_j, latency_s, (low, high), power.uncertainty),
         calibrated=stack.latency.calibrated,
-        extrapolated=any(row.extrapolated for row in rows) or _decades_outside(work.macs, stack.latency) > 0,
+        extrapolated=bill.foreign_s > 0 or outside > 0,
         provenance=stack.provenance,
         memory_provenance=memory.provenance,
         energy_provenance=f"{power.active_w:.3g} W ± {power.uncertainty:.0%} while active ({power.source}) x latency",
@@ -86,10 +88,14 @@ def apart(work: Workload, stack: Stack) -> tuple[Workload, float]:
     if not stack.rules:
         return work, 0.0
     places = place(work, stack)
-    priced = [_price(op, where, stack)[0] for op, where in zip(work.operators, places, strict=True)]
-    rows = [*priced, *_streaming(work, places, stack)]
+    bill = _Bill(stack, rows=True)
+    for op, where in zip(work.operators, places, strict=True):
+        bill.add(op, where)
+    bill.stream(_excess_bytes(work, places, stack))
     own = tuple(op for op, where in zip(work.operators, places, strict=True) if where.place == stack.rules)
-    elsewhere_s = sum(row.latency_s if row.place != stack.rules else row.terms.get("transfer", 0.0) for row in rows)
+    elsewhere_s = sum(
+        row.latency_s if row.place != stack.rules else row.terms.get("transfer", 0.0) for row in bill.rows
+    )
     return replace(work, operators=own, shared_weight_bytes=0), elsewhere_s
 
 
@@ -108,18 +114,81 @@ def _fit_for(op: Operator, stack: Stack) -> tuple[LatencyFit, bool]:
     return stack.latency, False
 
 
-def _price(op: Operator, where: Placement, stack: Stack) -> tuple[OperatorCost, LatencyFit]:
-    """The operator's row, and the costs that it was priced with."""
-    runs_on = beside(stack, stack.host) if where.place == "host" else stack
-    fit, trusted = _fit_for(op, runs_on)
-    terms = fit.terms(op)
-    if where.crosses:
-        terms["transfer"] = where.crosses / stack.link_bytes_s
-    if op.repeats != 1:
-        terms = {cause: op.repeats * seconds for cause, seconds in terms.items()}
-    latency_s = sum(terms.values())
-    unseen = fit.calibrated and any(cause in terms and cause not in fit.seen_causes for cause in ARITHMETIC)
-    row = OperatorCost(
+class _Bill:
+    """What operators add up to: seconds by cause for each set of costs, those that were never measured apart."""
+
+    def __init__(self, stack: Stack, *, rows: bool) -> None:
+        self.stack, self.keeps_rows = stack, rows
+        self.rows: list[OperatorCost] = []
+        self.latency_s = self.energy_j = self.foreign_s = 0.0
+        self.by_cause: dict[int, tuple[LatencyFit, dict[str, float]]] = {
+            id(stack.latency): (stack.latency, {"fixed": stack.latency.fixed_s})
+        }
+
+    def add(self, op: Operator, where: Placement) -> None:
+        runs_on = beside(self.stack, self.stack.host) if where.place == "host" else self.stack
+        fit, trusted = _fit_for(op, runs_on)
+        terms = fit.terms(op)
+        if where.crosses:
+            terms["transfer"] = where.crosses / self.stack.link_bytes_s
+        if op.repeats != 1:
+            terms = {cause: op.repeats * seconds for cause, seconds in terms.items()}
+        latency_s = sum(terms.values())
+        unseen = fit.calibrated and any(cause in terms and cause not in fit.seen_causes for cause in ARITHMETIC)
+        foreign = unseen or not trusted or not op.static or op.op_class == "unknown"
+        self.latency_s += latency_s
+        self.energy_j += latency_s * runs_on.power.active_w
+        if foreign:
+            self.foreign_s += latency_s
+        else:
+            total = self.by_cause.setdefault(id(fit), (fit, {}))[1]
+            for cause, seconds in terms.items():
+                total[cause] = total.get(cause, 0.0) + seconds
+        if self.keeps_rows:
+            self.rows.append(_row(op, where, terms, latency_s, runs_on.power.active_w, foreign))
+
+    def stream(self, excess_bytes: int) -> None:
+        """Weights that do not fit the accelerator's own memory cross the link at every inference."""
+        if excess_bytes <= 0:
+            return
+        stack = self.stack
+        latency_s = excess_bytes / stack.link_bytes_s
+        energy_j = latency_s * stack.power.active_w
+        self.latency_s += latency_s
+        self.energy_j += energy_j
+        own = self.by_cause[id(stack.latency)][1]
+        own["transfer"] = own.get("transfer", 0.0) + latency_s
+        if self.keeps_rows:
+            self.rows.append(
+                OperatorCost(
+                    name="parameter streaming",
+                    op_type="Stream",
+                    op_class="copy",
+                    dtype=stack.dtype,
+                    place="link",
+                    macs=0,
+                    latency_s=latency_s,
+                    energy_j=energy_j,
+                    terms={"transfer": latency_s},
+                    bound="transfer",
+                    extrapolated=False,
+                )
+            )
+
+    def interval(self, widen: float) -> tuple[float, float]:
+        """Each part within what its own stack's costs are worth; what was never measured within a wide factor."""
+        low, high = self.foreign_s / _FOREIGN_FACTOR, self.foreign_s * _FOREIGN_FACTOR
+        for fit, terms in self.by_cause.values():
+            total_s = sum(terms.values())
+            shrink, grow = fit.interval({cause: seconds / (total_s or 1) for cause, seconds in terms.items()})
+            low, high = low + total_s * shrink, high + total_s * grow
+        return low / widen, high * widen
+
+
+def _row(
+    op: Operator, where: Placement, terms: dict[str, float], latency_s: float, power_w: float, foreign: bool
+) -> OperatorCost:
+    return OperatorCost(
         name=op.name,
         op_type=op.op_type,
         op_class=op.op_class,
@@ -127,68 +196,22 @@ def _price(op: Operator, where: Placement, stack: Stack) -> tuple[OperatorCost, 
         place=where.place,
         macs=op.macs * op.repeats,
         latency_s=latency_s,
-        energy_j=latency_s * runs_on.power.active_w,
+        energy_j=latency_s * power_w,
         terms=terms,
         bound=max(terms, key=terms.__getitem__),
-        extrapolated=unseen or op.op_class == "unknown" or not (trusted and op.static),
+        extrapolated=foreign,
         fused=op.fused,
         source=op.source,
         reason=where.reason,
     )
-    return row, fit
 
 
-def _streaming(work: Workload, places: Sequence[Placement], stack: Stack) -> tuple[OperatorCost, ...]:
-    """Weights that do not fit the accelerator's own memory cross the link at every inference."""
+def _excess_bytes(work: Workload, places: Sequence[Placement], stack: Stack) -> int:
+    """Weights on the accelerator beyond what it holds itself."""
+    if not stack.parameter_cache_bytes:
+        return 0
     held = sum(op.weight_bytes for op, where in zip(work.operators, places, strict=True) if where.place == stack.rules)
-    excess = held - stack.parameter_cache_bytes
-    if not stack.parameter_cache_bytes or excess <= 0:
-        return ()
-    latency_s = excess / stack.link_bytes_s
-    return (
-        OperatorCost(
-            name="parameter streaming",
-            op_type="Stream",
-            op_class="copy",
-            dtype=stack.dtype,
-            place="link",
-            macs=0,
-            latency_s=latency_s,
-            energy_j=latency_s * stack.power.active_w,
-            terms={"transfer": latency_s},
-            bound="transfer",
-            extrapolated=False,
-        ),
-    )
-
-
-def _interval(
-    priced: Sequence[tuple[OperatorCost, LatencyFit]], rows: Sequence[OperatorCost], stack: Stack, total_macs: int
-) -> tuple[float, float]:
-    """Each part within what its own stack's costs are worth; what was never measured within a wide factor."""
-    known: dict[int, tuple[LatencyFit, list[OperatorCost]]] = {id(stack.latency): (stack.latency, [])}
-    for row, fit in priced:
-        if not row.extrapolated:
-            known.setdefault(id(fit), (fit, []))[1].append(row)
-    foreign_s = sum(row.latency_s for row in rows if row.extrapolated)
-    streamed_s = sum(row.latency_s for row in rows[len(priced) :])
-    low, high = foreign_s / _FOREIGN_FACTOR, foreign_s * _FOREIGN_FACTOR
-    for fit, own in known.values():
-        apart = {"fixed": fit.fixed_s, "transfer": streamed_s} if fit is stack.latency else {}
-        terms = _by_cause([*(row.terms for row in own), apart])
-        total_s = sum(terms.values())
-        shrink, grow = fit.interval({cause: seconds / (total_s or 1) for cause, seconds in terms.items()})
-        low, high = low + total_s * shrink, high + total_s * grow
-    widen = 1 + _WIDEN_PER_DECADE * _decades_outside(total_macs, stack.latency)
-    return low / widen, high * widen
-
-
-def _by_cause(terms: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    total: dict[str, float] = {}
-    for part in terms:
-        for cause, seconds in part.items():
-            total[cause] = total.get(cause, 0.0) + seconds
-    return total
+    return held - stack.parameter_cache_bytes
 
 
 def _decades_outside(total_macs: int, fit: LatencyFit) -> float:

@@ -145,9 +145,7 @@ def test_a_stack_is_sane(stack: Stack) -> None:
     assert min(fit.costs.values()) > 0
     assert np.linalg.eigvalsh(np.array(fit.covariance)).min() > 0
     assert min(fit.scatter, fit.quantile) > 0
-    assert fit.lowering == Lowering(
-        batch=stack.batch, winograd=stack.winograd, multiprocessors=stack.multiprocessors
-    )
+    assert fit.lowering == Lowering(batch=stack.batch, winograd=stack.winograd, multiprocessors=stack.multiprocessors)
     assert stack.provenance.startswith("uncalibrated: ") is not fit.calibrated
     assert 0 < stack.power.idle_w <= stack.power.active_w
     assert 0 <= stack.power.uncertainty < 1
