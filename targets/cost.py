@@ -134,7 +134,7 @@ class _Bill:
         if op.repeats != 1:
             terms = {cause: op.repeats * seconds for cause, seconds in terms.items()}
         latency_s = sum(terms.values())
-        unseen = fit.calibrated and any(cause in terms and cause not in fit.seen_causes for cause in ARITHMETIC)
+        unseen = fit.calibrated and not fit.seen_causes.issuperset(terms.keys() & ARITHMETIC)
         foreign = unseen or not trusted or not op.static or op.op_class == "unknown"
         self.latency_s += latency_s
         self.energy_j += latency_s * runs_on.power.active_w

@@ -181,9 +181,9 @@ def _shares(table: _Table, theta: Array) -> Array:
 def _seen(rows: Sequence[Measured], table: _Table) -> frozenset[str]:
     """Kinds of arithmetic that matter in at least two of the networks."""
     found = set()
-    columns = [list(CAUSES).index(cause) for cause in ARITHMETIC]
-    total = np.maximum(table.work[:, columns].sum(axis=1), 1.0)
-    for cause, column in zip(ARITHMETIC, columns, strict=True):
+    columns = {cause: column for column, cause in enumerate(CAUSES) if cause in ARITHMETIC}
+    total = np.maximum(table.work[:, list(columns.values())].sum(axis=1), 1.0)
+    for cause, column in columns.items():
         where = np.flatnonzero(table.work[:, column] >= _SHARE_THAT_MATTERS * total)
         if len({rows[int(i)].network for i in where}) > 1:
             found.add(cause)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil, exp, sqrt
 
 from targets.operators import Product
@@ -42,7 +43,7 @@ CAUSES: Mapping[str, str] = {
 }
 """What time goes into, and the unit in which its work is counted; a cost is seconds for one unit."""
 
-ARITHMETIC = ("convolution", "winograd", "matmul", "depthwise", "recurrent")
+ARITHMETIC = frozenset({"convolution", "winograd", "matmul", "depthwise", "recurrent"})
 """Causes of which an operator has one at most: those that a stack must have been measured on to be known there."""
 
 _TILES = ((128, 128, 1.0), (128, 64, 0.9), (64, 64, 0.75), (32, 64, 0.6), (32, 32, 0.45))
@@ -126,7 +127,9 @@ def work_of(op: Operator, lowering: Lowering) -> dict[str, float]:
     elif op.op_class == "pool":
         work["windows"] = float(product.elements)
     elif product.rows * batch > 1:
-        elements = product.elements * _waste(product, lowering)
+        elements = float(product.elements)
+        if lowering.multiprocessors:
+            elements *= _waste(product, lowering)
         if lowering.winograd and op.op_class == "conv3x3":
             channels = product.depth // product.taps + product.columns
             work["winograd"] = elements
@@ -140,10 +143,11 @@ def work_of(op: Operator, lowering: Lowering) -> dict[str, float]:
     return work
 
 
+@lru_cache(maxsize=65_536)
 def _waste(product: Product, lowering: Lowering) -> float:
     """How much longer a product takes than its arithmetic, where tiles overhang its edges and the last round of them
     leaves multiprocessors idle; the best of the usual tiles, of which the smaller are slower for their arithmetic."""
-    if not lowering.multiprocessors or not product.elements:
+    if not product.elements:
         return 1.0
     rows, columns = product.rows * lowering.batch, product.columns
     best = min(

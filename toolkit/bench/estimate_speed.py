@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 from targets.cost import estimate
 from targets.graph import read_workload
@@ -30,11 +31,12 @@ def measure() -> dict[str, float]:
     for name in _STACKS:
         stack = load_stack(name)
         known = read_workload(graph, fuses=stack.fuses)
+        narrow = known.at_precision("int8")
         asked: dict[str, Callable[[], object]] = {
-            "graph_ms": lambda stack=stack: estimate(graph, stack),
-            "known_with_rows_ms": lambda work=known.at_precision("int8"), stack=stack: estimate(work, stack),
-            "known_totals_ms": lambda work=known.at_precision("int8"), stack=stack: estimate(work, stack, quick=True),
-            "other_precision_ms": lambda work=known: work.at_precision("int8"),
+            "graph_ms": partial(estimate, graph, stack),
+            "known_with_rows_ms": partial(estimate, narrow, stack),
+            "known_totals_ms": partial(estimate, narrow, stack, quick=True),
+            "other_precision_ms": partial(known.at_precision, "int8"),
         }
         for key, ask in asked.items():
             found[key] = max(found.get(key, 0.0), 1e3 * _fastest(ask, 20 if key == "graph_ms" else _REPEATS))
