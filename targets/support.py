@@ -12,7 +12,7 @@ from targets.errors import UnknownName
 from targets.stack import Stack
 from targets.workload import Operator, Workload
 
-__all__ = ["Placement", "Rules", "load_rules", "place", "refusals", "rule_names"]
+__all__ = ["Placement", "Rules", "load_rules", "place", "refusals", "rule_names", "runs"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +96,11 @@ def refusals(op: Operator, rules: Rules) -> str:
     if rules.max_rank and op.rank > rules.max_rank:
         return f"its output has {op.rank} dimensions, {rules.name} takes {rules.max_rank}"
     return CONDITIONS[rules.operators[op.op_type]](op)
+
+
+def runs(stack: Stack, op_type: str) -> bool:
+    """Whether operators of this kind may stay on the stack's accelerator; any stack without rules has them all."""
+    return not stack.rules or op_type in load_rules(stack.rules).operators
 
 
 def place(workload: Workload, stack: Stack) -> list[Placement]:

@@ -8,6 +8,7 @@ from passes.context import Context
 from passes.contract import Kind, Pass
 from passes.onnx_level.rewriting import rewrite, typed
 from passes.program import Program
+from targets.support import runs
 
 __all__ = ["FuseActivation"]
 
@@ -16,7 +17,7 @@ _BOUNDS = ("Clip", "Max", "Min", "Relu")
 
 @dataclass(frozen=True)
 class FuseActivation(Pass):
-    """x * clip(x + 3, 0, 6) / 6 becomes HardSwish; Relu, Min, Max and Clip chains become one Clip.
+    """x * clip(x + 3, 0, 6) / 6 becomes HardSwish, where the stack has it; Relu, Min, Max and Clip chains one Clip.
 
     The Conv and its activation stay two nodes, which every runtime of `targets/grouping.py` computes in one go:
     ONNX has no operator for the pair.
@@ -39,6 +40,6 @@ class FuseActivation(Pass):
                 rules.min_max_rule,
                 rules.max_min_rule,
             ]
-        if program.opset >= 14:
+        if program.opset >= 14 and runs(ctx.stack, "HardSwish"):
             chosen += rules.fuse_hardswish_rules().rules
         return rewrite(shaped, chosen)

@@ -191,6 +191,11 @@ def test_a_hard_swish_spelled_out_becomes_one(
     same_answers(start, after)
 
 
+def test_an_accelerator_without_hard_swish_keeps_it_spelled_out(program: Make, context: Make, op_types: Make) -> None:
+    after, _ = FuseActivation()(program(HARD_SWISH, **SIX), context("coral_tpu/usb3-desktop"))
+    assert op_types(after) == ["Add", "Clip", "Mul", "Div"]
+
+
 def test_what_only_looks_like_a_hard_swish_stays(program: Make, context: Make, same_answers: Make) -> None:
     start = program(HARD_SWISH, **{**SIX, "three": np.float32(2.5)})
     after, _ = FuseActivation()(start, context())
