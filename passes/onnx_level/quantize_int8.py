@@ -41,6 +41,7 @@ class QuantizeInt8(Pass):
         percentile: Of the values that stay inside the range, in percent; for that method alone.
         samples: Calibration samples to read at most.
         least_channels: Dense convolutions with fewer input channels stay in float: integer kernels multiply in groups.
+            Not in front of a pool, which would then take integers in the layout of floats, and slowly.
         exclude: Names of nodes that stay in float, with the activation behind them.
 
     Source: Jacob et al. 2018, arXiv:1712.05877; Nagel et al. 2021, arXiv:2106.08295.
@@ -101,7 +102,8 @@ class QuantizeInt8(Pass):
         return finished(program, quantizer.model.model)
 
     def _left_in_float(self, program: Program) -> list[str]:
-        narrow = [n for n in program.graph if n.op_type == "Conv" and _is_narrow(n, self.least_channels)]
+        convs = [n for n in program.graph if n.op_type == "Conv" and _is_narrow(n, self.least_channels)]
+        narrow = [n for n in convs if not _feeds_a_pool(n)]
         named = [n for n in program.graph if n.name in self.exclude]
         behind = [only_user(n.outputs[0]) for n in (*narrow, *named) if n.op_type in ANCHORS]
         activation = [n for n in behind if n is not None and n.op_type in EPILOGUES["relu"]]
@@ -132,6 +134,13 @@ def _is_narrow(conv: ir.Node, least_channels: int) -> bool:
     weight = conv.inputs[1]
     channels = size(weight, 1) if weight is not None else None
     return isinstance(channels, int) and channels < least_channels and conv.attributes.get_int("group", 1) == 1
+
+
+def _feeds_a_pool(conv: ir.Node) -> bool:
+    user = only_user(conv.outputs[0])
+    if user is not None and user.op_type in EPILOGUES["relu"]:
+        user = only_user(user.outputs[0])
+    return user is not None and user.op_type in ("MaxPool", "AveragePool")
 
 
 def _tensors_data(ranges: Ranges) -> Any:
