@@ -107,9 +107,9 @@ def _read(model: ir.Model, stack: Stack) -> Workload:
 
 def _fit_for(op: Operator, stack: Stack) -> tuple[LatencyFit, bool]:
     """The costs that hold for the element type this operator computes in, and whether they are really its own."""
-    if op.dtype != "float32" or stack.dtype == "float32" or op.op_class not in MAC_CLASSES:
+    if op.op_class not in MAC_CLASSES or op.dtype.removeprefix("u") == stack.dtype:
         return stack.latency, True
-    if stack.float_stack:
+    if op.dtype == "float32" and stack.float_stack:
         return beside(stack, stack.float_stack).latency, True
     return stack.latency, False
 
@@ -121,6 +121,7 @@ class _Bill:
         self.stack, self.keeps_rows = stack, rows
         self.rows: list[OperatorCost] = []
         self.latency_s = self.energy_j = self.foreign_s = 0.0
+        self.foreign = 0.0, 0.0  # the interval of foreign_s
         self.by_cause: dict[int, tuple[LatencyFit, dict[str, float]]] = {
             id(stack.latency): (stack.latency, {"fixed": stack.latency.fixed_s})
         }
@@ -140,6 +141,9 @@ class _Bill:
         self.energy_j += latency_s * runs_on.power.active_w
         if foreign:
             self.foreign_s += latency_s
+            _, known = fit.interval({cause: seconds / latency_s for cause, seconds in terms.items()})
+            factor = max(_FOREIGN_FACTOR, known)
+            self.foreign = self.foreign[0] + latency_s / factor, self.foreign[1] + latency_s * factor
         else:
             total = self.by_cause.setdefault(id(fit), (fit, {}))[1]
             for cause, seconds in terms.items():
@@ -177,7 +181,7 @@ class _Bill:
 
     def interval(self, widen: float) -> tuple[float, float]:
         """Each part within what its own stack's costs are worth; what was never measured within a wide factor."""
-        low, high = self.foreign_s / _FOREIGN_FACTOR, self.foreign_s * _FOREIGN_FACTOR
+        low, high = self.foreign[0], self.foreign[1]
         for fit, terms in self.by_cause.values():
             total_s = sum(terms.values())
             shrink, grow = fit.interval({cause: seconds / (total_s or 1) for cause, seconds in terms.items()})

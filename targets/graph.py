@@ -26,6 +26,9 @@ __all__ = ["SOURCE_KEY", "read_workload"]
 SOURCE_KEY = "toolkit.source"
 """Node metadata that holds the line of the user's Python, as `file.py:12`."""
 
+_ENDLESS = 2**31
+"""Turns from which on a Loop's count says nothing: exporters write the largest integer for `while`."""
+
 _Q, _DQ = "QuantizeLinear", "DequantizeLinear"
 
 
@@ -110,7 +113,9 @@ class _Reader:
         work = max(read, key=lambda operators: (sum(op.macs * op.repeats for op in operators), len(operators)))
         times = 1 if node.op_type == "If" else _trips(node)
         for op in work:
-            yield replace(op, repeats=op.repeats * (times or 1), static=op.static and times is not None)
+            yield replace(
+                op, repeats=op.repeats * (1 if times is None else times), static=op.static and times is not None
+            )
 
     # ---- grouping
 
@@ -332,11 +337,21 @@ def _trips(node: ir.Node) -> int | None:
     if node.op_type == "Loop":
         count = node.inputs[0] if node.inputs else None
         known = count.const_value if count is not None else None
-        return int(known.numpy().reshape(())) if known is not None else None
+        times = int(known.numpy().reshape(())) if known is not None else _ENDLESS
+        return max(times, 0) if times < _ENDLESS and not _stops_early(node) else None
     scanned = node.inputs[len(node.inputs) - node.attributes.get_int("num_scan_inputs", 1) :]
     axis = node.attributes.get_ints("scan_input_axes", [0])[0]
     shape = _shape(scanned[0]) if scanned and scanned[0] is not None else None
     return shape[axis] if shape else None
+
+
+def _stops_early(loop: ir.Node) -> bool:
+    """Whether a condition that the body computes may end the loop."""
+    body = next((b for attribute in loop.attributes.values() for b in _bodies(attribute)), None)
+    condition = body.outputs[0] if body is not None and body.outputs else None
+    producer = condition.producer() if condition is not None else None
+    passed_on = producer is None or producer.op_type == "Identity" or condition.const_value is not None  # type: ignore[union-attr]
+    return not passed_on and bool(len(loop.inputs) > 1 and loop.inputs[1] is not None)
 
 
 def _live_nodes(graph: ir.Graph) -> set[int]:

@@ -77,6 +77,8 @@ def operator_class(node: ir.Node, weight: Shape | None) -> str:
     op = node.op_type
     if op in _CONVS:
         return _conv_class(node, weight)
+    if op == "Einsum" and _einsum_terms(node) is None:
+        return "unknown"
     for known, name in ((_MATMULS, "matmul"), (_GATE_COUNT, "recurrent"), (_POOLS, "pool"), (_COPIES, "copy")):
         if op in known:
             return name
@@ -98,7 +100,7 @@ def product(node: ir.Node, inputs: Sequence[Shape | None], output: Shape | None)
     if op in ("DFT", "STFT"):
         return _fourier(node, first, output)
     if first is None or op in _GATE_COUNT:
-        return _recurrent(node, first) if op in _GATE_COUNT else NOTHING
+        return _recurrent(node, first, inputs[2] if len(inputs) > 2 else None) if op in _GATE_COUNT else NOTHING
     if op == "Det" and first:
         return Product(1, first[-1] ** 2 // 3, first[-1], groups=prod(first[:-2]))  # elimination: n³ / 3
     if output is None or second is None:
@@ -106,16 +108,16 @@ def product(node: ir.Node, inputs: Sequence[Shape | None], output: Shape | None)
     if op in _CONVS:
         return _convolution(node, first, second, output)
     if op == "Attention":
-        return _attention(first, second, inputs[2] if len(inputs) > 2 else None)
+        return _attention(node, first, second, inputs[2:5])
     if op == "Einsum":
         return _einsum(node, [s for s in inputs if s is not None])
-    if op == "Gemm":
+    if op == "Gemm" and len(first) == len(output) == 2:
         return Product(output[0], first[0 if node.attributes.get_int("transA", 0) else -1], output[1])
     return _matmul(first, second, output) if op in _MATMULS and first and second else NOTHING
 
 
 def _convolution(node: ir.Node, image: Shape, weight: Shape, output: Shape) -> Product:
-    groups, taps = node.attributes.get_int("group", 1), prod(weight[2:])
+    groups, taps = max(node.attributes.get_int("group", 1), 1), prod(weight[2:])
     if node.op_type == "ConvTranspose":  # each input position adds into every tap
         return Product(image[0] * prod(image[2:]), weight[0] // groups, weight[1] * taps, groups, taps)
     return Product(output[0] * prod(output[2:]), weight[1] * taps, weight[0] // groups, groups, taps)
@@ -136,17 +138,26 @@ def _matmul(first: Shape, second: Shape, output: Shape) -> Product:
     return Product(rows, first[-1], columns, groups=prod(output) // max(rows * columns, 1))
 
 
-def _attention(q: Shape, k: Shape, v: Shape | None) -> Product:
-    """q k' and the weighing of v; the width is the last axis, heads beside it or within it."""
+def _attention(node: ir.Node, q: Shape, k: Shape, rest: Sequence[Shape | None]) -> Product:
+    """q k' and the weighing of v; the width is the last axis, heads beside it or within it.
+
+    `rest` are the shapes of v, of the mask and of the keys that were kept from before.
+    """
+    v = rest[0] if rest else None
+    past = rest[2] if len(rest) > 2 else None
     if v is None or len(q) < 3:
         return NOTHING
-    return Product(q[-2], q[-1] + v[-1], k[-2], groups=prod(q[:-2]))
+    shared = 1
+    if len(q) == 3:  # several heads of q may share one of v
+        q_heads, kv_heads = (node.attributes.get_int(name, 1) for name in ("q_num_heads", "kv_num_heads"))
+        shared = max(q_heads // max(kv_heads, 1), 1)
+    return Product(q[-2], q[-1] + v[-1] * shared, k[-2] + (past[-2] if past else 0), groups=prod(q[:-2]))
 
 
-def _recurrent(node: ir.Node, x: Shape | None) -> Product:
+def _recurrent(node: ir.Node, x: Shape | None, recurrence: Shape | None) -> Product:
     if x is None or len(x) != 3:
         return NOTHING
-    hidden = node.attributes.get_int("hidden_size", 0)
+    hidden = node.attributes.get_int("hidden_size", recurrence[-1] if recurrence else 0)
     directions = 2 if node.attributes.get_string("direction", "forward") == "bidirectional" else 1
     steps, batch = (x[1], x[0]) if node.attributes.get_int("layout", 0) else (x[0], x[1])
     return Product(batch, x[2] + hidden, _GATE_COUNT[node.op_type] * hidden, groups=steps * directions)
@@ -154,8 +165,8 @@ def _recurrent(node: ir.Node, x: Shape | None) -> Product:
 
 def _einsum(node: ir.Node, inputs: Sequence[Shape]) -> Product:
     """Every combination of the indices is one multiply-accumulate: exact for two operands."""
-    terms = node.attributes.get_string("equation", "").replace(" ", "").split("->")[0].split(",")
-    if len(inputs) != 2 or len(terms) != 2 or any("." in term for term in terms):
+    terms = _einsum_terms(node)
+    if terms is None or len(inputs) != 2:
         return NOTHING
     sizes: dict[str, int] = {}
     for term, shape in zip(terms, inputs, strict=True):
@@ -171,6 +182,12 @@ def _einsum(node: ir.Node, inputs: Sequence[Shape]) -> Product:
     )
 
 
+def _einsum_terms(node: ir.Node) -> list[str] | None:
+    """Indices of the two operands; None where there are not two, or dots stand for some."""
+    terms = node.attributes.get_string("equation", "").replace(" ", "").split("->")[0].split(",")
+    return terms if len(terms) == 2 and not any("." in term for term in terms) else None
+
+
 def _einsum_result(node: ir.Node) -> str:
     """Indices of the result; where the equation does not say, those that occur once."""
     equation = node.attributes.get_string("equation", "").replace(" ", "")
@@ -184,9 +201,21 @@ def _fourier(node: ir.Node, signal: Shape | None, output: Shape | None) -> Produ
     """A fast transform of n points: 2 n log2 n multiply-accumulates (two for each of n/2 log2 n complex ones)."""
     if signal is None or output is None or len(output) < 3:
         return NOTHING
-    axis = node.attributes.get_int("axis", 1) if node.op_type == "DFT" else 2
-    points = max(output[axis], signal[axis] if axis < len(signal) else 1)
-    return Product(1, points.bit_length() * 2, points, groups=prod(output[:-1]) // max(output[axis], 1))
+    axis = _fourier_axis(node, len(signal)) if node.op_type == "DFT" else 2
+    points = max(output[axis], signal[axis] if node.op_type == "DFT" else 2 * (output[axis] - 1))
+    return Product(prod(output[:-1]) // max(output[axis], 1), (max(points, 2) - 1).bit_length() * 2, points)
+
+
+def _fourier_axis(node: ir.Node, rank: int) -> int:
+    """From opset 20 on the axis is an input."""
+    value = node.inputs[2] if len(node.inputs) > 2 else None
+    stated = value.const_value if value is not None else None
+    axis = (
+        int(stated.numpy().reshape(()))
+        if stated is not None
+        else node.attributes.get_int("axis", 1 if value is None else -2)
+    )
+    return axis % rank
 
 
 def _conv_class(node: ir.Node, weight: Shape | None) -> str:

@@ -77,7 +77,8 @@ class Workload:
     @property
     def is_float32(self) -> bool:
         """No operator of lower precision: the graph has not been quantized or cast."""
-        return not any(op.dtype in ("int8", "uint8", "float16") for op in self.operators)
+        arithmetic = [op for op in self.operators if op.op_class in MAC_CLASSES] or self.operators
+        return not any(op.dtype in ("int8", "uint8", "float16", "bfloat16") for op in arithmetic)
 
     def at_precision(self, dtype: str) -> Workload:
         """The same float32 network once its weights and activations are stored as `dtype`."""

@@ -35,8 +35,8 @@ OPERATOR = keys(
 )
 ESTIMATE = keys(
     "schema model stack runtime fixed_s latency_s latency_interval_s weight_bytes activation_bytes peak_memory_bytes "
-    "memory_parts_bytes memory_interval_bytes energy_j energy_interval_j calibrated extrapolated provenance memory_provenance "
-    "energy_provenance assumed_dtype",
+    "memory_parts_bytes memory_interval_bytes energy_j energy_interval_j calibrated extrapolated provenance "
+    "memory_provenance energy_provenance assumed_dtype",
     operators=[OPERATOR],
 )
 PLAN = ESTIMATE | keys(
