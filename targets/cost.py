@@ -15,6 +15,7 @@ from targets.operators import MAC_CLASSES
 from targets.scaling import beside
 from targets.stack import Stack
 from targets.support import Placement, place
+from targets.target import load_stack
 from targets.workload import Operator, Workload
 
 if TYPE_CHECKING:
@@ -32,14 +33,17 @@ def estimate(model: Workload | ir.Model, stack: Stack, *, as_is: bool = False, q
 
     Args:
         model: A workload, or an ONNX graph with static, inferred shapes.
-        stack: Where it would run.
+        stack: Where it would run, or its name as `toolkit targets` lists it, `target/stack`.
         as_is: Price a float32 graph as float32 even where the stack would run it in its own lower precision: on
             the stack's `float_stack`, where it names one.
         quick: For searches: totals without rows, and activations bounded by what is alive at once instead of planned.
 
     Raises:
         InvalidInput: a graph input has a dimension without a value.
+        UnknownName: there is no stack of this name.
     """
+    if isinstance(stack, str):
+        stack = load_stack(stack)
     work = model if isinstance(model, Workload) else _read(model, stack)
     assumed = ""
     if work.is_float32 and stack.dtype != "float32":

@@ -29,6 +29,8 @@ SOURCE_KEY = "toolkit.source"
 _ENDLESS = 2**31
 """Turns from which on a Loop's count says nothing: exporters write the largest integer for `while`."""
 
+_LOOKUPS = frozenset({"Gather", "GatherElements", "GatherND"})
+
 _Q, _DQ = "QuantizeLinear", "DequantizeLinear"
 
 
@@ -265,6 +267,10 @@ class _Reader:
         filters = shapes[position] if len(shapes) > position else None
         tails = [group.tail, *anchor.outputs[1:]] if len(group.nodes) == 1 else [group.tail]
         writes = tuple(self._touch(v) for v in tails if v.name)
+        output_bytes = sum(self.tensor_bytes[name] for name in writes)
+        weight_bytes = sum(weights.values())
+        if anchor.op_type in _LOOKUPS:  # the rest of the table is stored, and not read
+            weight_bytes = min(weight_bytes, output_bytes)
         known = output is not None and all(_shape(v) is not None for v in anchor.inputs if v is not None)
         return Operator(
             name=self.prefix + (anchor.name or anchor.outputs[0].name or anchor.op_type),
@@ -273,8 +279,8 @@ class _Reader:
             dtype=self._dtype(anchor),
             product=product(anchor, shapes, output),
             input_bytes=sum(self.tensor_bytes[name] for name in reads),
-            output_bytes=sum(self.tensor_bytes[name] for name in writes),
-            weight_bytes=sum(weights.values()),
+            output_bytes=output_bytes,
+            weight_bytes=weight_bytes,
             reads=reads,
             writes=writes,
             fused=tuple(n.op_type for n in group.nodes[1:]),

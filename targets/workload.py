@@ -54,8 +54,8 @@ class Workload:
     """The operators of a graph in the order they run, and the size of each activation tensor between them.
 
     `float_tensors` are the activations that are float32 now, and would shrink in a lower precision;
-    `shared_weight_bytes` are counted by several operators but stored once, less those that no operator counts because
-    they belong to a branch that is not taken.
+    `shared_weight_bytes` are counted by several operators but stored once, less those that no operator counts: of a
+    branch that is not taken, or of a table of which a part is read.
     """
 
     name: str

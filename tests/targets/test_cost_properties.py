@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from targets.cost import estimate
+from targets.errors import UnknownName
 from targets.latency import CAUSES
 from targets.memory import peak_memory
 from targets.operators import CLASSES, MAC_CLASSES, NOTHING, Product
@@ -189,6 +190,13 @@ def test_a_size_outside_calibration_widens_by_its_distance(macs: int, widens: fl
     found = estimate(chain(("conv3x3", macs)), calibrated(PLAIN))
     assert found.extrapolated is (widens > 1)
     assert found.latency_interval_s == pytest.approx((found.latency_s / 1.2 / widens, 1.2 * found.latency_s * widens))
+
+
+def test_a_stack_may_be_named() -> None:
+    work = chain(("conv3x3", 10**9))
+    assert estimate(work, "desktop_cpu/onnxruntime-fp32") == estimate(work, PLAIN)
+    with pytest.raises(UnknownName, match="no-such-stack"):
+        estimate(work, "desktop_cpu/no-such-stack")
 
 
 def test_a_float_graph_is_priced_as_the_stack_would_run_it_unless_told() -> None:

@@ -292,3 +292,11 @@ def test_narrowing_leaves_integers_as_wide_as_they_are(read: Read) -> None:
     assert narrow.tensor_bytes["ids"] == 40
     gather = narrow.operators[0]
     assert gather.input_bytes == sum(narrow.tensor_bytes[name] for name in gather.reads)
+
+
+def test_a_lookup_reads_its_rows_and_stores_its_table(read: Read) -> None:
+    work = read("g (int64[4] i) => (float[4,16] y) { y = Gather(w, i) }", w=(1000, 16))
+    (op,) = work.operators
+    assert op.weight_bytes == op.output_bytes == 4 * 16 * 4
+    assert work.weight_bytes == 1000 * 16 * 4
+    assert work.at_precision("float16").weight_bytes == 1000 * 16 * 2
