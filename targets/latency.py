@@ -49,9 +49,6 @@ ARITHMETIC = frozenset({"convolution", "winograd", "matmul", "depthwise", "recur
 _TILES = ((128, 128, 1.0), (128, 64, 0.9), (64, 64, 0.75), (32, 64, 0.6), (32, 32, 0.45))
 """Rows, columns and relative rate of the tiles that libraries of matrix kernels offer (CUTLASS's profiles)."""
 
-_WINOGRAD_CHANNELS = 16
-"""Channels in and out from which on runtimes choose that algorithm (ncnn's convolution layer, for one)."""
-
 COVERAGE = 0.8
 """Share of networks that the latency interval is meant to hold."""
 
@@ -133,10 +130,10 @@ def work_of(op: Operator, lowering: Lowering) -> dict[str, float]:
         elements = float(product.elements)
         if lowering.multiprocessors:
             elements *= _waste(product, lowering)
-        channels = product.depth // max(product.taps, 1), product.columns
-        if lowering.winograd and op.op_class == "conv3x3" and min(channels) >= _WINOGRAD_CHANNELS:
+        if lowering.winograd and op.op_class == "conv3x3":
+            channels = product.depth // max(product.taps, 1) + product.columns
             work["winograd"] = elements
-            work["transforms"] = float(product.groups * product.rows * sum(channels))
+            work["transforms"] = float(product.groups * product.rows * channels)
         else:
             work["matmul" if op.op_class == "matmul" else "convolution"] = elements
             work["sums"] = float(product.groups * product.rows * product.columns)
