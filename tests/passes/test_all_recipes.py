@@ -242,6 +242,7 @@ def test_a_second_application_changes_nothing(
         return  # it leaves a program that it cannot take
     stacks = {
         "CastFloat16": "jetson_nano/tensorrt-fp16",
+        "FuseActivation": "desktop_cpu/onnxruntime-fp32",
         "QuantizeInt8": "desktop_cpu/onnxruntime-int8",
         "QuantizeDynamic": "desktop_cpu/onnxruntime-int8",
     }
