@@ -81,7 +81,8 @@ def estimate(model: Workload | ir.Model, stack: Stack, *, as_is: bool = False, q
         extrapolated=bill.foreign_s > 0 or outside > 0,
         provenance=stack.provenance,
         memory_provenance=memory.provenance,
-        energy_provenance=f"{power.active_w:.3g} W ± {power.uncertainty:.0%} while active ({power.source}) x latency",
+        energy_provenance=f"{power.active_w:.3g} W ± {power.uncertainty:.0%} while active ({power.source}) x latency"
+        + ("; what the host runs at the host's own power" if stack.rules else ""),
         assumed_dtype=assumed,
     )
 

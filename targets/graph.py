@@ -354,10 +354,11 @@ def _trips(node: ir.Node) -> int | None:
 def _stops_early(loop: ir.Node) -> bool:
     """Whether a condition that the body computes may end the loop."""
     body = next((b for attribute in loop.attributes.values() for b in _bodies(attribute)), None)
-    condition = body.outputs[0] if body is not None and body.outputs else None
-    producer = condition.producer() if condition is not None else None
-    passed_on = producer is None or producer.op_type == "Identity" or condition.const_value is not None  # type: ignore[union-attr]
-    return not passed_on and bool(len(loop.inputs) > 1 and loop.inputs[1] is not None)
+    if body is None or not body.outputs or len(loop.inputs) < 2 or loop.inputs[1] is None:
+        return False
+    condition = body.outputs[0]
+    producer = condition.producer()
+    return producer is not None and producer.op_type != "Identity" and condition.const_value is None
 
 
 def _live_nodes(graph: ir.Graph) -> set[int]:

@@ -40,7 +40,7 @@ def targets_(
             default = "*" if stack.name == target.default_stack else ""
             rows.append([target.name, stack.name + default, stack.describe(), _calibration(stack)])
     table(["target", "stack", "runtime", "latency from"], rows)
-    say("\n* default stack; an uncalibrated stack is priced from the data sheet, within a third and three times")
+    say("\n* default stack; an uncalibrated stack is priced from the data sheet, with a wide interval")
     return 0
 
 
