@@ -101,7 +101,7 @@ def apart(work: Workload, stack: Stack) -> tuple[Workload, float]:
     elsewhere_s = sum(
         row.latency_s if row.place != stack.rules else row.terms.get("transfer", 0.0) for row in bill.rows
     )
-    return replace(work, operators=own, shared_weight_bytes=0), elsewhere_s
+    return replace(work, operators=own, shared_weight_bytes=0, shared_kept_bytes=0), elsewhere_s
 
 
 def _read(model: ir.Model, stack: Stack) -> Workload:
@@ -224,8 +224,8 @@ def _excess_bytes(work: Workload, places: Sequence[Placement], stack: Stack) -> 
 
 
 def _decades_outside(total_macs: int, fit: LatencyFit) -> float:
-    """How many factors of ten the network's arithmetic lies beyond what was measured."""
-    if not fit.calibrated or total_macs <= 0:
+    """How many factors of ten the network's arithmetic, at least one operation, lies beyond what was measured."""
+    if not fit.calibrated:
         return 0.0
-    smallest, largest = fit.seen_macs[0] / _SIZE_MARGIN, fit.seen_macs[1] * _SIZE_MARGIN
-    return max(0.0, log10(smallest / total_macs), log10(total_macs / largest))
+    macs, least, most = (max(count, 1) for count in (total_macs, *fit.seen_macs))
+    return max(0.0, log10(least / macs / _SIZE_MARGIN), log10(macs / most / _SIZE_MARGIN))

@@ -8,7 +8,7 @@ The body of a Loop or Scan counts as often as it runs, where that is known; of a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil, prod
 from typing import TYPE_CHECKING
@@ -54,6 +54,7 @@ def read_workload(model: ir.Model, *, fuses: Collection[str] = ()) -> Workload:
         tensor_bytes=reader.tensor_bytes,
         float_tensors=frozenset(reader.float_tensors),
         shared_weight_bytes=sum(op.weight_bytes for op in operators) - sum(reader.weights.values()),
+        shared_kept_bytes=sum(op.kept_weight_bytes for op in operators) - reader.kept_bytes(reader.weights),
         inputs=reader.inputs(),
         outputs=reader.results(),
     )
@@ -84,6 +85,7 @@ class _Reader:
         self.tensor_bytes: dict[str, int] = parent.tensor_bytes if parent else {}
         self.float_tensors: set[str] = parent.float_tensors if parent else set()
         self.weights: dict[int, int] = parent.weights if parent else {}
+        self.kept: set[int] = parent.kept if parent else set()  # weights that are no float32
         self.free: dict[int, bool] = {}
         self.nodes: list[ir.Node] = []
         live = _live_nodes(graph)
@@ -107,6 +109,10 @@ class _Reader:
 
     def results(self) -> tuple[str, ...]:
         return tuple(self._touch(v) for v in self.graph.outputs)
+
+    def kept_bytes(self, weights: Mapping[int, int]) -> int:
+        """Bytes of those weights that a lower precision leaves as they are."""
+        return sum(size for key, size in weights.items() if key in self.kept)
 
     def _inside(self, node: ir.Node, bodies: Sequence[ir.Graph]) -> Iterator[Operator]:
         """What the bodies of `node` do; the branch that is not taken is read for its weights."""
@@ -281,6 +287,7 @@ class _Reader:
             input_bytes=sum(self.tensor_bytes[name] for name in reads),
             output_bytes=output_bytes,
             weight_bytes=weight_bytes,
+            kept_weight_bytes=min(self.kept_bytes(weights), weight_bytes),
             reads=reads,
             writes=writes,
             fused=tuple(n.op_type for n in group.nodes[1:]),
@@ -300,6 +307,8 @@ class _Reader:
                 if id(value) in self.constant:
                     stored = _stored(value)
                     weights[id(stored)] = self.weights[id(stored)] = _bytes(stored)
+                    if _dtype_name(stored) != "float32":
+                        self.kept.add(id(stored))
                 else:
                     reads[self._touch(value)] = None
         return tuple(reads), weights

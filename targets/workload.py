@@ -15,12 +15,16 @@ ITEM_BYTES: Mapping[str, int] = {
 }  # fmt: skip
 
 
+_LOWER = frozenset({"int8", "uint8", "float16", "bfloat16"})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operator:
     """One unit of dispatch: an operator and what the runtime folds into it.
 
     `reads` and `writes` name activation tensors of the workload; `source` is the line of the user's Python, where
     the exporter recorded it. `product` and bytes are those of one run; inside a loop there are several, `repeats`.
+    `kept_weight_bytes` of the weights are no float32, and a lower precision leaves them as they are.
     """
 
     name: str
@@ -30,6 +34,7 @@ class Operator:
     input_bytes: int
     output_bytes: int
     weight_bytes: int
+    kept_weight_bytes: int = 0
     product: Product = NOTHING
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
@@ -55,7 +60,7 @@ class Workload:
 
     `float_tensors` are the activations that are float32 now, and would shrink in a lower precision;
     `shared_weight_bytes` are counted by several operators but stored once, less those that no operator counts: of a
-    branch that is not taken, or of a table of which a part is read.
+    branch that is not taken, or of a table of which a part is read. `shared_kept_bytes` of them are no float32.
     """
 
     name: str
@@ -65,6 +70,7 @@ class Workload:
     outputs: tuple[str, ...]
     float_tensors: frozenset[str] = frozenset()
     shared_weight_bytes: int = 0
+    shared_kept_bytes: int = 0
 
     @property
     def macs(self) -> int:
@@ -76,33 +82,39 @@ class Workload:
 
     @property
     def is_float32(self) -> bool:
-        """No operator of lower precision: the graph has not been quantized or cast."""
+        """The graph computes in float32: it has not been quantized or cast, nor is all of it of another precision."""
         arithmetic = [op for op in self.operators if op.op_class in MAC_CLASSES] or self.operators
-        return not any(op.dtype in ("int8", "uint8", "float16", "bfloat16") for op in arithmetic)
+        found = {op.dtype for op in arithmetic}
+        return found.isdisjoint(_LOWER) and ("float32" in found or not found)
 
     def at_precision(self, dtype: str) -> Workload:
-        """The same float32 network once its weights and activations are stored as `dtype`."""
+        """The same network once the weights and activations that are float32 now are stored as `dtype`."""
         ratio = ITEM_BYTES["float32"] // ITEM_BYTES[dtype]
         if ratio == 1:
             return self
         sizes = {
             name: -(-size // ratio) if name in self.float_tensors else size for name, size in self.tensor_bytes.items()
         }
+        shared = self.shared_kept_bytes + (self.shared_weight_bytes - self.shared_kept_bytes) // ratio
         return replace(
             self,
             operators=tuple(_narrow(op, dtype, ratio, sizes) for op in self.operators),
             tensor_bytes=sizes,
             float_tensors=frozenset(),
-            shared_weight_bytes=self.shared_weight_bytes // ratio,
+            shared_weight_bytes=shared,
+            shared_kept_bytes=shared,
         )
 
 
 def _narrow(op: Operator, dtype: str, ratio: int, sizes: Mapping[str, int]) -> Operator:
     is_float = op.dtype == "float32"
+    float_bytes = op.weight_bytes - op.kept_weight_bytes if is_float else 0
+    weight_bytes = op.weight_bytes - float_bytes - (-float_bytes // ratio)
     return replace(
         op,
         dtype=dtype if is_float else op.dtype,
         input_bytes=sum(sizes[name] for name in op.reads),
         output_bytes=sum(sizes[name] for name in op.writes),
-        weight_bytes=-(-op.weight_bytes // ratio) if is_float else op.weight_bytes,
+        weight_bytes=weight_bytes,
+        kept_weight_bytes=weight_bytes,
     )
