@@ -38,6 +38,7 @@ class Program:
         level: `torch` (model is an nn.Module or ScriptModule) or `onnx` (model is an onnx_ir Model).
         signature: Inputs and outputs; the same at every level.
         example: One sample that the model accepts; shapes only, its values mean nothing.
+        assumed: Dimensions, by input, of which nobody stated a size: that of `example` is a guess.
         facts: What earlier passes established, for instance "batchnorm_folded".
         reference: The program whose answers count as right; None means this one.
     """
@@ -47,6 +48,7 @@ class Program:
     model: Any
     signature: Signature
     example: Sample
+    assumed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     facts: frozenset[str] = frozenset()
     reference: Program | None = None
     _answers: dict[str, list[dict[str, Array]]] = field(default_factory=dict, repr=False)
@@ -175,8 +177,20 @@ def _serialized(model: ir.Model) -> bytes:
     return content
 
 
-def onnx_program(name: str, model: ir.Model, signature: Signature, example: Mapping[str, Array]) -> Program:
+def onnx_program(
+    name: str,
+    model: ir.Model,
+    signature: Signature,
+    example: Mapping[str, Array],
+    assumed: Mapping[str, tuple[int, ...]] | None = None,
+) -> Program:
     """A program that starts at the ONNX level."""
     return Program(
-        name=name, level=Level.ONNX, model=model, signature=signature, example=example, facts=frozenset({"exported"})
+        name=name,
+        level=Level.ONNX,
+        model=model,
+        signature=signature,
+        example=example,
+        assumed=assumed or {},
+        facts=frozenset({"exported"}),
     )

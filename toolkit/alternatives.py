@@ -31,6 +31,7 @@ from toolkit.names import IN_MEMORY
 from toolkit.remedies import Fallback, Rewritten, keep_on, simpler_activations
 from toolkit.slimming import Slimmed, slimmest
 from toolkit.sources import Source, load_source
+from toolkit.varying_sizes import check_sizes, size_notes
 from toolkit.ways import Training, Way
 
 __all__ = ["Candidate"]
@@ -51,11 +52,17 @@ class Candidate:
         self._model = model
         self._source = self._load(options.inputs)
         self._start = self._source.program
+        check_sizes(self._start)
         self._graphs: dict[str, Program] = {}
 
     @property
     def name(self) -> str:
         return self._source.program.name
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """At which sizes inputs that may vary are priced."""
+        return size_notes(self._start)
 
     # ---- the ways, by rising cost of the change
 

@@ -227,6 +227,7 @@ def _program(content: bytes, like: Program, facts: Iterable[str]) -> Program:
         model=onnx_ir.from_proto(onnx.load_model_from_string(content)),
         signature=like.signature,
         example=like.example,
+        assumed=like.assumed,
         facts=frozenset(facts),
         reference=like.truth,
     )

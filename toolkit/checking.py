@@ -27,7 +27,8 @@ class Answer:
 
     `way` is the way on the stack that was asked for which the answer is about; `tried` holds every way that was
     priced, cheapest change first, and `change` the first of them that fits. `fallbacks` are the operators that leave
-    an accelerator on their own account; `notes` say what could not be tried, and `saved` are the files written.
+    an accelerator on their own account; `notes` say at which sizes inputs that may vary were priced, and what could
+    not be tried; `saved` are the files written.
     """
 
     model: str
@@ -122,7 +123,7 @@ def check_model(
     way = _best(tried)
     fallbacks = candidate.fallbacks(stack) if tried[-1].support.leaving else []
     rewritten = candidate.rewritten(fallbacks, stack, held)
-    notes: list[str] = []
+    notes = list(candidate.notes)
     if way.outcome is Outcome.FITS:
         tried += rewritten
     else:

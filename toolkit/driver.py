@@ -42,6 +42,7 @@ from toolkit.measuring import Measured, Recorded, check_host, decisions
 from toolkit.report.document import build_report
 from toolkit.report.html import render
 from toolkit.sources import Source, load_source
+from toolkit.varying_sizes import check_sizes, size_notes
 
 __all__ = [
     "Options", "compile_model", "estimate_model", "export_program", "float_program", "load_program", "program_on",
@@ -127,7 +128,8 @@ def compile_model(model: Any = None, *, target: str, **options: Any) -> Bundle:
         laps.end("artefact")
         after = _priced(program, stack, as_is=True)
         report = build_report(
-            model=model_facts(source.program, source.spec, ctx.data, ctx.validation),
+            model=model_facts(source.program, source.spec, ctx.data, ctx.validation)
+            | {"sizes": list(size_notes(source.program))},
             target=device,
             stack=stack,
             recipe=recipe,
@@ -163,11 +165,17 @@ def program_on(
     model: Any = None, *, target: str, mode: str = "", threads: int | None = None, sustained: bool = False,
     **options: Any,
 ) -> tuple[Program, Stack]:  # fmt: skip
-    """The graph that an estimate reads, and the stack that it is for at the setting that was asked for."""
+    """The graph that an estimate reads, and the stack that it is for at the setting that was asked for.
+
+    Raises:
+        InvalidInput: the size of an input varies beside its batch, and is not stated.
+    """
     opts = Options(**options)
     stack = load_target(target).stack(opts.stack)
     at_setting = scaled(stack, mode=mode, threads=threads, sustained=sustained)
-    return float_program(_load(model, opts), stack, opts), at_setting
+    source = _load(model, opts)
+    check_sizes(source.program)
+    return float_program(source, stack, opts), at_setting
 
 
 def _priced(program: Program, stack: Stack, *, as_is: bool) -> Estimate:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 
 import numpy as np
 
-from passes.dataset import Array
+from passes.dataset import Array, Sample
 from passes.signature import TensorSpec
 from targets.errors import InvalidInput
 
-__all__ = ["LARGEST_INPUT_BYTES", "parse_input", "stated", "zeros"]
+__all__ = ["LARGEST_INPUT_BYTES", "known_sizes", "parse_input", "stated", "varying", "zeros"]
 
 LARGEST_INPUT_BYTES = 2**30
 """Sixteen frames of full HD video in float32 are 0.4 GB: what is far larger is a damaged file or a slip of the pen."""
@@ -53,10 +53,54 @@ def _symbol(text: str) -> str:
 
 
 def stated(spec: TensorSpec, stated: Sequence[TensorSpec]) -> TensorSpec:
+    """`spec` in the shape that one of `stated` gives it: that of its name, or of none that fits."""
     for other in stated:
-        if other.name in (spec.name, "") and len(other.shape) == len(spec.shape):
+        if len(other.shape) != len(spec.shape):
+            continue
+        if other.name == spec.name or (not other.name and _agree(spec.shape, other.shape)):
             return TensorSpec(spec.name, spec.dtype, other.shape)
     return spec
+
+
+def _agree(shape: Sequence[int | str], other: Sequence[int | str]) -> bool:
+    return all(isinstance(a, str) or isinstance(b, str) or a == b for a, b in zip(shape, other, strict=True))
+
+
+def known_sizes(
+    inputs: Sequence[TensorSpec], specs: Sequence[TensorSpec], sample: Sample | Array | None = None
+) -> list[TensorSpec]:
+    """`inputs` with every size that is known: stated in `specs`, there for another input that shares its name, or,
+    beside the batch, that of the sample."""
+    given = [stated(spec, specs) for spec in inputs]
+    sizes: dict[str, int] = {}
+    for spec in inputs:
+        sizes |= _named(spec.shape[1:], _shape_in(sample, spec, alone=len(inputs) == 1)[1:])
+    for spec, said in zip(inputs, given, strict=True):
+        sizes |= _named(spec.shape, said.shape)
+    return [
+        TensorSpec(spec.name, spec.dtype, tuple(sizes.get(d, d) if isinstance(d, str) else d for d in spec.shape))
+        for spec in inputs
+    ]
+
+
+def _named(dims: Sequence[int | str], sizes: Sequence[int | str]) -> dict[str, int]:
+    """Sizes of the dimensions that have a name."""
+    return {d: n for d, n in zip(dims, sizes, strict=True) if isinstance(d, str) and isinstance(n, int)}
+
+
+def _shape_in(sample: Sample | Array | None, spec: TensorSpec, *, alone: bool) -> Sequence[int | str]:
+    """The shape that the sample has for an input; the input's own where it has none of that rank."""
+    array = sample.get(spec.name) if isinstance(sample, Mapping) else sample if alone else None
+    return array.shape if array is not None and array.ndim == len(spec.shape) else spec.shape
+
+
+def varying(specs: Sequence[TensorSpec], names: Sequence[str] = ()) -> dict[str, tuple[int, ...]]:
+    """Positions of the dimensions without a size, by input; `names` are those of inputs that a spec does not name."""
+    found = {
+        spec.name or names[i]: tuple(j for j, d in enumerate(spec.shape) if isinstance(d, str))
+        for i, spec in enumerate(specs)
+    }
+    return {name: positions for name, positions in found.items() if positions}
 
 
 def zeros(spec: TensorSpec) -> Array:

@@ -9,6 +9,7 @@ from targets.graph import read_workload
 from targets.rewrites import rewrite_for
 from targets.support import load_rules, refusals, rule_names
 from toolkit.driver import export_program
+from toolkit.varying_sizes import size_notes
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -29,6 +30,7 @@ def inspect_model(model: Any = None, **options: Any) -> dict[str, Any]:
         "schema": "toolkit.inspect/1",
         "name": program.name,
         "opset": program.opset,
+        "notes": list(size_notes(program)),
         "signature": program.signature.to_json(),
         "parameters": _parameters(program.model),
         "macs": work.macs,

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from passes.dataset import Array, Sample
 from passes.program import Program, onnx_program
 from passes.signature import Signature, TensorSpec
 from targets.errors import InvalidInput, ToolkitError
 from toolkit.finite_weights import check_graph_weights
 from toolkit.fixed_inputs import Fixed, fix_graph
-from toolkit.input_shapes import stated, zeros
+from toolkit.input_shapes import known_sizes, varying, zeros
 from toolkit.untrusted import check_external_data, check_pt2, check_torchscript, read_bytes
 
 __all__ = ["read_onnx", "read_pickle", "read_pt2", "read_torchscript"]
@@ -85,13 +86,16 @@ def read_pickle(path: Path, trust: bool) -> Any:
     return loaded
 
 
-def read_onnx(path: Path, specs: Sequence[TensorSpec], fixed: Fixed) -> Program:
-    """The graph in an `.onnx`, with the external data that lies in its folder."""
+def read_onnx(path: Path, specs: Sequence[TensorSpec], fixed: Fixed, sample: Sample | Array | None = None) -> Program:
+    """The graph in an `.onnx`, with the external data that lies in its folder.
+
+    Sizes that vary are those of `specs`, else, beside the batch, those of `sample`.
+    """
     with _reading(path):
-        return _read_onnx(path, specs, fixed)
+        return _read_onnx(path, specs, fixed, sample)
 
 
-def _read_onnx(path: Path, specs: Sequence[TensorSpec], fixed: Fixed) -> Program:
+def _read_onnx(path: Path, specs: Sequence[TensorSpec], fixed: Fixed, sample: Sample | Array | None) -> Program:
     import onnx
     import onnx_ir
 
@@ -110,8 +114,9 @@ def _read_onnx(path: Path, specs: Sequence[TensorSpec], fixed: Fixed) -> Program
     check_graph_weights(model, path.name)
     signature = _onnx_signature(model.graph, path.name)
     _check_stated(signature, specs)
-    example = {spec.name: zeros(stated(spec, specs)) for spec in signature.inputs}
-    program = onnx_program(path.stem, onnx_ir.from_proto(model), signature, example)
+    sized = known_sizes(signature.inputs, specs, sample)
+    example = {spec.name: zeros(spec) for spec in sized}
+    program = onnx_program(path.stem, onnx_ir.from_proto(model), signature, example, varying(sized))
     _check_sizes(program)
     return program
 

@@ -11,6 +11,7 @@ from targets.estimate import Estimate
 from targets.graph import read_workload
 from targets.stack import Stack
 from toolkit.driver import program_on
+from toolkit.varying_sizes import size_notes
 
 __all__ = ["Plan", "plan_model"]
 
@@ -19,12 +20,16 @@ WORK_PROVENANCE = "arithmetic and cache at 45 nm (Horowitz, by way of PMC8934428
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """An estimate, the stack it is for, the energy of each operator by its work and, where asked for, the duty."""
+    """An estimate, the stack it is for, the energy of each operator by its work and, where asked for, the duty.
+
+    `notes` say at which sizes inputs that may vary were priced.
+    """
 
     estimate: Estimate
     stack: Stack
     by_work: dict[str, WorkEnergy]
     duty: Duty | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def work(self) -> WorkEnergy:
@@ -41,6 +46,7 @@ class Plan:
             "power": {"active_w": self.stack.power.active_w, "idle_w": self.stack.power.idle_w},
             "energy_by_work": {**self.work.shares, "provenance": WORK_PROVENANCE},
             "duty": asdict(self.duty) if self.duty else None,
+            "notes": list(self.notes),
         }
 
 
@@ -61,6 +67,7 @@ def plan_model(
 
     Raises:
         UsageError: a rate or a battery cannot be, or the device has no such setting.
+        InvalidInput: the size of an input varies beside its batch, and is not stated.
     """
     program, stack = program_on(model, target=target, **options)
     graph = program.static_model
@@ -72,4 +79,5 @@ def plan_model(
         stack=stack,
         by_work=work_energy(work.at_precision(found.assumed_dtype) if found.assumed_dtype else work),
         duty=duty_of(found, stack.power, per_second=per_second, battery_j=battery_j) if asked else None,
+        notes=size_notes(program),
     )

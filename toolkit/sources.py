@@ -18,7 +18,7 @@ from targets.errors import InvalidInput, UnknownName, UsageError
 from toolkit.data import load_factory
 from toolkit.finite_weights import check_module_weights
 from toolkit.fixed_inputs import Fixed, fix_module, parse_fixed
-from toolkit.input_shapes import parse_input, zeros
+from toolkit.input_shapes import parse_input, varying, zeros
 from toolkit.model_files import read_onnx, read_pickle, read_pt2, read_torchscript
 from toolkit.names import IN_MEMORY
 from toolkit.untrusted import file_kind
@@ -110,7 +110,7 @@ def _load_named(spec: str, stated: Stated, trust: bool) -> Source:
 def _from_file(path: Path, stated: Stated, trust: bool) -> Source:
     kind = file_kind(path)
     if kind == "onnx":
-        return Source(spec=str(path), program=read_onnx(path, stated.specs, stated.fixed))
+        return Source(spec=str(path), program=read_onnx(path, stated.specs, stated.fixed, stated.sample))
     if kind == "pt2":
         return _from_object(read_pt2(path, trust), path.stem, str(path), stated)
     if kind == "torchscript":
@@ -159,6 +159,7 @@ def _from_object(model: Any, name: str, spec: str, stated: Stated) -> Source:
         model=model,
         signature=signature_of(model, example, dynamic),
         example=example,
+        assumed=varying(specs, list(example)) if given is None else {},
     )
     return Source(spec=spec, program=program)
 

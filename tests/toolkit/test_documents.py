@@ -40,7 +40,7 @@ ESTIMATE = keys(
     operators=[OPERATOR],
 )
 PLAN = ESTIMATE | keys(
-    "",
+    "notes",
     setting=keys("mode threads sustained"),
     power=keys("active_w idle_w"),
     energy_by_work=keys("arithmetic on_chip dram provenance"),
@@ -125,7 +125,7 @@ DOCUMENTS: Mapping[str, tuple[str, Document]] = {
     "inspect": (
         "inspect wide.onnx",
         keys(
-            "schema name opset parameters macs weight_bytes",
+            "schema name opset notes parameters macs weight_bytes",
             signature=keys("", inputs=[TENSOR], outputs=[TENSOR]),
             operators=[keys("op_type nodes macs share")],
             refusals={"edgetpu": [keys("op_type name source reason rewrite")]},

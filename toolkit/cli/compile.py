@@ -221,6 +221,8 @@ def _show(bundle: Bundle) -> None:
     if after["extrapolated"]:
         notes.append("partly extrapolated: this network lies outside what was measured, the interval is widened")
     say(f"latency: {'; '.join(notes)}")
+    for note in report["model"]["sizes"]:
+        say(note)
     for check in report["verdict"]["checks"]:
         limit = units.quantity(check["quantity"], check["limit"])
         say(f"{check['quantity'].rpartition('_')[0]}: {check['outcome']} (limit {limit})")

@@ -117,6 +117,8 @@ def _show(plan: Plan, rows: int) -> None:
     estimate = plan.estimate
     assumed = f", priced in {estimate.assumed_dtype} as this stack runs it" if estimate.assumed_dtype else ""
     say(f"{estimate.model} on {estimate.stack} ({estimate.runtime}){assumed}")
+    for note in plan.notes:
+        say(note)
     say()
     for label, key, value, spread, why in (
         ("latency", "latency_s", estimate.latency_s, estimate.latency_interval_s, estimate.provenance),

@@ -60,6 +60,8 @@ def inspect_(
         for spec in found["signature"][kind]:
             shape = ", ".join(map(str, spec["shape"]))
             say(f"  {kind[:-1]:6} {spec['name']}: {spec['dtype']}[{shape}]")
+    for note in found["notes"]:
+        say(f"  {note}")
     say()
     table(
         ["operator", "nodes", "MACs", "share"],
