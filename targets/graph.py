@@ -8,8 +8,9 @@ The body of a Loop or Scan counts as often as it runs, where that is known; of a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from math import ceil, prod
 from typing import TYPE_CHECKING
 
@@ -75,24 +76,28 @@ class _Reader:
     """Reads one graph; the body of an operator is read by a reader of its own, which shares the parent's tables."""
 
     def __init__(self, graph: ir.Graph, fuses: frozenset[str], parent: _Reader | None = None, prefix: str = "") -> None:
-        self.graph, self.fuses, self.prefix = graph, fuses, prefix
+        self.graph, self.fuses, self.prefix, self.parent = graph, fuses, prefix, parent
         self.outputs = {id(v) for v in graph.outputs}
         self.inner = {id(v) for v in (*graph.inputs, *graph.initializers.values())}
         self.inner |= {id(v) for node in graph for v in node.outputs}
-        self.own: set[int] = self.inner | (parent.own if parent else set())
-        self.constant: set[int] = {id(v) for v in graph.initializers.values()}
-        self.constant |= parent.constant if parent else set()
+        self.constant = {id(v) for v in graph.initializers.values()}
         self.tensor_bytes: dict[str, int] = parent.tensor_bytes if parent else {}
         self.float_tensors: set[str] = parent.float_tensors if parent else set()
         self.weights: dict[int, int] = parent.weights if parent else {}
         self.kept: set[int] = parent.kept if parent else set()  # weights that are no float32
         self.free: dict[int, bool] = {}
+        self.roots: dict[int, ir.Value] = {}
+        self.unviewed: dict[int, ir.Value] = {}
+        self.through: dict[int, list[ir.Node]] = {}
+        for node in reversed(graph):
+            if node.op_type in (_Q, _DQ):
+                self.through[id(node.outputs[0])] = self._users(node.outputs[0])
         self.nodes: list[ir.Node] = []
         live = _live_nodes(graph)
         for node in graph:
             if id(node) not in live:
                 continue
-            if all(id(v) in self.constant for v in self._operands_of(node)) and not _random(node):
+            if all(self._is_constant(v) for v in self._operands_of(node)) and not _random(node):
                 self.constant.update(id(v) for v in node.outputs)
             else:
                 self.nodes.append(node)
@@ -188,18 +193,21 @@ class _Reader:
     def _adds_up(self, node: ir.Node, tail: ir.Value) -> bool:
         """A residual addition is folded only where both terms have the output's shape."""
         return node.op_type != "Add" or all(
-            _shape(v) == _shape(tail) for v in node.inputs if v is not None and id(v) not in self.constant
+            _shape(v) == _shape(tail) for v in node.inputs if v is not None and self._is_activation(v)
         )
 
     def _users(self, value: ir.Value) -> list[ir.Node]:
         """Nodes that compute with `value`, seen through QDQ pairs."""
-        found: list[ir.Node] = []
-        for node in value.consumers():
-            if node.op_type in (_Q, _DQ):
-                found += [n for n in self._users(node.outputs[0]) if n not in found]
-            elif node not in found:
-                found.append(node)
-        return found
+        found: dict[ir.Node, None] = {}
+        ahead = list(value.consumers())
+        for node in ahead:
+            if node.op_type not in (_Q, _DQ):
+                found[node] = None
+            elif (known := self.through.get(id(node.outputs[0]))) is not None:
+                found.update(dict.fromkeys(known))
+            else:
+                ahead += node.outputs[0].consumers()
+        return list(found)
 
     # ---- one operator
 
@@ -248,8 +256,8 @@ class _Reader:
         """The element type in which `node` computes: integer where its operands come out of DequantizeLinear."""
         if node.op_type in ("ConvInteger", "MatMulInteger"):
             return "int8"  # their sums are int32
-        operands = [v for v in node.inputs if v is not None and id(v) not in self.constant]
-        quantized = bool(operands) and all(_producer_type(_unviewed(v)) == _DQ for v in operands)
+        operands = [v for v in node.inputs if v is not None and self._is_activation(v)]
+        quantized = bool(operands) and all(_producer_type(self._unviewed(v)) == _DQ for v in operands)
         if quantized and (self._has_integer_weights(node) if node.op_type in ANCHORS else self._leaves_quantized(node)):
             return "int8"
         value = next((v for v in node.inputs if v is not None), node.outputs[0])
@@ -257,7 +265,7 @@ class _Reader:
 
     def _has_integer_weights(self, node: ir.Node) -> bool:
         weight = node.inputs[1] if len(node.inputs) > 1 else None
-        return weight is None or id(weight) not in self.constant or _producer_type(weight) == _DQ
+        return weight is None or self._is_activation(weight) or _producer_type(weight) == _DQ
 
     def _leaves_quantized(self, node: ir.Node) -> bool:
         users = node.outputs[0].consumers()
@@ -304,7 +312,7 @@ class _Reader:
             for value in self._operands_of(node):
                 if id(self._root(value)) in inside or id(value) in inside:
                     continue
-                if id(value) in self.constant:
+                if self._is_constant(value):
                     stored = _stored(value)
                     weights[id(stored)] = self.weights[id(stored)] = _bytes(stored)
                     if _dtype_name(stored) != "float32":
@@ -317,21 +325,28 @@ class _Reader:
 
     def _operands_of(self, node: ir.Node) -> list[ir.Value]:
         """Values of this graph that a node reads, those that only its subgraphs read among them."""
-        return [v for v in _all_inputs(node) if id(v) in self.own]
+        return [v for v in _all_inputs(node) if self._is_own(v)]
 
     def _root(self, value: ir.Value) -> ir.Value:
         """The tensor whose bytes `value` shares: through views and QDQ pairs that cost nothing."""
-        while True:
-            producer = value.producer()
-            source = producer.inputs[0] if producer is not None and producer.inputs else None
-            if producer is None or source is None or id(source) in self.constant:
-                return value
-            if not _is_view(producer) and not (producer.op_type in (_Q, _DQ) and self._is_free(producer)):
-                return value
-            value = source
+        return _upstream(value, self.roots, self._shares_bytes)
+
+    def _shares_bytes(self, node: ir.Node, source: ir.Value) -> bool:
+        free = _is_view(node) or (node.op_type in (_Q, _DQ) and self._is_free(node))
+        return free and self._is_activation(source)
+
+    def _unviewed(self, value: ir.Value) -> ir.Value:
+        return _upstream(value, self.unviewed, lambda node, source: _is_view(node))
+
+    def _is_own(self, value: ir.Value) -> bool:
+        """Whether `value` is of this graph, or of one around it."""
+        return id(value) in self.inner or (self.parent is not None and self.parent._is_own(value))
+
+    def _is_constant(self, value: ir.Value) -> bool:
+        return id(value) in self.constant or (self.parent is not None and self.parent._is_constant(value))
 
     def _is_activation(self, value: ir.Value) -> bool:
-        return id(value) not in self.constant
+        return not self._is_constant(value)
 
     def _touch(self, value: ir.Value) -> str:
         """Name of the activation tensor behind `value`, with its stored size entered in the table."""
@@ -402,10 +417,19 @@ def _is_view(node: ir.Node) -> bool:
     return node.op_type in VIEWS and not node.domain
 
 
-def _unviewed(value: ir.Value) -> ir.Value:
-    while (producer := value.producer()) is not None and _is_view(producer) and producer.inputs[0] is not None:
-        value = producer.inputs[0]
-    return value
+def _upstream(value: ir.Value, known: dict[int, ir.Value], passes: Callable[[ir.Node, ir.Value], bool]) -> ir.Value:
+    """Back along the first inputs of nodes that `passes`; `known` keeps what was found, so that a chain is walked once."""
+    walked = []
+    while (found := known.get(id(value))) is None:
+        walked.append(id(value))
+        producer = value.producer()
+        source = producer.inputs[0] if producer is not None and producer.inputs else None
+        if producer is None or source is None or not passes(producer, source):
+            found = value
+            break
+        value = source
+    known.update(dict.fromkeys(walked, found))
+    return found
 
 
 def _random(node: ir.Node) -> bool:
@@ -426,16 +450,20 @@ def _producer_type(value: ir.Value) -> str:
 
 
 def _shape(value: ir.Value) -> tuple[int, ...] | None:
-    if value.shape is None or not value.shape.is_static():
+    if value.shape is None:
         return None
-    return tuple(int(d) for d in value.shape.numpy())
+    dims = tuple([d for d in value.shape.dims if isinstance(d, int)])
+    return dims if len(dims) == len(value.shape.dims) else None
 
 
 def _dtype_name(value: ir.Value) -> str:
     """The numpy name of a tensor's element type; empty where the graph does not say."""
-    if value.dtype is None:
-        return ""
-    return {"FLOAT": "float32", "DOUBLE": "float64"}.get(value.dtype.name, value.dtype.name.lower())
+    return _type_name(value.dtype) if value.dtype is not None else ""
+
+
+@cache
+def _type_name(dtype: ir.DataType) -> str:
+    return {"FLOAT": "float32", "DOUBLE": "float64"}.get(dtype.name, dtype.name.lower())
 
 
 def _bytes(value: ir.Value) -> int:
