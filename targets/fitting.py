@@ -28,7 +28,10 @@ _SHARE_THAT_MATTERS = 0.01  # of a network's arithmetic, from which on a kind of
 
 @dataclass(frozen=True)
 class Measured:
-    """One measured network. `extra_s` is time outside the model: streaming, operators on the host."""
+    """One measured network, which is the same at every size of its input.
+
+    `extra_s` is time outside the model: streaming, operators on the host.
+    """
 
     network: str
     family: str
@@ -39,10 +42,14 @@ class Measured:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Networks that the fit had not seen: measured / predicted, and the logarithm's deviation that was expected."""
+    """Networks that the fit had not seen: measured / predicted, and the logarithm's deviation that was expected.
+
+    `groups` names what was left out together with each; where it is empty, each was left out alone.
+    """
 
     factors: tuple[float, ...]
     deviations: tuple[float, ...]
+    groups: tuple[str, ...] = ()
 
     @property
     def errors(self) -> Array:
@@ -65,11 +72,14 @@ class HeldOut:
         return float(np.quantile(self.scores, COVERAGE, method="weibull"))
 
     @cached_property
-    def coverage(self) -> float:
-        """Share of networks inside an interval whose width was taken from the others."""
+    def coverage(self) -> float | None:
+        """Share of rows inside an interval whose width was taken from the other groups; None where there is one."""
+        scores, groups = self.scores, np.array(self.groups or range(len(self.factors)))
+        if len(set(groups)) < 2:
+            return None
         inside = [
-            score <= np.quantile(np.delete(self.scores, i), COVERAGE, method="weibull")
-            for i, score in enumerate(self.scores)
+            score <= np.quantile(scores[groups != group], COVERAGE, method="weibull")
+            for score, group in zip(scores, groups, strict=True)
         ]
         return float(np.mean(inside))
 
@@ -107,7 +117,7 @@ def held_out(rows: Sequence[Measured], prior: LatencyFit, group: Callable[[Measu
         predicted = terms.sum(axis=1) + table.extra[out]
         factors[out] = table.latency[out] / predicted
         deviations[out] = [fit.deviation(dict(zip(CAUSES, share, strict=True))) for share in terms / predicted[:, None]]
-    return HeldOut(tuple(factors), tuple(deviations))
+    return HeldOut(tuple(factors), tuple(deviations), tuple(groups.tolist()))
 
 
 def predict(row: Measured, fit: LatencyFit) -> float:

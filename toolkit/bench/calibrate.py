@@ -42,7 +42,7 @@ def _row(left_out: HeldOut) -> str:
     errors = left_out.errors
     return (
         f"MAPE {left_out.mape:6.1%}, ±10 % {np.mean(errors <= 0.1):4.0%}, ±20 % {np.mean(errors <= 0.2):4.0%}, "
-        f"80 % interval holds {left_out.coverage:4.0%}"
+        f"80 % interval holds {left_out.coverage or 0:4.0%}"
     )
 
 

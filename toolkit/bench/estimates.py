@@ -2,7 +2,7 @@
 
 For each stack: errors on networks, and on whole families, that the fit had not seen, and what the data sheet alone
 would have said, beside two plainer models fitted on the same rows; the share of them inside the 80 % interval, whose
-width is taken from the other networks. A network at another image size counts as another network. Then the cells of
+width is taken from the other networks. A network is left out at all of its image sizes together. Then the cells of
 NAS-Bench-201, and the cycles that the Edge TPU's own compiler expects.
 """
 
@@ -142,6 +142,7 @@ def judge(stack: Stack, rows: Sequence[Measured], prior: LatencyFit) -> Row:
         name: {what: Errors.of(*_plain(rows, prior, group, name), measured) for what, group in GROUPS.items()}
         for name in BASELINES
     }
+    share = inside["network"]
     return Row(
         stack=stack.id,
         measured_as=stack.measured_as,
@@ -150,11 +151,11 @@ def judge(stack: Stack, rows: Sequence[Measured], prior: LatencyFit) -> Row:
         goal=_GOALS.get(stack.id),
         model={what: _errors(found, measured, inside[what]) for what, found in left_out.items()},
         baselines=plain,
-        p_coverage=float(binomtest(round(inside["network"] * len(rows)), len(rows), COVERAGE).pvalue),
+        p_coverage=1.0 if share is None else float(binomtest(round(share * len(rows)), len(rows), COVERAGE).pvalue),
     )
 
 
-def _errors(found: HeldOut, measured: Any, inside: float) -> Errors:
+def _errors(found: HeldOut, measured: Any, inside: float | None) -> Errors:
     return Errors.of(found.errors, measured / np.array(found.factors), measured, inside)
 
 

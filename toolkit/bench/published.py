@@ -45,8 +45,7 @@ def measured_rows(stack: Stack, rows: Sequence[Mapping[str, str]]) -> Iterator[M
             continue
         work = workload_of(name, row["input_shape"], stack.fuses)
         if work is not None:
-            network = f"{name}@{row['input_shape']}"
-            yield Measured(network, family(row["model"]), work.at_precision(stack.dtype), latency_s)
+            yield Measured(name, family(row["model"]), work.at_precision(stack.dtype), latency_s)
 
 
 def _split(stack: Stack) -> bool:

@@ -56,8 +56,8 @@ class Calibration:
     file: Path | None
 
     @property
-    def coverage(self) -> Mapping[str, float]:
-        """Share of networks inside the 80 % interval, by what was left out."""
+    def coverage(self) -> Mapping[str, float | None]:
+        """Share of rows inside the 80 % interval, by what was left out; None where nothing was left beside it."""
         return {"network": self.refit.by_network.coverage, "family": self.refit.by_family.coverage}
 
     @property

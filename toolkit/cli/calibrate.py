@@ -103,7 +103,7 @@ def _show_errors(found: Calibration) -> None:
             f"{errors.median:.1%}",
             f"{errors.within_10:.0%}",
             f"{errors.within_20:.0%}",
-            f"{found.coverage[name]:.0%}" if name in found.coverage else "",
+            "" if (share := found.coverage.get(name)) is None else f"{share:.0%}",
         ]
         for name, errors in found.errors.items()
     ]
