@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from passes.program import Level, Program
@@ -14,7 +15,10 @@ from targets.errors import InvalidInput
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["check_structure", "infer_shapes", "inferred", "onnx_errors"]
+__all__ = ["SPRAWLING_NODES", "check_structure", "infer_shapes", "inferred", "onnx_errors"]
+
+SPRAWLING_NODES = 20_000
+"""Graphs of more operators are unrolled loops, as a rule. Each copy, inference or rewrite of one takes many seconds."""
 
 
 @contextmanager
@@ -115,4 +119,12 @@ def _size(dim: int | ir.SymbolicDim, position: int, given: Sequence[int] | None)
 
 def inferred(program: Program) -> ir.Model:
     """The program's graph with static shapes, as cost models read it; varying sizes are those of the example."""
+    if program.graph.num_nodes() > SPRAWLING_NODES and _says_every_shape(program.graph):
+        model: ir.Model = program.model
+        return model
     return infer_shapes(program.model, {name: array.shape for name, array in program.example.items()})
+
+
+def _says_every_shape(graph: ir.Graph) -> bool:
+    values = chain(graph.inputs, (v for node in graph for v in node.outputs))
+    return all(v.shape is not None and v.shape.is_static() and v.dtype is not None for v in values)

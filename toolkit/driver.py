@@ -16,6 +16,7 @@ from passes.program import Level, Program
 from passes.proof import Proof
 from passes.recipe import RECIPES, Recipe, recipe_for
 from passes.running import Outcome, run
+from passes.structure import SPRAWLING_NODES
 from passes.torch_level.export import LOWEST_OPSET
 from targets.cost import estimate
 from targets.errors import InvalidInput, UnknownName
@@ -46,6 +47,7 @@ from toolkit.varying_sizes import check_sizes, size_notes
 
 __all__ = [
     "Options", "compile_model", "estimate_model", "export_program", "float_program", "load_program", "program_on",
+    "sprawls",
 ]  # fmt: skip
 
 _PROOF_SAMPLES = 512  # a proof on more samples would cost more time than it narrows the interval
@@ -204,10 +206,21 @@ def export_program(model: Any = None, *, opset: int | None = None, **options: An
 
 
 def float_program(source: Source, stack: Stack, opts: Options) -> Program:
-    """The graph that an estimate for `stack` reads: exported, folded and fused, in the precision that it has."""
+    """The graph that an estimate for `stack` reads: exported, folded and fused, in the precision that it has.
+
+    One that sprawls is read as it stands: see `sprawls`.
+    """
+    if sprawls(source.program):
+        return source.program
     recipe = RECIPES["float32"](stack, source.program.level)
     ctx = Context(stack=stack, seed=opts.seed, progress=opts.progress)
     return run(recipe, source.program, ctx, cache=_cache(opts), fingerprint=fingerprint(), note=opts.note).program
+
+
+def sprawls(program: Program) -> bool:
+    """Whether a graph is too long to be folded and fused before every price. Its estimate still groups what the
+    runtime computes at once; patterns of many operators (GELU, LayerNorm) are priced one by one."""
+    return program.level is Level.ONNX and program.graph.num_nodes() > SPRAWLING_NODES
 
 
 def _load(model: Any, opts: Options) -> Source:

@@ -24,6 +24,9 @@ __all__ = ["read_onnx", "read_pickle", "read_pt2", "read_torchscript"]
 LARGEST_TENSOR = 2**32
 """Elements. The largest board that is known here has 64 GB."""
 
+LARGEST_PROTO = 2**31
+"""Bytes. protobuf writes no message that is longer."""
+
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
@@ -97,7 +100,6 @@ def read_onnx(path: Path, specs: Sequence[TensorSpec], fixed: Fixed, sample: Sam
 
 def _read_onnx(path: Path, specs: Sequence[TensorSpec], fixed: Fixed, sample: Sample | Array | None) -> Program:
     import onnx
-    import onnx_ir
 
     from passes.structure import onnx_errors
 
@@ -116,9 +118,21 @@ def _read_onnx(path: Path, specs: Sequence[TensorSpec], fixed: Fixed, sample: Sa
     _check_stated(signature, specs)
     sized = known_sizes(signature.inputs, specs, sample)
     example = {spec.name: zeros(spec) for spec in sized}
-    program = onnx_program(path.stem, onnx_ir.from_proto(model), signature, example, varying(sized))
+    program = onnx_program(path.stem, _graph(model), signature, example, varying(sized))
     _check_sizes(program)
     return program
+
+
+def _graph(model: Any) -> Any:
+    """The graph for passes; where it sprawls its shapes are inferred here, while that takes no copy of it."""
+    import onnx_ir
+    from onnx import shape_inference
+
+    from passes.structure import SPRAWLING_NODES
+
+    if len(model.graph.node) > SPRAWLING_NODES and model.ByteSize() < LARGEST_PROTO:
+        model = shape_inference.infer_shapes(model, data_prop=True)
+    return onnx_ir.from_proto(model)
 
 
 def _check_opsets(model: Any, file: str) -> None:

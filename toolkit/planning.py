@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from passes.program import Program
 from targets.cost import estimate
 from targets.energy import Duty, WorkEnergy, duty_of, work_energy
 from targets.estimate import Estimate
 from targets.graph import read_workload
 from targets.stack import Stack
-from toolkit.driver import program_on
+from toolkit.driver import program_on, sprawls
 from toolkit.varying_sizes import size_notes
 
 __all__ = ["Plan", "plan_model"]
@@ -71,13 +72,20 @@ def plan_model(
     """
     program, stack = program_on(model, target=target, **options)
     graph = program.static_model
-    found = replace(estimate(graph, stack, as_is=as_is), model=program.name)
     work = read_workload(graph, fuses=stack.fuses)
+    found = replace(estimate(work, stack, as_is=as_is), model=program.name)
     asked = per_second is not None or battery_j is not None
     return Plan(
         estimate=found,
         stack=stack,
         by_work=work_energy(work.at_precision(found.assumed_dtype) if found.assumed_dtype else work),
         duty=duty_of(found, stack.power, per_second=per_second, battery_j=battery_j) if asked else None,
-        notes=size_notes(program),
+        notes=(*size_notes(program), *_as_it_stands(program)),
     )
+
+
+def _as_it_stands(program: Program) -> tuple[str, ...]:
+    if not sprawls(program):
+        return ()
+    count = program.graph.num_nodes()
+    return (f"priced as it stands: {count:,} operators are too many to fold and fuse the graph for an estimate",)
