@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
+import onnx
+import onnx.parser
 import pytest
 
 from targets.fitting import HeldOut, Measured, fit_stack, held_out, predict
@@ -16,6 +21,7 @@ from targets.workload import Operator, Workload
 from toolkit.bench.estimates import judge
 from toolkit.bench.networks import canonical
 from toolkit.bench.published import measured_rows, published_rows
+from toolkit.cli.main import main
 
 STACK = load_stack("raspberry_pi_4/tflite-int8")
 TABLES = [
@@ -39,7 +45,7 @@ def network(seed: int, size: int) -> Workload:
                 product=Product(size * size, depth, columns), input_bytes=size * size * depth,
                 output_bytes=size * size * columns, weight_bytes=depth * columns,
             )
-            for i, (depth, columns) in enumerate(zip(channels, channels[1:], strict=False))
+            for i, (depth, columns) in enumerate(pairwise(channels))
         ),
         tensor_bytes={}, inputs=(), outputs=(),
     )  # fmt: skip
@@ -129,3 +135,27 @@ def test_a_table_of_one_network_has_no_coverage(prior: LatencyFit) -> None:
     found = judge(STACK, made, prior)
     assert found.model["network"].coverage is None
     assert found.p_coverage == 1.0
+
+
+# ---- a user's rows
+
+
+def test_rows_of_one_family_say_nothing_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = '<ir_version: 10, opset_import: ["" : 18]> g (float[1,WIDTH] x) => (float[1,WIDTH] y) { y = Elu(x) }'
+    table = ["path,latency_ms,family"]
+    for width in range(1, 8):
+        onnx.save(onnx.parser.parse_model(text.replace("WIDTH", str(100 * width))), f"net{width}.onnx")
+        table.append(f"net{width}.onnx,{width / 1e3},plain")
+    Path("rows.csv").write_text("\n".join(table))
+    assert main(["calibrate", "desktop_cpu/onnxruntime-fp32", "rows.csv", "--dry-run", "-q", "--json"]) == 0
+    coverage = json.loads(capsys.readouterr().out)["coverage"]
+    assert coverage["family"] is None
+    assert 0 < coverage["network"] <= 1
+    assert main(["calibrate", "desktop_cpu/onnxruntime-fp32", "rows.csv", "--dry-run", "-q"]) == 0
+    lines = {line.split("  ")[0]: line.rstrip() for line in capsys.readouterr().out.splitlines()}
+    share = f"{coverage['network']:.0%}"
+    assert lines["fitted, one network left out"].endswith(share)
+    assert len(lines["fitted, one family left out"]) < len(lines["fitted, one network left out"])
