@@ -15,6 +15,7 @@ from passes.program import Level, Program
 from passes.quiet import quiet_libraries, silent_output
 from passes.signature import Signature, TensorSpec
 from passes.torch_level.capture import export_errors, is_script, to_tensor
+from passes.torch_level.operator_library import operators_read_once
 from targets.graph import SOURCE_KEY
 
 if TYPE_CHECKING:
@@ -67,9 +68,10 @@ class Export(Pass):
     def _from_graph(self, program: Program) -> ir.Model:
         import torch
 
-        result: Any = torch.onnx.export(
-            program.exported, (), dynamo=True, opset_version=self.opset, optimize=False, verbose=False
-        )
+        with operators_read_once():
+            result: Any = torch.onnx.export(
+                program.exported, (), dynamo=True, opset_version=self.opset, optimize=False, verbose=False
+            )
         model: ir.Model = result.model
         return model
 

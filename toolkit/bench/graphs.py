@@ -71,13 +71,14 @@ def _export(network: nn.Module, shape: tuple[int, ...]) -> ir.Model:
 
     from passes.onnx_level.fold_constants import fold
     from passes.quiet import quiet_libraries
+    from passes.torch_level.operator_library import operators_read_once
 
     network.to_empty(device="cpu")
     rng = torch.Generator().manual_seed(0)
     for tensor in (*network.parameters(), *network.buffers()):
         if tensor.is_floating_point():
             tensor.data.uniform_(0.5, 1.5, generator=rng)  # constants that are equal would be merged
-    with quiet_libraries(), torch.no_grad():
+    with quiet_libraries(), operators_read_once(), torch.no_grad():
         program = torch.export.export(network, (torch.zeros(1, *shape[1:]),), strict=False)
         result = torch.onnx.export(program, (), dynamo=True, opset_version=18, optimize=False, verbose=False)
         assert result is not None

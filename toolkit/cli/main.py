@@ -5,9 +5,11 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
+from typing import Any
 
 import typer
+from typer.main import get_command
 
 from targets.errors import ToolkitError
 from toolkit.cli.app import app
@@ -44,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     fail = partial(_fail, "--json" in argv)
     try:
-        code = app(args=argv, prog_name="toolkit", standalone_mode=False)
+        code = _command()(args=argv, prog_name="toolkit", standalone_mode=False)
         code = code if isinstance(code, int) else 0
         if code == _INTERRUPTED:
             return fail("interrupted; finished passes are kept", "run the same command again to go on from there", code)
@@ -79,6 +81,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "this is a bug: please report it with the output of the same command and -vv",
             _INTERNAL,
         )
+
+
+@cache
+def _command() -> Any:
+    """The verbs as one command; reading their options takes longer than many of them do."""
+    return get_command(app)
 
 
 def _fail(json: bool, problem: str, hint: str, code: int) -> int:
