@@ -50,6 +50,10 @@ shapes that are computed, several outputs, types that numpy lacks."""
 NOT_COMPARED = {"Cast", "DequantizeLinear", "Einsum", "FlexAttention", "Momentum", "OptionalHasElement", "SequenceMap"}
 """The chosen cases of these are beyond onnxruntime 1.31, or take more than tensors."""
 
+QUICK = ("Conv", "DynamicQuantizeLinear", "GRU", "If", "Loop", "MatMul", "OptionalHasElement", "Resize",
+         "SequenceMap", "StringConcat", "TreeEnsemble")  # fmt: skip
+"""One of each kind of trouble; the rest runs with the slow tests."""
+
 PARTS = 4
 COMPARED, REFUSED, UNSAID = "compared", "refused", "refused without a word"
 STACK = load_stack("desktop_cpu/onnxruntime-fp32")
@@ -73,7 +77,9 @@ def _nothing_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     assert [record.getMessage() for record in caplog.records] == []
 
 
-@pytest.mark.parametrize("operator", SAMPLED)
+@pytest.mark.parametrize(
+    "operator", [pytest.param(op, marks=[] if op in QUICK else pytest.mark.slow) for op in SAMPLED]
+)
 def test_a_few_cases_of_each_kind(operator: str, tmp_path: Path) -> None:
     seen = Counter(judge(case, tmp_path) for case in few(operator))
     assert (seen[COMPARED] > 0) is (operator not in NOT_COMPARED), seen

@@ -112,6 +112,7 @@ def test_an_alignment_of_nothing_is_refused() -> None:
         pack([], alignment=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("life", [2, 50_000])
 def test_a_hundred_thousand_buffers_take_seconds(life: int) -> None:
     """With neighbours alone alive, and with half of all buffers alive at once."""

@@ -97,6 +97,7 @@ def test_the_interval_is_narrow_without_noise(stack: Stack, fitted: LatencyFit, 
     assert 0.97 < low <= 1 <= high < 1.03
 
 
+@pytest.mark.slow
 def test_the_interval_holds_four_fifths_of_new_noisy_networks(
     stack: Stack, truth: LatencyFit, prior: LatencyFit
 ) -> None:

@@ -4,6 +4,7 @@ import time
 from dataclasses import replace
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -180,6 +181,7 @@ def test_a_plan_without_operators_or_sizes_is_empty() -> None:
         assert (plan.peak_step, plan.peak_operator, plan.peak_tensors) == (-1, "", ())
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_operators_are_planned_in_seconds() -> None:
     work = chain(*(["Conv", "Relu", "Add", "Concat"] * 25_000))
     started = time.process_time()

@@ -281,13 +281,15 @@ def transformer(folder: Path) -> Path:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("own", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["own", "every"])
 @pytest.mark.parametrize("make", [convolutional, transformer])
 def test_any_onnx_file_is_estimated_on_every_stack(
-    make: Callable[[Path], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    make: Callable[[Path], Path], own: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """On that which a target names first, and on all."""
     path = make(tmp_path)
-    for name in target_names():
-        for stack in load_target(name).stacks.values():
+    for target in map(load_target, target_names()):
+        for stack in [target.stack()] if own else target.stacks.values():
             assert main(["estimate", str(path), "--stack", stack.id, "--json"]) == 0, stack.id
             document = json.loads(capsys.readouterr().out)
             assert (document["schema"], document["stack"]) == ("toolkit.estimate/1", stack.id)

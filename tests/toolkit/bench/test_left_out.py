@@ -64,6 +64,7 @@ def rows(prior: LatencyFit, sizes: int, odd: float = 1.0) -> list[Measured]:
 # ---- which rows are one network
 
 
+@pytest.mark.slow
 def test_a_published_network_at_two_sizes_is_one_network() -> None:
     name = next(r["model"] for r in published_rows() if canonical(r["model"]) == "mobilenet_v2_1.0")
     row = {**STACK.measured_as, "model": name, "latency_ms": "10", "fps": ""}
