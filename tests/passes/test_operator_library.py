@@ -35,7 +35,7 @@ def test_the_exporter_finds_what_is_kept_for_it(
     assert again.onnx_bytes == first.onnx_bytes
 
 
-@pytest.mark.parametrize("opset", [18, 23])
+@pytest.mark.parametrize("opset", [18, pytest.param(23, marks=pytest.mark.slow)])
 def test_what_is_handed_out_is_what_torch_reads(opset: int) -> None:
     own = registry(opset)
     with operators_read_once():

@@ -514,7 +514,7 @@ FORMS: dict[str, tuple[nn.Module, object, list[str], list[list[int | str]]]] = {
 }  # fmt: skip
 
 
-QUICK = ("dict in another order", "batch and length vary", "a branch", "LSTM two=True first=True")
+QUICK = ("dict in another order", "batch and length vary", "a branch")
 
 
 @pytest.mark.parametrize("form", [pytest.param(f, marks=[] if f in QUICK else pytest.mark.slow) for f in FORMS])
