@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 
@@ -14,7 +14,10 @@ from passes.program import Program
 from passes.signature import Signature
 from targets.stack import Stack
 
-__all__ = ["Budget", "Context", "Pace", "synthetic_data"]
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+__all__ = ["Batch", "Budget", "Context", "Fit", "Pace", "synthetic_data"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,32 @@ class Pace(Protocol):
         """Whether `after` is slower than `before`. Asked once for each attempt of the pass called `step`."""
 
 
+Batch: TypeAlias = "tuple[Mapping[str, Tensor], Tensor | None]"
+"""Inputs by name, joined along the first axis, and (batch,) labels where the data have them."""
+
+
+class Fit(Protocol):
+    """Trains torch modules on the data and with the seed that it was made for; it alone owns loops and checkpoints."""
+
+    @property
+    def key(self) -> str:
+        """Everything beside the arguments that decides the weights; part of the key of a kept pass."""
+
+    def __call__(
+        self, model: nn.Module, loss: Callable[[nn.Module, Batch], Tensor], *, step: str, epochs: int, rate: float
+    ) -> nn.Module:
+        """A trained copy of `model`, in eval mode; the one given stays as it was.
+
+        Args:
+            loss: From the module and a batch to a scalar; lower is better.
+            step: Names the work, in progress and checkpoints: one that was cut off goes on under the same name.
+            epochs: Passes over the data at most; `rate` is the highest learning rate.
+
+        Raises:
+            InvalidInput: there are no data, labels are missing or out of range, or the loss is not finite.
+        """
+
+
 def _silent(_step: str, _done: float) -> None:
     pass
 
@@ -53,7 +82,7 @@ class Context:
         data: Calibration samples; None where the user gave none.
         validation: Samples that proofs and metrics are taken on; the calibration data where None.
         metric: Judges the answers where `validation` has labels.
-        fit: Trains a torch module; set by the driver for recipes that need it.
+        fit: Trains a torch module; set by the driver for recipes that need it, None elsewhere.
         pace: Decides what is slower; the stack's model does where None.
         seed: Of every random choice.
         progress: Called with a step's name and its share done.
@@ -63,7 +92,7 @@ class Context:
     data: Dataset | None = None
     validation: Dataset | None = None
     metric: Metric | None = None
-    fit: Callable[..., Any] | None = None
+    fit: Fit | None = None
     pace: Pace | None = None
     seed: int = 0
     budget: Budget = field(default_factory=Budget)
