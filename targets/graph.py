@@ -418,7 +418,7 @@ def _is_view(node: ir.Node) -> bool:
 
 
 def _upstream(value: ir.Value, known: dict[int, ir.Value], passes: Callable[[ir.Node, ir.Value], bool]) -> ir.Value:
-    """Back along the first inputs of nodes that `passes`; `known` keeps what was found, so that a chain is walked once."""
+    """Back along the first inputs of nodes that `passes`; `known` keeps what was found: no chain is walked twice."""
     walked = []
     while (found := known.get(id(value))) is None:
         walked.append(id(value))
