@@ -91,6 +91,14 @@ class Pass(ABC):
             PassFailed: the promise does not hold.
         """
 
+    def priced(self, program: Program, ctx: Context) -> Program:
+        """What stands for `program` where costs and sizes are compared; a torch program as it is has neither."""
+        return program
+
+    def notes(self, before: Program, after: Program, ctx: Context) -> tuple[str, ...]:
+        """What the user should know of the result beside the numbers of the proof, a sentence each."""
+        return ()
+
     def narrower(self, before: Program, ctx: Context, proof: Proof) -> Pass | None:
         """The same pass on fewer layers, to try after `proof` was over budget; None where there is no less."""
         return None
@@ -151,6 +159,7 @@ class Pass(ABC):
         against = before if self.kind is Kind.EXACT else before.truth
         drift = compare(against, after, data)
         metric = compare_metric(before.truth, after, data, ctx.metric) if ctx.metric else None
+        was, now = self.priced(before, ctx), self.priced(after, ctx)
         proof = Proof(
             name=self.name,
             settings=self.settings,
@@ -160,11 +169,12 @@ class Pass(ABC):
             metric=metric,
             data=data.name,
             samples=len(data),
-            cost_s=_costs(before, after, ctx),
-            size_bytes=_sizes(before, after),
-            nodes=_nodes(before, after),
+            cost_s=_costs(was, now, ctx),
+            size_bytes=_sizes(was, now),
+            nodes=_nodes(was, now),
             changed=not _same_graph(before, after),
             slower=slower,
+            notes=self.notes(before, after, ctx),
         )
         if reason := self._drifted(proof, ctx, after):
             return replace(proof, reason=reason)

@@ -87,6 +87,7 @@ class Proof:
         changed: Whether the pass found anything to do.
         slower: What measuring said of each attempt, in turn; empty where the prediction decided.
         size_bytes: Of the model, before and after.
+        notes: What else the user should know, a sentence each.
     """
 
     name: str
@@ -103,6 +104,7 @@ class Proof:
     slower: tuple[bool, ...] = ()
     size_bytes: tuple[int, int] | None = None
     nodes: tuple[int, int] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def worst_sqnr_db(self) -> float:
@@ -124,6 +126,7 @@ class Proof:
             "measured_slower": list(self.slower),
             "size_bytes": list(self.size_bytes) if self.size_bytes else None,
             "nodes": list(self.nodes) if self.nodes else None,
+            "notes": list(self.notes),
         }
 
     @classmethod
@@ -145,6 +148,7 @@ class Proof:
             slower=tuple(data["measured_slower"]),
             size_bytes=_pair(data["size_bytes"]),
             nodes=_pair(data["nodes"]),
+            notes=tuple(data.get("notes", ())),
         )
 
 

@@ -25,6 +25,7 @@ from passes.program import Level
 from passes.torch_level.clean_up_module import CleanUpModule
 from passes.torch_level.export import LOWEST_OPSET, Export
 from passes.torch_level.fold_batch_norm import FoldBatchNorm
+from passes.torch_level.prune_channels import PruneChannels
 from targets.errors import InvalidInput, UnknownName
 from targets.stack import Stack
 
@@ -34,6 +35,7 @@ PASSES: Mapping[str, type[Pass]] = {
     p.__name__: p
     for p in (
         CleanUpModule,
+        PruneChannels,
         FoldBatchNorm,
         Export,
         FoldConstants,

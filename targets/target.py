@@ -17,9 +17,11 @@ from targets.modes import Settings, parse_settings
 from targets.overlay import is_current, own_fits
 from targets.prior import lowering_of, prior_fit
 from targets.stack import Power, QuantFormat, Stack
+from targets.workload import ITEM_BYTES
 
 __all__ = [
     "Target", "digest_of", "load_stack", "load_target", "prior_of", "shipped_stack", "shipped_target", "target_names",
+    "vector_width",
 ]  # fmt: skip
 
 _NOT_NUMBERS = {"name", "title", "device_type", "default_stack", "stacks", "source", "notes", "settings"}
@@ -121,6 +123,16 @@ def load_stack(name: str) -> Stack:
 def shipped_stack(name: str) -> Stack:
     """What `load_stack` gives where the user has calibrated nothing."""
     return _find_stack(name, shipped_target)
+
+
+def vector_width(stack: Stack) -> int:
+    """Elements that the processor of `stack` takes at once, in the precision of the stack.
+
+    Registers are as wide as the profile's `vector_bits`; where it states none, 128 bits: of NEON, and what tensor cores
+    take at once in each precision.
+    """
+    bits: int = load_target(stack.target).parameters.get("vector_bits", 128)
+    return bits // 8 // ITEM_BYTES[stack.dtype]
 
 
 def digest_of(stack: Stack) -> str:

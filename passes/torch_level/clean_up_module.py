@@ -15,7 +15,7 @@ from passes.torch_level.capture import is_script
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["CleanUpModule"]
+__all__ = ["CleanUpModule", "copied"]
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ class CleanUpModule(Pass):
     def apply(self, program: Program, ctx: Context) -> Program:
         if not any(_needs_cleaning(module) for module in program.model.modules()):
             return program
-        model = _copied(program.model)
+        model = copied(program.model)
         for module in list(model.modules()):
             _bake(module)
         return program.with_model(model)
 
 
-def _copied(model: nn.Module) -> nn.Module:
+def copied(model: nn.Module) -> nn.Module:
     """A copy of its own: tensors that hold a gradient are detached, classes that torch made for one module are too.
 
     torch refuses to copy the former, and lets the copy share the latter, so that whatever is removed from the copy's

@@ -238,8 +238,8 @@ def test_a_second_application_changes_nothing(
     from passes.dataset import Dataset
 
     step = made(name)
-    if name == "Export":
-        return  # it leaves a program that it cannot take
+    if name == "Export" or step.kind is Kind.RETRAINED:
+        return  # the one leaves a program that it cannot take, the others train again
     stacks = {
         "CastFloat16": "jetson_nano/tensorrt-fp16",
         "FuseActivation": "desktop_cpu/onnxruntime-fp32",

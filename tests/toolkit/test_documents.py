@@ -73,7 +73,7 @@ FIGURES = keys(
     "size_bytes latency_s latency_interval_s memory_bytes memory_interval_bytes energy_j energy_interval_j extrapolated"
 )
 PROOF = keys(
-    "pass kind decision reason data samples predicted_latency_s changed size_bytes nodes measured_slower",
+    "pass kind decision reason data samples predicted_latency_s changed size_bytes nodes measured_slower notes",
     settings=ANY,
     drift=[DRIFT],
     metric=METRIC,
