@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -111,7 +111,8 @@ class Session:
         """Name and shape of each input; a dimension that varies counts one."""
         return {i.name: tuple(d if isinstance(d, int) else 1 for d in i.shape) for i in self._session.get_inputs()}
 
-    def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def __call__(self, inputs: Mapping[str, Array], only: Sequence[str] | None = None) -> dict[str, Array]:
+        """Every output, or those of `only`: nothing else is then computed."""
         if set(inputs) != set(wanted := [i.name for i in self._session.get_inputs()]):
             raise InvalidInput(
                 f"the graph takes {', '.join(wanted)}; got {', '.join(sorted(inputs)) or 'nothing'}",
@@ -119,7 +120,8 @@ class Session:
             )
         watched = _at_most(LONGEST_RUN_S) if self._may_loop else nullcontext()
         with mapped_errors("running the model"), watched as options:
-            return dict(zip(self.output_names, self._session.run(None, dict(inputs), options), strict=True))
+            names = self.output_names if only is None else list(only)
+            return dict(zip(names, self._session.run(names, dict(inputs), options), strict=True))
 
 
 @contextmanager

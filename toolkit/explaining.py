@@ -1,0 +1,224 @@
+"""Why did the answers move, and which layer did it? A bundle beside the float model that it was made of.
+
+The float model is the bundle's own recipe up to the first pass that may change the answers, so the source and the
+samples must still be there; who moved them names them again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from passes.context import Context
+from passes.contract import Kind
+from passes.dataset import Dataset
+from passes.onnx_level.causes import Cause, causes
+from passes.onnx_level.effects import Effect, Effects, measure
+from passes.onnx_level.switchboard import Switchboard
+from passes.onnx_level.unrounding import in_float
+from passes.program import Level, Program
+from passes.recipe import Recipe
+from passes.running import run
+from targets.cost import estimate
+from targets.errors import InvalidInput
+from targets.stack import Stack
+from targets.target import load_stack
+from toolkit.bundle.bundle import Bundle, open_bundle
+from toolkit.cache import DiskCache, fingerprint
+from toolkit.config import Config, load_config
+from toolkit.data import load_data
+from toolkit.names import IN_MEMORY
+from toolkit.sources import load_source
+
+__all__ = ["SAMPLES", "Explained", "Remedy", "explain_bundle"]
+
+SAMPLES = 16
+"""Samples that are looked at: each takes a run for every layer."""
+
+_PRICED = 8  # of the worst layers, those whose float form is priced
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remedy:
+    """What leaving one layer in float would bring and cost: SQNR of the worst output, predicted seconds."""
+
+    sqnr_db: float
+    latency_s: tuple[float, float]
+
+    @property
+    def costs_s(self) -> float:
+        return self.latency_s[1] - self.latency_s[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explained:
+    """What moved the answers of a bundle.
+
+    Args:
+        effects: Of every layer that differs from the float model, in the order in which they run.
+        causes: By layer, what stands out in its weights and its activation.
+        remedies: By layer, of the worst: leaving it in float.
+        passes: The bundle's own proofs: what each pass did to the answers.
+    """
+
+    bundle: str
+    stack: Stack
+    data: str
+    effects: Effects
+    causes: dict[str, tuple[Cause, ...]]
+    remedies: dict[str, Remedy]
+    passes: tuple[dict[str, Any], ...]
+
+    @property
+    def culprit(self) -> Effect | None:
+        """The layer whose quantization alone does most harm; None where nothing differs."""
+        return self.effects.worst_first[0] if self.effects.effects else None
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain document; units are in the keys. A ratio without noise is null."""
+        culprit, jump = self.culprit, self.effects.first_jump
+        return {
+            "schema": "toolkit.explain/1",
+            "bundle": self.bundle,
+            "stack": self.stack.id,
+            "data": self.data,
+            "samples": self.effects.samples,
+            "sqnr_db": _finite(self.effects.all_db),
+            "culprit": culprit.unit.name if culprit else None,
+            "first_jump": jump.unit.name if jump else None,
+            "layers": [self._layer(effect) for effect in self.effects.effects],
+            "passes": list(self.passes),
+        }
+
+    def _layer(self, effect: Effect) -> dict[str, Any]:
+        unit, seen, remedy = effect.unit, effect.seen, self.remedies.get(effect.unit.name)
+        return {
+            "layer": unit.name,
+            "operator": unit.op_type,
+            "tensor": unit.tensor,
+            "module": unit.module,
+            "source": unit.source,
+            "alone_sqnr_db": _finite(effect.alone_db),
+            "share_of_noise": effect.share,
+            "own_tensor_sqnr_db": _finite(effect.local_db),
+            "tensor_sqnr_db": _finite(effect.tensor_db),
+            "inherited_sqnr_db": _finite(effect.inherited_db),
+            "without_sqnr_db": None if effect.without_db is None else _finite(effect.without_db),
+            "stored_range": list(unit.rounding.bounds) if unit.rounding else None,
+            "seen_range": [seen.low, seen.high],
+            "clipped_share": seen.clipped_share,
+            "vanished_share": seen.vanished_share,
+            "causes": [{"kind": c.kind, "text": c.text, "remedy": c.remedy} for c in self.causes[unit.name]],
+            "in_float": {"sqnr_db": _finite(remedy.sqnr_db), "predicted_latency_s": list(remedy.latency_s)}
+            if remedy
+            else None,
+        }
+
+
+def explain_bundle(
+    path: str | Path,
+    *,
+    model: Any = None,
+    data: Any = None,
+    samples: int = SAMPLES,
+    save: str | Path | None = None,
+    trust: bool = False,
+    progress: Callable[[str, float], None] = lambda step, done: None,
+) -> Explained:
+    """Which layer moved the answers of the bundle at `path`, and why.
+
+    Args:
+        model: Where the source is now; what the bundle's recipe says where None.
+        data: Where samples are now; those that the bundle was calibrated on where None.
+        samples: How many are looked at.
+        save: Folder that gets the worst layer alone, in float and as the bundle has it, with its inputs.
+        trust: Load files that could run code.
+
+    Raises:
+        InvalidInput: the bundle is damaged, or nothing differs from the float model; the source or data are gone.
+    """
+    bundle = open_bundle(path)
+    config = load_config(bundle.path / "recipe.yaml")
+    stack = load_stack(str(bundle.manifest["stack"]))
+    float_program, found = _float_program(config, stack, model, data, trust, progress)
+    shipped = _shipped(bundle, float_program)
+    board = Switchboard(float_program, shipped)
+    if not board.units:
+        raise InvalidInput(
+            f"no layer of {bundle.path.name} differs from the float model: there is nothing to explain",
+            hint="the passes that were reverted stand in report.html; `toolkit compile --min-sqnr-db` moves the budget",
+        )
+    effects = measure(board, found.take(samples), progress=progress)
+    result = Explained(
+        bundle=bundle.path.name,
+        stack=stack,
+        data=found.name,
+        effects=effects,
+        causes={e.unit.name: causes(e) for e in effects.effects},
+        remedies=_remedies(board, shipped, effects, stack),
+        passes=tuple(bundle.report["proofs"]),
+    )
+    if save is not None and result.culprit is not None:
+        from toolkit.failing_layer import save_layer
+
+        save_layer(Path(save), board, result.culprit.unit, next(iter(found)))
+    return result
+
+
+def _float_program(
+    config: Config, stack: Stack, model: Any, data: Any, trust: bool, progress: Callable[[str, float], None]
+) -> tuple[Program, Dataset]:
+    """The source as the bundle's own exact passes leave it, and samples."""
+    named = model if model is not None else config.model
+    if named == IN_MEMORY or (data is None and config.data == IN_MEMORY):
+        raise InvalidInput(
+            "this bundle was made from a model or data in memory",
+            hint="name them: --model and --data, or model= and data= in Python",
+        )
+    source = load_source(named, inputs=config.input, fixed=config.fix, trust=trust)
+    spec = data if data is not None else config.data
+    samples = load_data(spec, source.program.signature, preprocess=config.preprocess) if spec is not None else None
+    samples = samples or source.data
+    if samples is None:
+        raise InvalidInput("there are no samples to look at", hint="give some with --data")
+    recipe = Recipe.from_data(config.recipe or "custom", config.passes or (), frozenset(source.program.facts))
+    changing = (i for i, step in enumerate(recipe.passes) if step.kind is not Kind.EXACT)
+    exact = replace(recipe, passes=recipe.passes[: next(changing, len(recipe.passes))])
+    ctx = Context(stack=stack, data=samples, seed=config.seed, progress=progress)
+    program = run(exact, source.program, ctx, cache=DiskCache(), fingerprint=fingerprint()).program
+    if program.level is not Level.ONNX:
+        raise InvalidInput(
+            "this bundle was trained anew before it was exported: its float model is not the source",
+            hint="`toolkit compile` it without training passes to see what quantization alone does",
+        )
+    return program, samples
+
+
+def _shipped(bundle: Bundle, like: Program) -> Program:
+    """The bundle's graph as a program beside the float one."""
+    import onnx
+    import onnx_ir
+
+    file = bundle.path / bundle.artifact.file
+    if file.suffix != ".onnx":
+        raise InvalidInput(f"{file.name} is not an ONNX graph", hint="compile for a stack that ships ONNX")
+    return like.with_model(onnx_ir.from_proto(onnx.load_model_from_string(file.read_bytes())))
+
+
+def _remedies(board: Switchboard, shipped: Program, effects: Effects, stack: Stack) -> dict[str, Remedy]:
+    base = estimate(shipped.static_model, stack, as_is=True, quick=True).latency_s
+    found = {}
+    for effect in effects.worst_first[:_PRICED]:
+        if effect.without_db is None:
+            continue
+        changed = in_float(shipped, board.units, {effect.unit.name})
+        after = estimate(changed.static_model, stack, as_is=True, quick=True).latency_s
+        found[effect.unit.name] = Remedy(sqnr_db=effect.without_db, latency_s=(base, after))
+    return found
+
+
+def _finite(value: float) -> float | None:
+    return round(value, 2) if isfinite(value) else None
