@@ -243,7 +243,17 @@ class _Reader:
         producer = self._root(value).producer()
         if producer is None:
             return value
-        return None if self._dtype(producer) in ("int8", "uint8") else value
+        return None if self._dtype(self._start_of(producer)) in ("int8", "uint8") else value
+
+    def _start_of(self, node: ir.Node) -> ir.Node:
+        """The operator that the runtime computes `node` with: an activation is done where its operand is made."""
+        while absorbs(self.fuses, node.op_type) and node.op_type != "Add":
+            value = node.inputs[0]
+            before = value.producer() if value is not None else None
+            if value is None or before is None or before.op_type in (_Q, _DQ) or self._users(value) != [node]:
+                break
+            node = before
+        return node
 
     def _float_consumer(self, node: ir.Node) -> bool:
         """Whether the float side of a DequantizeLinear is really read."""

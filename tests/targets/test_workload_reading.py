@@ -300,3 +300,27 @@ def test_a_lookup_reads_its_rows_and_stores_its_table(read: Read) -> None:
     assert op.weight_bytes == op.output_bytes == 4 * 16 * 4
     assert work.weight_bytes == 1000 * 16 * 4
     assert work.at_precision("float16").weight_bytes == 1000 * 16 * 2
+
+
+QUANTIZED_CONV_RELU = """g (float[1,4,8,8] x) => (float[1,4,6,6] y) {
+    xq = QuantizeLinear(x, s, z)
+    xd = DequantizeLinear(xq, s, z)
+    wd = DequantizeLinear(w, s, z)
+    c = Conv(xd, wd)
+    r = Relu(c)
+    rq = QuantizeLinear(r, s, z)
+    rd = DequantizeLinear(rq, s, z)
+    vd = DequantizeLinear(w, s, z)
+    d = Conv<pads=[1,1,1,1]>(rd, vd)
+    dq = QuantizeLinear(d, s, z)
+    y = DequantizeLinear(dq, s, z) }"""
+
+
+@pytest.mark.parametrize("fuses", ["batch_norm relu", TENSORRT])
+def test_an_activation_that_stays_before_its_rounding_is_part_of_the_integer_operator(read: Read, fuses: str) -> None:
+    """Symmetric integers cannot stand for a Relu, so it stays in the graph; nothing is converted for it."""
+    work = read(QUANTIZED_CONV_RELU, fuses=fuses, w=np.zeros((4, 4, 3, 3), np.int8), s=np.float32(0.1),
+                z=np.int8(0))  # fmt: skip
+    convs = [("Conv", ("Relu",)), ("Conv", ())]
+    assert shape_of(work) == [("QuantizeLinear", ()), *convs, ("DequantizeLinear", ())]
+    assert work.tensor_bytes["r"] == 4 * 6 * 6
