@@ -25,7 +25,9 @@ from passes.program import Level
 from passes.torch_level.clean_up_module import CleanUpModule
 from passes.torch_level.export import LOWEST_OPSET, Export
 from passes.torch_level.fold_batch_norm import FoldBatchNorm
+from passes.torch_level.low_rank import Factorise, FactoriseAndTrain
 from passes.torch_level.prune_channels import PruneChannels
+from passes.torch_level.qat import TrainQuantized
 from targets.errors import InvalidInput, UnknownName
 from targets.stack import Stack
 
@@ -36,7 +38,10 @@ PASSES: Mapping[str, type[Pass]] = {
     for p in (
         CleanUpModule,
         PruneChannels,
+        Factorise,
+        FactoriseAndTrain,
         FoldBatchNorm,
+        TrainQuantized,
         Export,
         FoldConstants,
         FuseBatchNorm,
@@ -154,6 +159,24 @@ def int8(stack: Stack, level: Level) -> Recipe:
     return Recipe("int8", (*base.passes, *steps), base.given)
 
 
+def qat(stack: Stack, level: Level) -> Recipe:
+    """The integer format of the stack, with training through its rounding; then float32's passes."""
+    format_ = stack.quantization
+    if format_ is None:
+        raise InvalidInput(f"{stack.id} has no integer format", hint="choose an int8 stack: `toolkit targets`")
+    if level is Level.ONNX:
+        raise InvalidInput("an ONNX graph cannot be trained here", hint="give the PyTorch module, or take recipe int8")
+    train = TrainQuantized(
+        activation=format_.activation,
+        activation_symmetric=format_.activation_symmetric,
+        per_channel=format_.per_channel,
+        least_channels=format_.least_channels,
+    )
+    steps = float32(stack, level).passes
+    export = next(i for i, step in enumerate(steps) if step.becomes is Level.ONNX)
+    return Recipe("qat", (*steps[:export], train, *steps[export:]))
+
+
 def weights8(stack: Stack, level: Level) -> Recipe:
     """float32, then weights alone in 8 bits."""
     base = float32(stack, level)
@@ -167,7 +190,7 @@ def weights4(stack: Stack, level: Level) -> Recipe:
 
 
 RECIPES: Mapping[str, Callable[[Stack, Level], Recipe]] = {
-    r.__name__: r for r in (float32, float16, int8, weights8, weights4)
+    r.__name__: r for r in (float32, float16, int8, qat, weights8, weights4)
 }
 """The whole registry."""
 

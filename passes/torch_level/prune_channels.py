@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -15,7 +15,7 @@ from passes.torch_level.capture import flatten, to_tensor
 from passes.torch_level.clean_up_module import copied
 from passes.torch_level.layer_work import layers_of, seconds
 from passes.torch_level.narrowing import Kept, Plan, everywhere, where_least
-from passes.torch_level.retraining import Reshapes, example_of, same_outputs, teacher_for
+from passes.torch_level.retraining import Reshapes, batches_of, example_of, freeze_like, same_outputs, teacher_for
 from passes.torch_level.tied_channels import Tied, check_installed, emptied, remove, tied_channels, unit_sums
 from targets.target import vector_width
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["PruneChannels"]
 
-_BATCH = 16  # samples of one gradient
 _TAYLOR_SAMPLES = 256
 _LEAST_RATIO = 0.1  # less is not worth a training
 
@@ -89,7 +88,7 @@ class PruneChannels(Reshapes):
                 name = self.name if self.iterations == 1 else f"{self.name}-{step}"
                 model = ctx.fit(model, teacher, step=name, epochs=self.epochs, rate=self.rate)
                 _wants_gradients(model)
-        _as_before(model, program.model)
+        freeze_like(model, program.model)
         return program.with_model(model.eval())
 
     def ensures(self, before: Program, after: Program, ctx: Context) -> None:
@@ -224,9 +223,10 @@ def _taylor(
     """
     import torch
 
+    assert ctx.data is not None
     totals = {tied.root: torch.zeros(tied.units, dtype=torch.float64) for tied in plan.groups}
     draw = torch.Generator().manual_seed(ctx.seed)
-    for inputs, labels in _batches(program, ctx):
+    for inputs, labels in batches_of(program, ctx.data.take(_TAYLOR_SAMPLES)):
         model.zero_grad(set_to_none=True)
         with torch.enable_grad():
             _sensitivity(model, inputs, labels, draw).backward()  # type: ignore[no-untyped-call]
@@ -251,35 +251,6 @@ def _sensitivity(
     return torch.stack([(n * out).mean() for n, out in zip(noise, outputs, strict=True)]).sum()
 
 
-def _batches(program: Program, ctx: Context) -> Iterable[tuple[list[torch.Tensor], torch.Tensor | None]]:
-    """The data in batches, as the module takes them; one by one where the first axis of an input is no batch."""
-    import torch
-
-    assert ctx.data is not None
-    data = ctx.data.take(_TAYLOR_SAMPLES)
-    held: list[list[torch.Tensor]] = []
-    specs = program.signature.inputs
-    size = _BATCH if all(s.shape and isinstance(s.shape[0], str) for s in specs) or _is_batched(program) else 1
-    for count, sample in enumerate(data, start=1):
-        held.append([to_tensor(sample[spec.name]) for spec in specs])
-        if len(held) == size or count == len(data):
-            labels = None if data.labels is None else torch.as_tensor(data.labels[count - len(held) : count])
-            yield [torch.cat(parts) for parts in zip(*held, strict=True)], labels
-            held = []
-
-
-def _is_batched(program: Program) -> bool:
-    """Whether the module itself takes two samples at once."""
-    import torch
-
-    pair = [torch.cat([a, a]) if a.ndim else a for a in example_of(program)]
-    try:
-        with torch.no_grad():
-            return all(out.shape[:1] == pair[0].shape[:1] for out in flatten(program.model(*pair)))
-    except Exception:  # a forward that states its sizes raises anything
-        return False
-
-
 # ---- copies
 
 
@@ -296,13 +267,6 @@ def _prepared(program: Program) -> nn.Module:
 def _wants_gradients(model: nn.Module) -> None:
     for parameter in model.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
-
-
-def _as_before(model: nn.Module, like: nn.Module) -> None:
-    """Weights that the user had frozen are frozen again."""
-    frozen = {name for name, parameter in like.named_parameters() if not parameter.requires_grad}
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name not in frozen and parameter.is_floating_point())
 
 
 def _unlike(program: Program, ctx: Context, gone: Mapping[Tied, Sequence[int]]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import fields
 from math import isfinite, prod
 from typing import TYPE_CHECKING, Any
@@ -9,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from passes.compare import compare
 from passes.context import Context
 from passes.contract import Pass, PassFailed
+from passes.dataset import Dataset
 from passes.program import Level, Program
-from passes.torch_level.capture import is_script, to_tensor
+from passes.torch_level.capture import flatten, is_script, to_tensor
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +20,10 @@ if TYPE_CHECKING:
 
     from passes.torch_level.losses import Teacher
 
-__all__ = ["Reshapes", "example_of", "origin", "same_outputs", "teacher_for"]
+__all__ = ["Reshapes", "batches_of", "example_of", "freeze_like", "origin", "same_outputs", "teacher_for"]
+
+
+_BATCH = 16
 
 
 class Reshapes(Pass):
@@ -97,8 +102,6 @@ def same_outputs(model: nn.Module, program: Program) -> str:
     """How the outputs of `model` differ in number, type or shape from the signature; empty where they do not."""
     import torch
 
-    from passes.torch_level.capture import flatten
-
     with torch.no_grad():
         made = flatten(model(*example_of(program)))
     specs = program.signature.outputs
@@ -123,3 +126,37 @@ def _check_labels(program: Program, ctx: Context) -> None:
             f"labels from {labels.min()} to {labels.max()} are out of range: the model has {classes} classes",
             hint=f"number the classes from 0 to {classes - 1}",
         )
+
+
+def batches_of(program: Program, data: Dataset) -> Iterator[tuple[list[torch.Tensor], torch.Tensor | None]]:
+    """Inputs as the module takes them and labels, 16 at once; one by one where it takes no two samples at once."""
+    import torch
+
+    held: list[list[torch.Tensor]] = []
+    specs = program.signature.inputs
+    size = _BATCH if all(s.shape and isinstance(s.shape[0], str) for s in specs) or _is_batched(program) else 1
+    for count, sample in enumerate(data, start=1):
+        held.append([to_tensor(sample[spec.name]) for spec in specs])
+        if len(held) == size or count == len(data):
+            labels = None if data.labels is None else torch.as_tensor(data.labels[count - len(held) : count])
+            yield [torch.cat(parts) for parts in zip(*held, strict=True)], labels
+            held = []
+
+
+def _is_batched(program: Program) -> bool:
+    """Whether the module itself takes two samples at once."""
+    import torch
+
+    pair = [torch.cat([a, a]) if a.ndim else a for a in example_of(program)]
+    try:
+        with torch.no_grad():
+            return all(out.shape[:1] == pair[0].shape[:1] for out in flatten(program.model(*pair)))
+    except Exception:  # a forward that states its sizes raises anything
+        return False
+
+
+def freeze_like(model: nn.Module, like: nn.Module) -> None:
+    """Weights that the user had frozen are frozen again."""
+    frozen = {name for name, parameter in like.named_parameters() if not parameter.requires_grad}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in frozen and parameter.is_floating_point())

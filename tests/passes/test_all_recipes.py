@@ -249,7 +249,9 @@ def test_a_second_application_changes_nothing(
     ctx = context(stacks.get(name, STACKS[0].id), data=Dataset.of_arrays("d", {"x": noise(8, 3, 8, 8)}))
     if step.level is Level.TORCH:
         normed = nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 1))
-        module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), normed, nn.ReLU())
+        module: nn.Module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), normed, nn.ReLU())
+        if name == "Factorise":
+            module = nn.Sequential(nn.Flatten(), nn.Linear(192, 192))
         start = torch_program(module, x=noise(1, 3, 8, 8))
         once = step.apply(start, ctx)
         assert once.model is not start.model
