@@ -201,15 +201,14 @@ def named_program(program: Make, rough: str) -> Program:
     return made
 
 
-def test_narrowing_leaves_out_first_and_last_and_then_the_worst(program: Make, context: Make, data: Dataset) -> None:
+def test_narrowing_leaves_out_the_layer_that_does_most_harm_first(program: Make, context: Make, data: Dataset) -> None:
     start, ctx = named_program(program, "w3"), context(X86, data=data)
     step, tried = QuantizeInt8(), []
     proof = Recipe  # narrower does not look at the numbers of the proof
     while (narrower := step.narrower(start, ctx, proof)) is not None:  # type: ignore[arg-type]
         tried.append(narrower.exclude)
         step = narrower
-    assert tried[0] == ("first", "last")
-    assert tried[1] == ("first", "third", "last")
+    assert tried[0] == ("third",)
     assert all(len(after) > len(before) for before, after in pairwise(tried))
     assert all(len(names) < 4 for names in tried), "something is still quantized"
 
