@@ -251,7 +251,7 @@ def test_a_second_application_changes_nothing(
         normed = nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 1))
         module: nn.Module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), normed, nn.ReLU())
         if name == "Factorise":
-            module = nn.Sequential(nn.Flatten(), nn.Linear(192, 192))
+            module, step = nn.Sequential(nn.Flatten(), nn.Linear(192, 192)), replace(step, error=0.5)  # type: ignore
         start = torch_program(module, x=noise(1, 3, 8, 8))
         once = step.apply(start, ctx)
         assert once.model is not start.model
