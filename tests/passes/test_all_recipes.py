@@ -245,6 +245,7 @@ def test_a_second_application_changes_nothing(
         "FuseActivation": "desktop_cpu/onnxruntime-fp32",
         "QuantizeInt8": "desktop_cpu/onnxruntime-int8",
         "QuantizeDynamic": "desktop_cpu/onnxruntime-int8",
+        "Factorise": "raspberry_pi_4/onnxruntime-fp32",
     }
     ctx = context(stacks.get(name, STACKS[0].id), data=Dataset.of_arrays("d", {"x": noise(8, 3, 8, 8)}))
     if step.level is Level.TORCH:
