@@ -68,10 +68,13 @@ class Export(Pass):
     def _from_graph(self, program: Program) -> ir.Model:
         import torch
 
+        from passes.fake_quant import translations
+
         with operators_read_once():
             result: Any = torch.onnx.export(
-                program.exported, (), dynamo=True, opset_version=self.opset, optimize=False, verbose=False
-            )
+                program.exported, (), dynamo=True, opset_version=self.opset, optimize=False, verbose=False,
+                custom_translation_table=translations(),
+            )  # fmt: skip
         model: ir.Model = result.model
         return model
 
