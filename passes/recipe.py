@@ -23,6 +23,7 @@ from passes.onnx_level.quantize_int8 import QuantizeInt8
 from passes.onnx_level.quantize_weights import QuantizeWeights
 from passes.program import Level
 from passes.torch_level.clean_up_module import CleanUpModule
+from passes.torch_level.distil import Distil
 from passes.torch_level.export import LOWEST_OPSET, Export
 from passes.torch_level.fold_batch_norm import FoldBatchNorm
 from passes.torch_level.low_rank import Factorise, FactoriseAndTrain
@@ -40,6 +41,7 @@ PASSES: Mapping[str, type[Pass]] = {
         PruneChannels,
         Factorise,
         FactoriseAndTrain,
+        Distil,
         FoldBatchNorm,
         TrainQuantized,
         Export,

@@ -62,15 +62,15 @@ class Reshapes(Pass):
         _check_labels(program, ctx)
 
     def _check_answers(self, before: Program, after: Program, ctx: Context) -> None:
-        """Where no labels judge what was trained, its answers must stay those of the reference, within the budget."""
+        """Where no labels judge what was trained, its answers must stay those of the original, within the budget."""
         data = ctx.proof_data(before)
         if ctx.metric is not None and data.labels is not None:
             return
-        worst = min(drift.sqnr_db for drift in compare(before.truth, after, data))
+        worst = min(drift.sqnr_db for drift in compare(origin(before), after, data))
         if not worst >= ctx.budget.min_sqnr_db:
             raise PassFailed(
                 f"{self.name}: without labels its answers must stay within {ctx.budget.min_sqnr_db:g} dB SQNR of the "
-                f"reference; they are at {worst:.1f} dB",
+                f"original; they are at {worst:.1f} dB",
                 hint="give labelled data with --data, remove less, or train longer",
             )
 
