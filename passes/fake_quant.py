@@ -71,7 +71,7 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: 
     Args:
         x: (...) floating point.
         scale: () or, for one scale a channel, (channels,); above zero.
-        zero_point: int32, shaped as `scale`.
+        zero_point: Shaped as `scale`; uint8, or int8 where `low` is below zero.
         axis: Of the channels; without meaning where there is one scale.
     """
     s, z = _along(scale, x, axis), _along(zero_point, x, axis)
@@ -152,7 +152,11 @@ class FakeQuantize(nn.Module):
             self.scale = nn.Parameter(scale.clone())
         else:
             self.register_buffer("scale", scale.clone())
-        self.register_buffer("zero_point", zero_point.to(torch.int32))
+        self.register_buffer("zero_point", zero_point.to(self._kind))
+
+    @property
+    def _kind(self) -> torch.dtype:
+        return torch.int8 if self.grid.signed else torch.uint8
 
     def step(self) -> Tensor:
         """The scale, kept above zero while it is trained."""
@@ -167,8 +171,7 @@ class FakeQuantize(nn.Module):
     def integers(self, x: Tensor) -> Tensor:
         """The integers that stand for `x`: int8, or uint8 where the grid is unsigned."""
         s, z = _along(self.step(), x, self.axis), _along(self.zero_point, x, self.axis)
-        kind = torch.int8 if self.grid.signed else torch.uint8
-        return (torch.round(x / s) + z).clamp(self.grid.low, self.grid.high).to(kind)
+        return (torch.round(x / s) + z).clamp(self.grid.low, self.grid.high).to(self._kind)
 
     def extra_repr(self) -> str:
         """The grid, and how many scales there are."""

@@ -115,6 +115,7 @@ def _keys(recipe: Recipe, program: Program, ctx: Context, fingerprint: str) -> l
         str(ctx.seed),
         str(ctx.budget),
         ctx.pace.key if ctx.pace else "",
+        *([ctx.fit.key] if ctx.fit else []),
     ]
     state = hashlib.sha256("\n".join(parts).encode())
     keys = []

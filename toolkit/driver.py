@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from passes.context import Budget, Context
+from passes.context import Budget, Context, Fit
 from passes.dataset import Dataset
 from passes.metric import TOP1
 from passes.program import Level, Program
@@ -37,12 +37,13 @@ from toolkit.bundle.manifest import (
     write_manifest,
     write_recipe,
 )
-from toolkit.cache import DiskCache, fingerprint
+from toolkit.cache import DiskCache, cache_folder, fingerprint
 from toolkit.data import check_preprocess_used, first_sample, load_data
 from toolkit.measuring import Measured, Recorded, check_host, decisions
 from toolkit.report.document import build_report
 from toolkit.report.html import render
 from toolkit.sources import Source, load_source
+from toolkit.trainers import TRAINER, trainer_for
 from toolkit.varying_sizes import check_sizes, size_notes
 
 __all__ = [
@@ -67,6 +68,7 @@ class Options:
         output: Folder of the bundle; `build/<model>-<target>` where None.
         recipe: Name of a recipe; the one that the stack wants where None.
         passes: The passes themselves, as recipe.yaml holds them.
+        trainer: What trains where the recipe has a pass that does; see `toolkit.trainers.trainer_for`.
         measure: Let this machine, where it is of the stack's kind, measure what the stack's model would predict.
         measured: What an earlier measurement decided, as recipe.yaml holds it; nothing is then measured.
         trust: Load files that could run code.
@@ -88,6 +90,7 @@ class Options:
     passes: Sequence[Mapping[str, Any]] | None = None
     seed: int = 0
     budget: Budget = field(default_factory=Budget)
+    trainer: str | Callable[..., Fit] = TRAINER
     measure: bool = False
     measured: Mapping[str, Sequence[str]] | None = None
     trust: bool = False
@@ -116,6 +119,7 @@ def compile_model(model: Any = None, *, target: str, **options: Any) -> Bundle:
     pace = _pace(device, stack, opts)
     ctx = replace(_context(source, stack, opts), pace=pace)
     recipe = _recipe(source.program, stack, opts)
+    ctx = replace(ctx, fit=_fit(recipe, source, ctx, opts))
     folder = Path(opts.output or Path("build") / f"{source.program.name}-{target}")
     with replacing_folder(folder, marker=MANIFEST, force=opts.force) as scratch:
         laps.end("load")
@@ -248,6 +252,13 @@ def _context(source: Source, stack: Stack, opts: Options) -> Context:
         budget=opts.budget,
         progress=opts.progress,
     )
+
+
+def _fit(recipe: Recipe, source: Source, ctx: Context, opts: Options) -> Fit | None:
+    """Trains on the user's data, else on what the zoo trained with; checkpoints lie where finished passes do."""
+    data = ctx.data if opts.data is not None else source.training or ctx.data
+    folder = cache_folder() if _cache(opts) else None
+    return trainer_for(recipe, source.program, ctx, trainer=opts.trainer, data=data, folder=folder)
 
 
 def _proof_part(data: Dataset | None) -> Dataset | None:

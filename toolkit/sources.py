@@ -34,12 +34,14 @@ EXAMPLE = "digits"
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A loaded model. `spec` is how the user named it; the data sets are those that come with a zoo model."""
+    """A loaded model. `spec` is how the user named it; the data sets are those that come with a zoo model:
+    `training` is all that it was trained on, `data` a part of that to calibrate with."""
 
     spec: str
     program: Program
     data: Dataset | None = None
     validation: Dataset | None = None
+    training: Dataset | None = None
 
 
 def load_source(
@@ -90,7 +92,8 @@ def _load_named(spec: str, stated: Stated, trust: bool) -> Source:
     if spec in models.names() and not path.exists():
         entry = models.entry(spec)
         source = _from_object((entry.build(), entry.example()), spec, spec, stated)
-        return Source(spec=spec, program=source.program, data=entry.calibration(), validation=entry.validation())
+        return Source(spec=spec, program=source.program, data=entry.calibration(), validation=entry.validation(),
+                      training=entry.training())  # fmt: skip
     if path.is_file():
         return _from_file(path, stated, trust)
     if ":" in spec and path.suffix != ".onnx":

@@ -35,6 +35,7 @@ class FoldBatchNorm(Pass):
 
     kind = Kind.EXACT
     level = Level.TORCH
+    gives = frozenset({"module_batch_norm_folded"})
 
     def requires(self, program: Program, ctx: Context) -> None:
         if is_script(program.model):

@@ -57,7 +57,8 @@ def compile_(
     ] = None,
     config: ConfigOpt = None,
     recipe: Annotated[
-        str | None, typer.Option(help="float32, float16, int8, weights8 or weights4 in place of what the stack wants.")
+        str | None,
+        typer.Option(help="float32, float16, int8, qat, weights8 or weights4 in place of what the stack wants."),
     ] = None,
     min_sqnr: Annotated[float | None, typer.Option("--min-sqnr-db", help="Budget for drift. [10 dB]")] = None,
     max_drop: Annotated[float | None, typer.Option("--max-metric-drop", help="Budget for the metric. [0.01]")] = None,

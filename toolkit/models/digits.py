@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from passes.dataset import Array, Dataset
 from toolkit.rng import generator
 
-__all__ = ["DigitsNet", "build", "calibration", "example", "split", "validation"]
+__all__ = ["DigitsNet", "build", "calibration", "example", "split", "training", "validation"]
 
 _TEST_IMAGES = 360
 _CALIBRATION_IMAGES = 128
@@ -86,6 +86,12 @@ def calibration() -> Dataset:
     return Dataset.of_arrays(
         "digits, training split", {"image": images[:_CALIBRATION_IMAGES]}, labels[:_CALIBRATION_IMAGES]
     )
+
+
+def training() -> Dataset:
+    """The 1,437 labelled images of the training split."""
+    (images, labels), _ = split()
+    return Dataset.of_arrays("digits, whole training split", {"image": images}, labels)
 
 
 def validation() -> Dataset:

@@ -19,7 +19,8 @@ __all__ = ["Entry", "entry", "names"]
 
 @dataclass(frozen=True)
 class Entry:
-    """A network that the toolkit ships. `module` holds `build`, `example`, `calibration` and `validation`."""
+    """A network that the toolkit ships. `module` holds `build`, `example`, `calibration`,
+    `training` and `validation`."""
 
     name: str
     summary: str
@@ -38,6 +39,11 @@ class Entry:
     def calibration(self) -> Dataset:
         """Samples of the training split."""
         data: Dataset = self._function("calibration")()
+        return data
+
+    def training(self) -> Dataset:
+        """All labelled samples of the training split."""
+        data: Dataset = self._function("training")()
         return data
 
     def validation(self) -> Dataset:
