@@ -29,7 +29,7 @@ from targets.target import load_stack
 from toolkit.bundle.bundle import Bundle, open_bundle
 from toolkit.cache import DiskCache, fingerprint
 from toolkit.config import Config, load_config
-from toolkit.data import load_data
+from toolkit.data import first_sample, load_data
 from toolkit.names import IN_MEMORY
 from toolkit.sources import load_source
 
@@ -178,8 +178,8 @@ def _float_program(
             "this bundle was made from a model or data in memory",
             hint="name them: --model and --data, or model= and data= in Python",
         )
-    source = load_source(named, inputs=config.input, fixed=config.fix, trust=trust)
     spec = data if data is not None else config.data
+    source = load_source(named, inputs=config.input, fixed=config.fix, sample=first_sample(spec), trust=trust)
     samples = load_data(spec, source.program.signature, preprocess=config.preprocess) if spec is not None else None
     samples = samples or source.data
     if samples is None:

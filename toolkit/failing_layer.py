@@ -27,36 +27,41 @@ def save_layer(folder: Path, board: Switchboard, unit: Unit, sample: Sample) -> 
     on `sample` in the float model, by the names of the graph's inputs, and `expected`, its float result.
     """
     import onnx
-    import onnx.utils
     from onnx import helper
 
-    float_reads = _reads(board.float_program, unit)
-    values = _values(board.float_program, [*float_reads, unit.tensor], sample)
+    reads = _reads(board.float_program, unit)
+    values = _values(board.float_program, [*reads, unit.tensor], sample)
     model = board.model
-    rounded_inputs = {u.tensor for u in board.units if u.op_type == "input"} - {unit.tensor}
-    reads = {f"{name}:seen" if name in rounded_inputs else name: values[name] for name in float_reads}
     result = f"{unit.tensor}:seen" if unit.op_type == "input" else unit.tensor
-    known = {value.name for value in (*model.graph.input, *model.graph.output)}
-    model.graph.value_info.extend(_described(name, array) for name, array in reads.items() if name not in known)
-    if result not in known:
-        model.graph.value_info.append(_described(result, values[unit.tensor]))
-    switch = f"switch:{board.units.index(unit)}"
-    extracted = onnx.utils.Extractor(model).extract_model([*reads, switch], [result])
-    plain = {**{name: f"input_{i}" for i, name in enumerate(reads)}, switch: "quantized", result: "output"}
-    for node in extracted.graph.node:
-        node.input[:] = [plain.get(name, name) for name in node.input]
-        node.output[:] = [plain.get(name, name) for name in node.output]
-    del extracted.graph.input[:], extracted.graph.output[:], extracted.graph.value_info[:]
-    extracted.graph.input.extend(_described(plain[name], array) for name, array in reads.items())
-    extracted.graph.input.append(helper.make_tensor_value_info("quantized", onnx.TensorProto.BOOL, []))
-    extracted.graph.output.append(_described("output", values[unit.tensor]))
-    onnx.checker.check_model(extracted)
+    choice = next(node for node in model.graph.node if result in node.output)
+    plain = {name: f"input_{i}" for i, name in enumerate(reads)}
+    rounded = {u.tensor for u in board.units if u.op_type == "input"}
+    _rename(choice, {**plain, **{f"{name}:seen": plain[name] for name in reads if name in rounded}})
+    choice.input[:], choice.output[:] = ["quantized"], ["output"]
+    used = {name for branch in choice.attribute for node in branch.g.node for name in node.input}
+    graph = helper.make_graph(
+        [choice],
+        "layer",
+        [*(_described(plain[name], values[name]) for name in reads),
+         helper.make_tensor_value_info("quantized", onnx.TensorProto.BOOL, [])],
+        [_described("output", values[unit.tensor])],
+        [tensor for tensor in model.graph.initializer if tensor.name in used],
+    )  # fmt: skip
+    layer = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+    onnx.checker.check_model(layer)
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / "layer.onnx", folder / "inputs.npz"]
-    onnx.save_model(extracted, files[0])
-    arrays = {plain[name]: array for name, array in reads.items()}
+    onnx.save_model(layer, files[0])
+    arrays = {plain[name]: values[name] for name in reads}
     np.savez(files[1], allow_pickle=False, quantized=np.array(True), expected=values[unit.tensor], **arrays)
     return files
+
+
+def _rename(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
+    """Let the bodies of `node` read other tensors."""
+    for attribute in node.attribute:
+        for inner in attribute.g.node:
+            inner.input[:] = [names.get(name, name) for name in inner.input]
 
 
 def _reads(program: Program, unit: Unit) -> list[str]:

@@ -1,19 +1,20 @@
 """One graph in which every difference between a float graph and a quantized one can be switched on by itself.
 
-Behind each activation that is rounded, and before each weight that is changed, stands a Where with a switch of its own
-among the inputs. So any choice of layers in float is one run, not one quantized graph.
+Each unit becomes an If with a switch of its own among the inputs: one branch as the float graph computes it, one with
+changed weights and a rounded result. So any choice of layers in float is one run, not one quantized graph, and what a
+branch does not need is not computed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from passes.dataset import Array, Sample
-from passes.onnx_level.sites import Rounding, Unit, Weight, units
+from passes.onnx_level.sites import Rounding, Unit, units
 from passes.onnxruntime import Session
 from passes.program import Program
 
@@ -38,8 +39,12 @@ class Switchboard:
 
     def run(self, sample: Sample, on: Collection[str], tensors: Sequence[str] | None = None) -> dict[str, Array]:
         """`tensors` of one sample (the outputs, where None), with the units in `on` as the other graph has them."""
-        switches = {_switch(i): np.array(unit.name in on) for i, unit in enumerate(self.units)}
+        switches = {self.switch(unit): np.array(unit.name in on) for unit in self.units}
         return self._session({**sample, **switches}, list(tensors) if tensors is not None else self.outputs)
+
+    def switch(self, unit: Unit) -> str:
+        """The input of the graph that chooses for `unit`."""
+        return f"switch:{unit.tensor}"
 
     @cached_property
     def _session(self) -> Session:
@@ -53,83 +58,112 @@ class Switchboard:
 
         model = onnx.load_model_from_string(self.float_program.onnx_bytes)
         graph = model.graph
-        made: dict[str, list[onnx.NodeProto]] = {}
-        for position, unit in enumerate(self.units):
-            graph.input.append(helper.make_tensor_value_info(_switch(position), TensorProto.BOOL, []))
-            for weight in unit.weights:
-                _switch_weight(graph, unit, weight, position)
-            if unit.rounding is not None:
-                made[unit.tensor] = list(_switched(graph, unit.tensor, unit.rounding, position))
-        _place(graph, made)
-        del graph.value_info[:]
-        known = set(self.outputs)
+        types = {value.name: value for value in (*graph.value_info, *graph.output)}
+        behind = {self._last(unit): unit for unit in self.units}
+        replaced = {node for unit in self.units for node in _nodes_of(unit)}
+        named = {node.name: node for node in graph.node}
+        inputs = {unit.tensor for unit in self.units if unit.op_type == "input"}
+        nodes = [self._choice(unit, named, graph) for unit in self.units if unit.op_type == "input"]
+        for node in graph.node:
+            if node.name in behind:
+                nodes.append(self._choice(behind[node.name], named, graph))
+            elif node.name not in replaced:
+                nodes.append(node)
+        made = {f"{name}:seen" for name in inputs}
+        for node in nodes:
+            if not made.intersection(node.output):
+                _rename(node, {name: f"{name}:seen" for name in inputs})
+        copies = [_copy(node) for node in nodes]
+        del graph.node[:], graph.value_info[:]
+        graph.node.extend(copies)
+        graph.input.extend(helper.make_tensor_value_info(self.switch(u), TensorProto.BOOL, []) for u in self.units)
+        wanted = [u.tensor for u in self.units if u.op_type != "input" and u.tensor not in self.outputs]
         graph.output.extend(
-            helper.make_tensor_value_info(unit.tensor, TensorProto.FLOAT, None)
-            for unit in self.units
-            if unit.tensor not in known and unit.op_type != "input"
+            types.get(name) or helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in wanted
         )
         return model
 
+    def _last(self, unit: Unit) -> str:
+        return str(unit.activation.name) if unit.activation is not None else unit.node
 
-def _switch(position: int) -> str:
-    return f"switch:{position}"
+    def _choice(self, unit: Unit, nodes: Mapping[str, onnx.NodeProto], graph: onnx.GraphProto) -> onnx.NodeProto:
+        """The If that stands for the nodes of `unit`."""
+        from onnx import helper
+
+        result = f"{unit.tensor}:seen" if unit.op_type == "input" else unit.tensor
+        own = [nodes[name] for name in _nodes_of(unit)]
+        branches = {
+            key: _branch(unit, own, graph, changed=key == "then_branch") for key in ("then_branch", "else_branch")
+        }
+        return helper.make_node("If", [self.switch(unit)], [result], f"{unit.tensor}:choice", **branches)
 
 
-def _switch_weight(graph: onnx.GraphProto, unit: Unit, weight: Weight, position: int) -> None:
-    """Let the node of `unit` read one of two constants."""
+def _nodes_of(unit: Unit) -> list[str]:
+    """Names of the float graph's nodes that make the unit, in their order."""
+    return [name for name in (unit.node, str(unit.activation.name) if unit.activation is not None else "") if name]
+
+
+def _branch(unit: Unit, nodes: Sequence[onnx.NodeProto], graph: onnx.GraphProto, *, changed: bool) -> onnx.GraphProto:
+    """One form of the unit, as the body of an If; its own tensors carry the form in their name."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    form = "changed" if changed else "float"
+    inner = {name: f"{name}:{form}" for node in nodes for name in node.output if name}
+    body, constants = [], []
+    for node in nodes:
+        copy = _copy(node)
+        if node.name == unit.node:
+            for weight in unit.weights:  # held by the branch: only so are they packed once, ahead of all runs
+                copy.input[weight.position] = f"{unit.tensor}:{form}:{weight.position}"
+                values = weight.values if changed else weight.float_values
+                constants.append(numpy_helper.from_array(np.ascontiguousarray(values), copy.input[weight.position]))
+        copy.input[:] = [inner.get(name, name) for name in copy.input]
+        copy.output[:] = [inner.get(name, name) for name in copy.output]
+        body.append(copy)
+    result = inner.get(unit.tensor, unit.tensor)
+    if changed and unit.rounding is not None:
+        body += _rounded(unit.tensor, result, unit.rounding, graph)
+        result = f"{unit.tensor}:rounded"
+    elif not body:
+        body.append(helper.make_node("Identity", [unit.tensor], [f"{unit.tensor}:{form}"]))
+        result = f"{unit.tensor}:{form}"
+    answer = helper.make_tensor_value_info(result, TensorProto.FLOAT, None)
+    return helper.make_graph(body, form, [], [answer], constants)
+
+
+def _rounded(tensor: str, source: str, rounding: Rounding, graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     from onnx import helper, numpy_helper
 
-    name = f"{unit.name}:{weight.position}"
-    stored = (weight.float_values, f"{name}:float"), (weight.values, f"{name}:changed")
-    graph.initializer.extend(numpy_helper.from_array(np.ascontiguousarray(values), key) for values, key in stored)
-    node = next(i for i, node in enumerate(graph.node) if node.name == unit.node)
-    graph.node[node].input[weight.position] = name
-    choose = helper.make_node("Where", [_switch(position), stored[1][1], stored[0][1]], [name], name=name)
-    graph.node.insert(node, choose)
-
-
-def _switched(graph: onnx.GraphProto, tensor: str, rounding: Rounding, position: int) -> Iterator[onnx.NodeProto]:
-    """Nodes that make `tensor` of what was called so and is called `tensor:float` now; an input keeps its name."""
-    from onnx import helper, numpy_helper
-
-    is_input = any(value.name == tensor for value in graph.input)
-    before, after = (tensor, f"{tensor}:seen") if is_input else (f"{tensor}:float", tensor)
-    for node in graph.node:
-        names = node.input if is_input else node.output
-        for i, name in enumerate(names):
-            if name == tensor:
-                names[i] = after if is_input else before
-    scale, zero = f"{tensor}:scale", f"{tensor}:zero"
+    scale, zero, integers = (f"{tensor}:{what}" for what in ("scale", "zero", "integers"))
     graph.initializer.append(numpy_helper.from_array(rounding.scale, scale))
     graph.initializer.append(_integers(rounding.zero_point, zero))
     axis: Mapping[str, Any] = {"axis": rounding.axis} if rounding.scale.size > 1 else {}
-    yield helper.make_node("QuantizeLinear", [before, scale, zero], [f"{tensor}:integers"], f"{tensor}:q", **axis)
-    yield helper.make_node(
-        "DequantizeLinear", [f"{tensor}:integers", scale, zero], [f"{tensor}:rounded"], f"{tensor}:dq", **axis
-    )
-    yield helper.make_node("Where", [_switch(position), f"{tensor}:rounded", before], [after], f"{tensor}:where")
+    return [
+        helper.make_node("QuantizeLinear", [source, scale, zero], [integers], **axis),
+        helper.make_node("DequantizeLinear", [integers, scale, zero], [f"{tensor}:rounded"], **axis),
+    ]
 
 
 def _integers(values: Array, name: str) -> onnx.TensorProto:
+    """4-bit integers, which numpy has no type for, keep their type."""
     import onnx_ir
+    from onnx import numpy_helper
 
     if values.dtype.kind in "iu":
-        from onnx import numpy_helper
-
         return numpy_helper.from_array(values, name)
     proto: onnx.TensorProto = onnx_ir.to_proto(onnx_ir.tensor(values, name=name))
     return proto
 
 
-def _place(graph: onnx.GraphProto, made: Mapping[str, Sequence[onnx.NodeProto]]) -> None:
-    """Put new nodes behind those that make what they read, inputs first: a graph is in the order of its nodes."""
-    waiting = {nodes[0].input[0]: nodes for nodes in made.values()}
-    old = list(graph.node)
-    inputs = {value.name for value in graph.input}
-    ordered = [node for name, nodes in waiting.items() if name in inputs for node in nodes]
-    for node in old:
-        ordered.append(node)
-        for name in node.output:
-            ordered += waiting.get(name, ())
-    del graph.node[:]
-    graph.node.extend(ordered)
+def _copy(node: onnx.NodeProto) -> onnx.NodeProto:
+    copy = type(node)()
+    copy.CopyFrom(node)
+    return copy
+
+
+def _rename(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
+    """Let `node`, its bodies too, read other tensors."""
+    node.input[:] = [names.get(name, name) for name in node.input]
+    for attribute in node.attribute:
+        for inner in (*attribute.g.node, *(n for body in attribute.graphs for n in body.node)):
+            _rename(inner, names)
