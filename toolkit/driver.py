@@ -42,6 +42,7 @@ from toolkit.data import check_preprocess_used, first_sample, load_data
 from toolkit.measuring import Measured, Recorded, check_host, decisions
 from toolkit.report.document import build_report
 from toolkit.report.html import render
+from toolkit.report.layers import layer_rows
 from toolkit.sources import Source, load_source
 from toolkit.trainers import TRAINER, trainer_for
 from toolkit.varying_sizes import check_sizes, size_notes
@@ -146,6 +147,7 @@ def compile_model(model: Any = None, *, target: str, **options: Any) -> Bundle:
             artifact=artifact,
             sizes_bytes=(len(outcome.exported.onnx_bytes), (scratch / artifact.file).stat().st_size),
             versions=library_versions(),
+            layers=layer_rows(program, ctx.proof_data(program), opts.progress),
         )
         dump_json(scratch / "report.json", report)
         (scratch / "report.html").write_text(render(report), "utf-8")

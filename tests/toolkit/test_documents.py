@@ -90,6 +90,7 @@ REPORT = keys(
     accuracy=keys("identical worst_sqnr_db data samples", metric=METRIC),
     recipe=keys("name", passes=ANY),
     proofs=[PROOF],
+    layers=[keys("layer operator source tensor_sqnr_db alone_sqnr_db share_of_noise", causes=ANY)],
     estimate=ESTIMATE,
     versions=ANY,
 )
@@ -136,6 +137,22 @@ DOCUMENTS: Mapping[str, tuple[str, Document]] = {
     "recipe": (
         "compile digits -t coral_tpu --dry-run",
         keys("schema stack name", passes=ANY),
+    ),
+    "explain": (
+        "explain bundle --samples 2",
+        keys(
+            "schema bundle stack data samples sqnr_db culprit first_jump",
+            passes=[PROOF],
+            layers=[
+                keys(
+                    "layer operator tensor module source alone_sqnr_db share_of_noise own_tensor_sqnr_db "
+                    "tensor_sqnr_db inherited_sqnr_db without_sqnr_db stored_range seen_range clipped_share "
+                    "vanished_share",
+                    causes=ANY,
+                    in_float=ANY,
+                )
+            ],
+        ),
     ),
     "verify": ("verify bundle", keys("schema passed samples sqnr_db reference_sqnr_db floor_db")),
     "run": ("run bundle images.npy", keys("schema", outputs=ANY)),

@@ -245,3 +245,14 @@ def test_it_prints_on_a_few_pages_of_a4(bundle: Bundle, tmp_path: Path) -> None:
     assert 2 <= len(boxes) <= 8
     for width, height in boxes:
         assert (float(width), float(height)) == pytest.approx((595.3, 841.9), abs=1)  # 210 x 297 mm in points
+
+
+def test_the_line_through_the_layers_is_drawn_from_their_figures(bundle: Bundle) -> None:
+    layers = bundle.report["layers"]
+    page = render(bundle.report)
+    assert len(layers) > 5
+    assert page.count("<rect ") == len(layers)
+    for row in sorted(layers, key=lambda row: -row["share_of_noise"])[:6]:
+        assert f"<b>{row['layer']}</b>" in page
+    assert sum(row["share_of_noise"] for row in layers) <= 1.001
+    assert 'id="layers"' not in render({**bundle.report, "layers": []})

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__: list[str] = []
 
+_MOST = 0.3  # of the noise: worth a sentence, whatever the cause
+
 
 @app.command("explain")
 def explain_(
@@ -80,7 +82,10 @@ def _show(found: Explained, rows: int, save: Path | None) -> None:
     for name, cause in said:
         say(f"{name}: {cause.text}")
         say(f"  instead: {cause.remedy}")
-    if not said and not effects.first_jump:
+    if worst and worst[0].share > _MOST and (remedy := found.remedies.get(worst[0].unit.name)):
+        say(f"{worst[0].unit.name} alone makes {worst[0].share:.0%} of the noise: in float it would leave "
+            f"{units.decibels(remedy.sqnr_db)}, for {_cost(found, worst[0].unit.name)} predicted")  # fmt: skip
+    elif not said and not effects.first_jump:
         say("nothing stands out: the noise is what 8 bits cost, spread over the layers")
     if save is not None:
         say(f"the worst layer alone: {save / 'layer.onnx'}, its inputs: {save / 'inputs.npz'}")

@@ -30,8 +30,9 @@ def build_report(
     artifact: Artifact,
     sizes_bytes: tuple[int, int],
     versions: Mapping[str, str],
+    layers: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """The document. `before` prices the float model on the same stack, as it stands."""
+    """The document. `before` prices the float model on the same stack, as it stands; `layers` are those that differ."""
     return {
         "schema": "toolkit.report/1",
         "model": dict(model),
@@ -45,6 +46,7 @@ def build_report(
         "accuracy": accuracy_of(proofs),
         "recipe": {"name": recipe.name, "passes": recipe.to_data()},
         "proofs": [proof.to_json() for proof in proofs],
+        "layers": [dict(row) for row in layers],
         "estimate": after.to_json(),
         "versions": dict(versions),
     }  # fmt: skip

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
+from math import ceil
 from typing import Any
 
 from targets.rewrites import refusals_by_cause
@@ -17,6 +18,7 @@ _QUANTITIES = (
     ("Memory", "memory_bytes", "memory_interval_bytes", "less", "more"),
     ("Energy", "energy_j", "energy_interval_j", "less", "more"),
 )
+_HARMFUL = 6  # layers that are named
 _ROOM = 1.06  # a gauge reaches a little further than the larger of limit and interval
 
 
@@ -32,6 +34,7 @@ def render(report: Mapping[str, Any]) -> str:
         gauges=[_gauge(check) for check in report["verdict"]["checks"]],
         rows=_before_and_after(report),
         accuracy=_about_accuracy(report["accuracy"]),
+        profile=_profile(report["layers"]),
     )
     return text
 
@@ -41,6 +44,21 @@ def _slowest(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     operators = sorted(report["estimate"]["operators"], key=lambda op: -op["latency_s"])
     longest = operators[0]["latency_s"] if operators else 1.0
     return [{**op, "share": op["latency_s"] / longest} for op in operators]
+
+
+def _profile(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """SQNR behind each layer as a line through a box of 1000 x 100, and the layers that do most harm alone."""
+    known = [(i, row["tensor_sqnr_db"]) for i, row in enumerate(layers) if row["tensor_sqnr_db"] is not None]
+    if len(known) < 2:
+        return None
+    top = 10 * ceil(max(10.0, *(db for _, db in known)) / 10)
+    points = [
+        {"x": f"{1000 * i / (len(layers) - 1):.1f}", "y": f"{100 - 100 * min(max(db / top, 0.0), 1.0):.1f}",
+         "row": layers[i], "db": db}
+        for i, db in known
+    ]  # fmt: skip
+    harmful = sorted(layers, key=lambda row: -row["share_of_noise"])[:_HARMFUL]
+    return {"points": points, "top": top, "harmful": harmful, "most": harmful[0]["share_of_noise"] or 1.0}
 
 
 def _gauge(check: Mapping[str, Any]) -> dict[str, Any]:
