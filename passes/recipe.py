@@ -29,6 +29,7 @@ from passes.torch_level.fold_batch_norm import FoldBatchNorm
 from passes.torch_level.low_rank import Factorise, FactoriseAndTrain
 from passes.torch_level.prune_channels import PruneChannels
 from passes.torch_level.qat import TrainQuantized
+from passes.torch_level.sparsify import Sparsify
 from targets.errors import InvalidInput, UnknownName
 from targets.stack import Stack
 
@@ -42,6 +43,7 @@ PASSES: Mapping[str, type[Pass]] = {
         Factorise,
         FactoriseAndTrain,
         Distil,
+        Sparsify,
         FoldBatchNorm,
         TrainQuantized,
         Export,

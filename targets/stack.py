@@ -52,7 +52,8 @@ class Stack:
     runs the rest. `float_stack` prices the operators that stay in float32 when the graph is of lower precision.
     `loads_float32` is set where the runtime converts a float32 file by itself; `batch` inferences are made at once,
     and every latency is then that of one of them. `winograd` and `multiprocessors` are those of
-    targets.latency.Lowering. `superseded_by` names the stack to take instead: a newer version, or more threads.
+    targets.latency.Lowering. `sparsity` is the pattern of zeros in weights that it has faster kernels for; the latency
+    model does not know them. `superseded_by` names the stack to take instead: a newer version, or more threads.
     `setting` says how the stack was scaled (targets.scaling).
     `own_calibration` says what became of a calibration by the user: "used", or "outdated" and left aside.
     """
@@ -82,6 +83,7 @@ class Stack:
     winograd: bool = False
     multiprocessors: int = 0
     loads_float32: bool = False
+    sparsity: Literal["", "2:4"] = ""
     next_step: str = ""
     superseded_by: str = ""
     measured_as: Mapping[str, str] = field(default_factory=dict)

@@ -11,9 +11,16 @@ from passes.contract import Kind, PassFailed
 from passes.dataset import Dataset
 from passes.program import Program
 from passes.proof import Proof
-from passes.torch_level.clean_up_module import copied
 from passes.torch_level.layer_work import LayerWork, layers_of, seconds
-from passes.torch_level.retraining import Reshapes, batches_of, example_of, freeze_like, same_outputs, teacher_for
+from passes.torch_level.retraining import (
+    Reshapes,
+    batches_of,
+    example_of,
+    freeze_like,
+    prepared,
+    same_outputs,
+    teacher_for,
+)
 from targets.stack import Stack
 from targets.target import vector_width
 
@@ -66,7 +73,7 @@ class Factorise(Reshapes):
                 f"an error of {self.error} and a gain of {self.gain} make no sense",
                 hint="both are shares between 0 and 1",
             )
-        if not _candidates(_prepared(program), example_of(program)):
+        if not _candidates(prepared(program), example_of(program)):
             raise PassFailed(
                 "it has no linear layer or 1x1 convolution to factorise", hint="prune its channels instead"
             )
@@ -75,7 +82,7 @@ class Factorise(Reshapes):
         ranks = self._chosen(program, ctx)
         if not ranks:
             return program
-        model = _prepared(program)
+        model = prepared(program)
         for name, rank in ranks.items():
             _replace(model, name, *self._spectra(program, ctx)[name].factors(rank))
         freeze_like(model, program.model)
@@ -204,7 +211,7 @@ def _least_loss(
     }
     lost = {n: [0.0, *(s.lost(r) for r in options[n])] for n, s in spectra.items()}
     at = dict.fromkeys(spectra, 0)
-    total = seconds(layers_of(_prepared(program), example_of(program)).values(), stack)
+    total = seconds(layers_of(prepared(program), example_of(program)).values(), stack)
     needed = gain * total
 
     def price(name: str) -> float:
@@ -222,15 +229,6 @@ def _least_loss(
 
 
 # ---- layers
-
-
-def _prepared(program: Program) -> nn.Module:
-    """A copy whose attention is made of plain layers: torch's own module reads its weights without calling them."""
-    from passes.torch_level.open_attention import open_attention
-
-    model = copied(program.model)
-    open_attention(model)
-    return model.eval()
 
 
 def _candidates(model: nn.Module, args: list[torch.Tensor]) -> dict[str, LayerWork]:
@@ -255,7 +253,7 @@ def _candidates(model: nn.Module, args: list[torch.Tensor]) -> dict[str, LayerWo
 def _spectra(program: Program, data: Dataset | None) -> dict[str, Spectrum]:
     import torch
 
-    model, args = _prepared(program), example_of(program)
+    model, args = prepared(program), example_of(program)
     works = _candidates(model, args)
     moments = _moments(program, model, list(works), data) if data else {}
     found = {}

@@ -12,10 +12,17 @@ from passes.contract import EXACT_SQNR_DB, Kind, PassFailed
 from passes.program import Program
 from passes.proof import Proof
 from passes.torch_level.capture import flatten, to_tensor
-from passes.torch_level.clean_up_module import copied
 from passes.torch_level.layer_work import layers_of, seconds
 from passes.torch_level.narrowing import Kept, Plan, everywhere, where_least
-from passes.torch_level.retraining import Reshapes, batches_of, example_of, freeze_like, same_outputs, teacher_for
+from passes.torch_level.retraining import (
+    Reshapes,
+    batches_of,
+    example_of,
+    freeze_like,
+    prepared,
+    same_outputs,
+    teacher_for,
+)
 from passes.torch_level.tied_channels import Tied, check_installed, emptied, remove, tied_channels, unit_sums
 from targets.target import vector_width
 
@@ -255,13 +262,10 @@ def _sensitivity(
 
 
 def _prepared(program: Program) -> nn.Module:
-    """A copy whose attention may lose heads, and whose weights all want gradients: the ties are read off those."""
-    from passes.torch_level.open_attention import open_attention
-
-    model = copied(program.model)
-    open_attention(model)
+    """A copy whose weights all want gradients: the ties are read off those."""
+    model = prepared(program)
     _wants_gradients(model)
-    return model.eval()
+    return model
 
 
 def _wants_gradients(model: nn.Module) -> None:

@@ -13,6 +13,7 @@ from passes.contract import Pass, PassFailed
 from passes.dataset import Dataset
 from passes.program import Level, Program
 from passes.torch_level.capture import flatten, is_script, to_tensor
+from passes.torch_level.clean_up_module import copied
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from passes.torch_level.losses import Teacher
 
-__all__ = ["Reshapes", "batches_of", "example_of", "freeze_like", "origin", "same_outputs", "teacher_for"]
+__all__ = ["Reshapes", "batches_of", "example_of", "freeze_like", "origin", "prepared", "same_outputs", "teacher_for"]
 
 
 _BATCH = 16
@@ -160,3 +161,12 @@ def freeze_like(model: nn.Module, like: nn.Module) -> None:
     frozen = {name for name, parameter in like.named_parameters() if not parameter.requires_grad}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in frozen and parameter.is_floating_point())
+
+
+def prepared(program: Program) -> nn.Module:
+    """A copy to change, in eval mode. Its attention is made of plain layers, which torch's own reads without a call."""
+    from passes.torch_level.open_attention import open_attention
+
+    model = copied(program.model)
+    open_attention(model)
+    return model.eval()
