@@ -112,9 +112,7 @@ class Explained:
             "clipped_share": seen.clipped_share,
             "vanished_share": seen.vanished_share,
             "causes": [{"kind": c.kind, "text": c.text, "remedy": c.remedy} for c in self.causes[unit.name]],
-            "in_float": {"sqnr_db": _finite(remedy.sqnr_db), "predicted_latency_s": list(remedy.latency_s)}
-            if remedy
-            else None,
+            "without_latency_s": list(remedy.latency_s) if remedy else None,
         }
 
 

@@ -147,9 +147,8 @@ DOCUMENTS: Mapping[str, tuple[str, Document]] = {
                 keys(
                     "layer operator tensor module source alone_sqnr_db share_of_noise own_tensor_sqnr_db "
                     "tensor_sqnr_db inherited_sqnr_db without_sqnr_db stored_range seen_range clipped_share "
-                    "vanished_share",
+                    "vanished_share without_latency_s",
                     causes=ANY,
-                    in_float=ANY,
                 )
             ],
         ),
