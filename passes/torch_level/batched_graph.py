@@ -12,6 +12,7 @@ from targets.errors import InvalidInput
 
 if TYPE_CHECKING:
     from torch import Tensor, fx, nn
+    from torch.export import ExportedProgram
 
 __all__ = ["batched_graph", "of_any_batch"]
 
@@ -22,16 +23,26 @@ def batched_graph(program: Program) -> tuple[fx.GraphModule, bool]:
     """The captured graph, and whether it takes batches or one sample at a time.
 
     The first dimension of every input is taken for the batch where it is 1 for all of them; a model that does not let
-    it vary keeps its size.
+    it vary keeps its size. The module may be changed, its weights may not: they are the program's own.
     """
-    if all(isinstance(spec.shape[0] if spec.shape else 1, str) for spec in program.signature.inputs):
-        return _module(program), True
-    if all(spec.shape and spec.shape[0] == 1 for spec in program.signature.inputs):
+    from torch import fx
+
+    exported, takes_batches = program.kept("captured for batches", lambda: _captured(program))
+    module = exported.module(check_guards=False)  # sizes are ours to know
+    return fx.GraphModule(module, module.graph), takes_batches  # torch's own refuses to be trained
+
+
+def _captured(program: Program) -> tuple[ExportedProgram, bool]:
+    firsts = [spec.shape[0] if spec.shape else 0 for spec in program.signature.inputs]
+    if all(isinstance(first, str) for first in firsts):
+        return _functional(program.exported), True
+    if all(first == 1 for first in firsts):
+        varying = replace(program, signature=_varying(program.signature), _kept={}, _answers={})
         try:
-            return _module(replace(program, signature=_varying(program.signature), _kept={}, _answers={})), True
+            return _functional(capture(varying)), True
         except InvalidInput:  # its own words about a batch are of no use here
-            return _module(program), False
-    return _module(program), False
+            return _functional(program.exported), False
+    return _functional(program.exported), False
 
 
 def _varying(signature: Signature) -> Signature:
@@ -42,18 +53,12 @@ def _with_batch(spec: TensorSpec) -> TensorSpec:
     return replace(spec, shape=(_BATCH, *spec.shape[1:]))
 
 
-def _module(program: Program) -> fx.GraphModule:
-    """As torch.export gives it, without its checks of sizes, its refusal to be trained and operators in place.
-
-    It holds the program's own weights: what trains it takes a copy.
-    """
-    from torch import fx
-
-    exported = capture(program)
+def _functional(exported: ExportedProgram) -> ExportedProgram:
+    """Without operators in place: what they wrote to has another name before and after."""
     if any(_is_in_place(node) for node in exported.graph.nodes):
-        exported = exported.run_decompositions({})
-    captured = exported.module(check_guards=False)
-    return fx.GraphModule(captured, captured.graph)
+        functional: ExportedProgram = exported.run_decompositions({})
+        return functional
+    return exported
 
 
 def _is_in_place(node: fx.Node) -> bool:

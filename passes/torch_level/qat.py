@@ -33,7 +33,7 @@ class TrainQuantized(Pass):
         weight_bits: 8, or 4 with scales that leave the least squared error.
         learned: Train the scales too (LSQ); else they stay as they were calibrated.
         aim: What it is trained towards; see `passes.torch_level.objectives`.
-        epochs, rate: See `passes.context.Fit`.
+        epochs, rate: See `passes.context.Fit`. Four bits want about ten times the rate of eight.
         samples: Calibration samples to read at most.
         exclude: Modules whose layers stay in float.
 
@@ -70,7 +70,7 @@ class TrainQuantized(Pass):
         nodes = program.exported.graph.nodes
         if any(str(node.target).startswith("edge_toolkit.") for node in nodes):
             raise PassFailed("the graph is quantized already", hint="nothing to do")
-        if not find_places(program.exported.graph).weights and not self._places(batched_graph(program)[0], ctx).weights:
+        if not self._places(batched_graph(program)[0], ctx).weights:
             raise PassFailed("the graph has no convolution or linear layer to quantize", hint="nothing to do")
 
     def apply(self, program: Program, ctx: Context) -> Program:
