@@ -41,6 +41,7 @@ class Program:
         assumed: Dimensions, by input, of which nobody stated a size: that of `example` is a guess.
         facts: What earlier passes established, for instance "batchnorm_folded".
         reference: The program whose answers count as right; None means this one.
+        floating: The float graph that was quantized into this one, where it was: what repairs compare layers with.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Program:
     assumed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     facts: frozenset[str] = frozenset()
     reference: Program | None = None
+    floating: Program | None = None
     _answers: dict[str, list[dict[str, Array]]] = field(default_factory=dict, repr=False)
     _kept: dict[str, Any] = field(default_factory=dict, repr=False)
 

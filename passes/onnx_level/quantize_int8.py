@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from passes.compare import sqnr_db
 from passes.context import Context
 from passes.contract import Kind, Pass, PassFailed
+from passes.onnx_level.harm import most_harmful
 from passes.onnx_level.matching import only_user, size
 from passes.onnx_level.quantizing import finished, quantizer_model, quantizing, refuse_quantized
 from passes.onnx_level.ranges import Method, Ranges, activations, observe
-from passes.onnx_level.weights import channel_axis
 from passes.program import Program
 from passes.proof import Proof
 from targets.grouping import ANCHORS, EPILOGUES
@@ -25,8 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["QuantizeInt8"]
 
-_NARROWING = (0.0, 0.25, 0.5)
-"""Shares of the layers left in float, worst weights first, tried in turn after first and last were left out."""
+_NARROWING = (1, 2, 4, 8, 16, 32)
+"""Layers left in float, the most harmful first, tried in turn."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,9 @@ class QuantizeInt8(Pass):
         activation: "uint8" (x86: onnxruntime's integer kernels want it) or "int8" (ARM, TensorRT, Edge TPU).
         activation_symmetric: Zero point 0 for activations.
         per_channel: One scale for each output channel of a weight.
-        ranges: "minmax", "percentile" or "entropy": how much of what an activation was seen to do is covered.
-        percentile: Of the values that stay inside the range, in percent; for that method alone.
+        ranges: "minmax", "percentile", "entropy", "mse" or "best": how much of what an activation was seen to do is
+            covered; see `passes.onnx_level.ranges.observe`.
+        percentile: Of the values that stay inside the range, in percent; for that method and "best".
         samples: Calibration samples to read at most.
         least_channels: Dense convolutions with fewer input channels stay in float: integer kernels multiply in groups.
             Not in front of a pool, which would then take integers in the layout of floats, and slowly.
@@ -99,7 +99,7 @@ class QuantizeInt8(Pass):
                 {"ActivationSymmetric": self.activation_symmetric, "WeightSymmetric": True},
             )
             quantizer.quantize_model()
-        return finished(program, quantizer.model.model)
+        return replace(finished(program, quantizer.model.model), floating=program)
 
     def _left_in_float(self, program: Program) -> list[str]:
         convs = [n for n in program.graph if n.op_type == "Conv" and _is_narrow(n, self.least_channels)]
@@ -115,19 +115,26 @@ class QuantizeInt8(Pass):
         data = ctx.data.take(self.samples)
         model = quantizer_model(program)
         tensors = activations(model, operators)
-        key = f"ranges {self.ranges} {self.percentile} {data.digest} {tensors}"
-        return program.kept(key, lambda: observe(model, data, tensors, self.ranges, self.percentile, ctx.progress))
+        symmetric = self.activation_symmetric
+        key = f"ranges {self.ranges} {self.percentile} {symmetric} {data.digest} {tensors}"
+        return program.kept(
+            key,
+            lambda: observe(model, data, tensors, self.ranges, self.percentile, ctx.progress, symmetric=symmetric),
+        )
 
     def narrower(self, before: Program, ctx: Context, proof: Proof) -> Pass | None:
-        anchors = [n.name or "" for n in before.graph if n.op_type in ANCHORS and n.name]
-        edges = {anchors[0], anchors[-1]} if anchors else set()
-        worst = [name for name, _ in sorted(_weight_sqnr(before), key=lambda row: row[1])]
-        for share in _NARROWING:
-            chosen = edges | set(worst[: int(share * len(anchors))])
-            excluded = tuple(name for name in anchors if name in chosen)
-            if len(excluded) > len(self.exclude) and len(excluded) < len(anchors):
-                return replace(self, exclude=excluded)
-        return None
+        order = self._by_harm(before, ctx)
+        count = next((n for n in _NARROWING if n > len(self.exclude)), len(order))
+        excluded = {*self.exclude, *order[:count]}
+        anchors = {n.name for n in before.graph if n.op_type in ANCHORS}
+        if len(excluded) == len(self.exclude) or anchors <= excluded:
+            return None
+        return replace(self, exclude=tuple(n.name for n in before.graph if n.name and n.name in excluded))
+
+    def _by_harm(self, before: Program, ctx: Context) -> list[str]:
+        """Measured once for a graph, with every layer quantized, however often the pass is narrowed on it."""
+        whole = replace(self, exclude=())
+        return before.kept(f"harm {whole.settings}", lambda: most_harmful(before, whole.apply(before, ctx), ctx))
 
 
 def _is_narrow(conv: ir.Node, least_channels: int) -> bool:
@@ -160,18 +167,3 @@ def _operator_types(program: Program, ctx: Context) -> list[str]:
         return sorted(usual)
     present = {node.op_type for node in program.graph}
     return sorted(usual | (present & set(load_rules(ctx.stack.rules).operators)))
-
-
-def _weight_sqnr(program: Program) -> list[tuple[str, float]]:
-    """How well int8 with one scale a channel holds each layer's weights: (node name, dB)."""
-    rows = []
-    for node in program.graph:
-        weight = node.inputs[1] if node.op_type in ANCHORS and len(node.inputs) > 1 else None
-        if weight is None or weight.const_value is None or not node.name:
-            continue
-        values: Any = np.moveaxis(weight.const_value.numpy().astype(np.float64), channel_axis(node), 0)
-        values = values.reshape(len(values), -1)
-        scale = np.maximum(np.abs(values).max(axis=1, keepdims=True) / 127, 1e-12)
-        noise = values - np.round(values / scale) * scale
-        rows.append((node.name, sqnr_db(float(np.square(values).sum()), float(np.square(noise).sum()))))
-    return rows

@@ -22,13 +22,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Method", "Ranges", "activations", "observe"]
 
-Method = Literal["minmax", "percentile", "entropy"]
+Method = Literal["minmax", "percentile", "entropy", "mse", "best"]
 Ranges = Mapping[str, tuple[float, float]]
 Progress = Callable[[str, float], None]
+_Way = Callable[[Array, tuple[float, float]], tuple[float, float]]
 
 _BINS = 2048
 _LEVELS = 128  # what the entropy method compares a histogram with
 _STRIDE = 8  # bins between the ranges that it tries: 0.8 percent of the widest
+_POINTS = 2  # within a bin, at which an error is taken: a narrow range has steps of about a bin
+_SHARES = np.linspace(0.2, 1.0, 33)  # of the widest range, that the method of least squares tries
 _NEVER = 1e-9  # the probability that it gives to a value that the levels cannot hold
 _WALK_BYTES = 128 * 2**20
 """Activations fetched at once for histograms; a network that has more takes several walks over the data."""
@@ -54,28 +57,41 @@ def activations(model: onnx.ModelProto, operators: Collection[str] | None = None
 
 
 def observe(
-    model: onnx.ModelProto, data: Dataset, tensors: Sequence[str], method: Method, percentile: float, progress: Progress
+    model: onnx.ModelProto,
+    data: Dataset,
+    tensors: Sequence[str],
+    method: Method,
+    percentile: float,
+    progress: Progress,
+    *,
+    symmetric: bool = False,
 ) -> Ranges:
     """The range of each of `tensors` over `data`.
 
     Args:
         model: The float graph; not changed.
         method: "minmax"; "percentile" cuts (100 - percentile) / 2 percent of the values off at either side;
-            "entropy" takes the symmetric range whose 8-bit histogram diverges least from the full one.
-        percentile: In percent, for that method alone.
+            "entropy" takes the symmetric range whose 8-bit histogram diverges least from the full one; "mse" the
+            range whose 8-bit rounding and clipping has the least squared error; "best" for each tensor that of the
+            other four whose error is least.
+        percentile: In percent, for that method and "best".
+        symmetric: The error of "mse" and "best" is that of a grid with zero in its middle.
 
     Raises:
         InvalidInput: a tensor is not finite on some sample, or there are no samples.
 
-    Source: Migacz 2017, 8-bit inference with TensorRT (entropy).
+    Source: Migacz 2017, 8-bit inference with TensorRT (entropy); Nagel et al. 2021, arXiv:2106.08295 (mse).
     """
     full = _extremes(model, data, tensors, progress)
     if method == "minmax":
         return full
-    histograms = _histograms(model, data, full, progress)
-    if method == "percentile":
-        return {name: _percentile(counts, full[name], percentile) for name, counts in histograms.items()}
-    return {name: _entropy(counts, full[name]) for name, counts in histograms.items()}
+    ways: Mapping[str, _Way] = {
+        "percentile": lambda counts, widest: _percentile(counts, widest, percentile),
+        "entropy": _entropy,
+        "mse": lambda counts, widest: _least_squares(counts, widest, symmetric),
+        "best": lambda counts, widest: _best(counts, widest, percentile, symmetric),
+    }
+    return {name: ways[method](counts, full[name]) for name, counts in _histograms(model, data, full, progress).items()}
 
 
 # ---- minima and maxima, inside the graph
@@ -187,6 +203,44 @@ def _percentile(counts: Array, full: tuple[float, float], percentile: float) -> 
     edges = np.linspace(-reach, reach, _BINS + 1)
     low, high = edges[np.searchsorted(share, cut, side="right")], edges[np.searchsorted(share, 1 - cut) + 1]
     return max(full[0], float(low)), min(full[1], float(high))
+
+
+def _best(counts: Array, full: tuple[float, float], percentile: float, symmetric: bool) -> tuple[float, float]:
+    """The first of equals, from the widest on."""
+    found = full, _percentile(counts, full, percentile), _entropy(counts, full), _least_squares(counts, full, symmetric)
+    return min(found, key=lambda bounds: _squared_error(counts, _reach(full), bounds, symmetric))
+
+
+def _least_squares(counts: Array, full: tuple[float, float], symmetric: bool) -> tuple[float, float]:
+    """Both sides are narrowed by one share, then each by its own, where that lowers the error."""
+    best = full
+    two_sided = full[0] < 0 < full[1] and not symmetric
+    for low_moves, high_moves in ((True, True), (True, False), (False, True)) if two_sided else ((True, True),):
+        tried = [(best[0] * (s if low_moves else 1), best[1] * (s if high_moves else 1)) for s in _SHARES[::-1]]
+        best = min(tried, key=lambda bounds: _squared_error(counts, _reach(full), bounds, symmetric))
+    return max(full[0], best[0]), min(full[1], best[1])  # a range that leaves zero out is widened by its quantizer
+
+
+def _squared_error(counts: Array, reach: float, bounds: tuple[float, float], symmetric: bool) -> float:
+    """Sum over the values counted of what rounding to 256 levels within `bounds`, and zero, takes from each, squared.
+
+    Zeros are exact in any range: their bin counts as the one beside it.
+    """
+    low, high = min(bounds[0], 0.0), max(bounds[1], 0.0)
+    if symmetric:
+        low, high = -max(-low, high), max(-low, high)
+    step = (high - low) / 255
+    if step == 0:
+        return 0.0 if reach == 0 else float("inf")
+    counts = counts.copy()
+    counts[_BINS // 2] = counts[_BINS // 2 + 1]
+    seen = np.flatnonzero(counts)
+    width = 2 * reach / _BINS
+    inside = (np.arange(_POINTS) + 0.5) / _POINTS
+    values = (seen[:, None] + inside - _BINS / 2) * width
+    zero = np.rint(-low / step)
+    stored = (np.clip(np.rint(values / step) + zero, 0, 255) - zero) * step
+    return float((np.square(values - stored).mean(1) * counts[seen]).sum())
 
 
 def _entropy(counts: Array, full: tuple[float, float]) -> tuple[float, float]:
