@@ -12,6 +12,8 @@ from passes.contract import Pass
 from passes.onnx_level.cancel_transposes import CancelTransposes
 from passes.onnx_level.cast_float16 import CastFloat16
 from passes.onnx_level.convert_opset import ConvertOpset
+from passes.onnx_level.correct_bias import CorrectBias
+from passes.onnx_level.equalise_channels import EqualiseChannels
 from passes.onnx_level.fold_constants import FoldConstants
 from passes.onnx_level.fuse_activation import FuseActivation
 from passes.onnx_level.fuse_attention import FuseAttention
@@ -21,6 +23,8 @@ from passes.onnx_level.fuse_layer_norm import FuseLayerNorm
 from passes.onnx_level.quantize_dynamic import QuantizeDynamic
 from passes.onnx_level.quantize_int8 import QuantizeInt8
 from passes.onnx_level.quantize_weights import QuantizeWeights
+from passes.onnx_level.round_adaptively import RoundAdaptively
+from passes.onnx_level.smooth_activations import SmoothActivations
 from passes.program import Level
 from passes.torch_level.clean_up_module import CleanUpModule
 from passes.torch_level.distil import Distil
@@ -56,8 +60,12 @@ PASSES: Mapping[str, type[Pass]] = {
         FuseGelu,
         FuseAttention,
         CastFloat16,
+        EqualiseChannels,
+        SmoothActivations,
         QuantizeDynamic,
         QuantizeInt8,
+        RoundAdaptively,
+        CorrectBias,
         QuantizeWeights,
     )
 }

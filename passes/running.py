@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -142,6 +142,15 @@ def _source_lines(program: Program) -> str:
     return source_lines(program)
 
 
+def _last_float(cache: PassCache, keys: Sequence[str], like: Program) -> Program | None:
+    """The last stored program that was not quantized."""
+    for key in reversed(keys):
+        program = cache.program(key, like)
+        if program is not None and "int8" not in program.facts:
+            return program
+    return like if like.level is Level.ONNX else None
+
+
 def _resume(
     cache: PassCache | None, keys: Sequence[str], start: Program
 ) -> tuple[Program | None, Program, list[Proof]]:
@@ -161,6 +170,8 @@ def _resume(
     while cache and stored:
         latest = cache.program(keys[stored[-1]], start)
         first = exported or (latest if len(stored) == 1 else cache.program(keys[stored[0]], start))
+        if latest is not None and "int8" in latest.facts:
+            latest = replace(latest, floating=_last_float(cache, [keys[i] for i in stored], start))
         if latest is not None and first is not None:
             return first, latest, proofs[: stored[-1] + 1]
         stored.pop()

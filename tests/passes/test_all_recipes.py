@@ -206,7 +206,12 @@ NORM = """g (float[1,8] x) => (float[1,8] y) {
     n = Div(d, r)  s = Mul(n, scale)  y = Add(s, bias) }"""
 TRANSPOSED = """g (float[1,2,3,4] x) => (float[1,2,3,4] y) {
     a = Transpose<perm=[0,2,3,1]>(x)  r = Relu(a)  y = Transpose<perm=[0,3,1,2]>(r) }"""
+BETWEEN = """g (float[1,3,8,8] x) => (float[1,5,8,8] y) {
+    n = LayerNormalization(x, s, c)  m = MatMul(n, w)  a = Conv(m, u, b)  r = Relu(a)  y = Conv(r, v) }"""
 LINEAR = "g (float[4,64] x) => (float[4,64] y) { y = MatMul(x, w) }"
+
+
+RESCALING = ("EqualiseChannels", "SmoothActivations")
 
 
 def something_to_do(name: str, program: Callable[..., Program]) -> Program:
@@ -224,6 +229,8 @@ def something_to_do(name: str, program: Callable[..., Program]) -> Program:
         return program(NORM, last=np.array([-1]), eps=number(1e-5), scale=(8,), bias=(8,))
     if name == "CancelTransposes":
         return program(TRANSPOSED)
+    if name in RESCALING:
+        return program(BETWEEN, s=(8,), c=(8,), w=(8, 8), u=(16, 3, 1, 1), b=(16,), v=(5, 16, 1, 1))
     if name in ("QuantizeWeights", "QuantizeDynamic"):
         return program(LINEAR, opset=21, w=(64, 64))
     return program(NET, opset=20 if name == "ConvertOpset" else 18, **weights())
@@ -239,8 +246,8 @@ def test_a_second_application_changes_nothing(
     from passes.dataset import Dataset
 
     step = made(name)
-    if name == "Export" or step.kind is Kind.RETRAINED:
-        return  # the one leaves a program that it cannot take, the others train again
+    if name == "Export" or step.kind is Kind.RETRAINED or "int8" in step.needs:
+        return  # the first leaves a program that it cannot take, the others train again, or go on while it helps
     stacks = {
         "CastFloat16": "jetson_nano/tensorrt-fp16",
         "FuseActivation": "desktop_cpu/onnxruntime-fp32",
@@ -262,7 +269,8 @@ def test_a_second_application_changes_nothing(
     start = something_to_do(name, program)
     once = step.apply(start, ctx)
     assert once.onnx_bytes != start.onnx_bytes, "the pass has something to do here"
-    assert Counter(n.op_type for n in once.graph) != Counter(n.op_type for n in start.graph) or name == "ConvertOpset"
+    if name not in ("ConvertOpset", *RESCALING):
+        assert Counter(n.op_type for n in once.graph) != Counter(n.op_type for n in start.graph)
     if step.kind is Kind.EXACT:
         assert step.apply(once, ctx).onnx_bytes == once.onnx_bytes
     facts = start.facts | step.gives
