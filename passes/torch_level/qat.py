@@ -55,6 +55,7 @@ class TrainQuantized(Pass):
     level = Level.TORCH
     needs = frozenset({"module_batch_norm_folded"})
     gives = frozenset({"fake_quantized"})
+    prepares = True  # its time is shown, but what was asked for and trained is not thrown away for a prediction
 
     def requires(self, program: Program, ctx: Context) -> None:
         if is_script(program.model):
@@ -122,6 +123,11 @@ class TrainQuantized(Pass):
             integers_only=bool(ctx.stack.rules),
             exclude=self.exclude,
         )
+
+    def priced(self, program: Program, ctx: Context) -> Program:
+        from passes.torch_level.export import Export
+
+        return program.kept("exported to be priced", lambda: Export().apply(program, ctx))
 
     def narrower(self, before: Program, ctx: Context, proof: Proof) -> Pass | None:
         """Eight bits; then without the first and the last layer."""

@@ -91,6 +91,9 @@ def test_every_kernel_works_on_integers_and_the_accuracy_is_that_of_calibration_
     step = TrainQuantized(activation=activation, per_channel=per_channel, weight_bits=bits, epochs=3, rate=rate)
     after, proof = step(program, ctx)
     assert proof.decision is Decision.KEPT
+    assert proof.size_bytes is not None
+    assert proof.size_bytes[1] < 0.55 * proof.size_bytes[0], "30 kB of weights were 120 kB; the graph says more"
+    assert proof.cost_s is not None
     assert after.truth.digest == after.digest, "what comes out is what later answers are compared with"
     exported, proof = Export(21)(after, ctx)
     assert proof.decision is Decision.KEPT
