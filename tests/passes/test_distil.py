@@ -85,28 +85,28 @@ def test_a_pruned_network_learns_what_the_original_knew(pruned: Program) -> None
 
 @pytest.mark.slow
 def test_answers_alone_teach_where_there_are_no_labels(pruned: Program) -> None:
-    ctx = replace(context(labels=False), validation=None, metric=None)
-    after, proof = Distil(epochs=25, rate=5e-3)(pruned, ctx)
+    ctx = replace(context(labels=False), validation=digits.validation().take(100), metric=None)
+    start = PruneChannels(ratio=0.5, epochs=0, round_to=4).apply(origin(pruned), Context(stack=PI))
+    after, proof = Distil(epochs=6, rate=5e-3)(start, ctx)
     assert proof.decision is Decision.KEPT
     assert proof.notes[0].endswith("whose answers count as values")
     change = compare_metric(origin(pruned), after, digits.validation(), TOP1)
     assert change is not None
-    assert change.drop < 0.05
+    assert change.drop_interval[1] < 0.05
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
-    [{"features": ("auto",)}, {"features": ("stem", "down=down.1", "block2")}, {"attention": 1.0},
-     {"features": ("auto",), "attention": 0.5}],
-    ids=["auto", "named", "attention", "both"],
+    [{"features": ("stem", "down=down.1", "block2")}, {"features": ("auto",), "attention": 0.5}],
+    ids=["named", "auto, and attention"],
 )  # fmt: skip
 def test_inner_values_teach_too(pruned: Program, fields: dict[str, Any]) -> None:
-    step = Distil(epochs=4, rate=5e-3, **fields)
+    step = Distil(epochs=3, rate=5e-3, **fields)
     after, proof = step(pruned, context())
     assert proof.decision is Decision.KEPT
     assert proof.metric is not None
-    assert proof.metric.after > 0.94
+    assert proof.metric.after > 0.9
     assert "compared inside" in proof.notes[1]
     assert {name: value.shape for name, value in after.model.state_dict().items()} == {
         name: value.shape for name, value in pruned.model.state_dict().items()
@@ -184,6 +184,7 @@ def students(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return name
 
 
+@pytest.mark.slow
 def test_a_student_of_another_make_learns(students: str) -> None:
     start = program_of(digits.build(), "n", image=np.zeros((1, 1, 8, 8), np.float32))
     step = Distil(student=f"{students}:small", epochs=1)

@@ -111,8 +111,8 @@ def labelled() -> Dataset:
     return Dataset.of_arrays("digits", {"image": images}, labels)
 
 
-def trained_context(**fields: Any) -> Context:
-    data = labelled()
+def trained_context(count: int | None = None, **fields: Any) -> Context:
+    data = labelled() if count is None else labelled().take(count)
     given = {"data": data, "validation": digits.validation(), "metric": TOP1, **fields}
     fit = Trainer(data=data, metric=TOP1, inputs=("image",))
     return Context(stack=PI, fit=fit, **given)
@@ -129,7 +129,7 @@ def unchanged(module: nn.Module, before: dict[str, torch.Tensor]) -> bool:
 
 def macs(program: Program) -> int:
     """Of the exported ONNX graph."""
-    return read_workload(Export().apply(program, Context(stack=PI)).static_model).macs
+    return read_workload(PruneChannels().priced(program, Context(stack=PI)).static_model).macs
 
 
 def noise(*shape: int) -> Array:
@@ -141,7 +141,7 @@ def test_half_of_the_arithmetic_goes_and_the_accuracy_stays() -> None:
     before = state_of(start.model)
     torch.manual_seed(3)
     drawn = torch.get_rng_state()
-    after, proof = PruneChannels(ratio=0.5, epochs=3, rate=3e-3)(start, trained_context())
+    after, proof = PruneChannels(ratio=0.5, epochs=2, rate=3e-3)(start, trained_context())
     assert torch.equal(torch.get_rng_state(), drawn)
     assert proof.decision is Decision.KEPT
     assert proof.kind == Kind.RETRAINED
@@ -166,12 +166,12 @@ def widths(program: Program) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("importance", ["taylor", "latency"])
-def test_every_importance_keeps_the_accuracy(importance: Any) -> None:
-    step = PruneChannels(ratio=0.5, importance=importance, iterations=2, epochs=4, rate=3e-3)
-    after, proof = step(digits_program(), trained_context())
+def test_what_the_stack_gains_decides_step_by_step_and_the_accuracy_stays() -> None:
+    step = PruneChannels(ratio=0.5, importance="latency", iterations=2, epochs=2, rate=3e-3)
+    start = digits_program()
+    after, proof = step(start, trained_context())
     assert proof.decision is Decision.KEPT
-    assert macs(after) <= 0.5 * macs(digits_program())
+    assert macs(after) <= 0.5 * macs(start)
     assert proof.metric is not None
     assert proof.metric.drop_interval[1] < 0.025
 
@@ -179,7 +179,7 @@ def test_every_importance_keeps_the_accuracy(importance: Any) -> None:
 @pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights() -> None:
     step = PruneChannels(ratio=0.4, importance="taylor", epochs=1)
-    first, second = (step.apply(digits_program(), trained_context()) for _ in range(2))
+    first, second = (step.apply(digits_program(), trained_context(128)) for _ in range(2))
     assert unchanged(second.model, state_of(first.model))
 
 
@@ -216,6 +216,7 @@ def test_labels_decide_what_matters() -> None:
         assert torch.equal(step.apply(start, ctx).model[0].weight, net[0].weight[kept])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [lambda: Transformer(False), lambda: Transformer(True), TorchTransformer],
                          ids=["q, k, v", "packed", "torch's own"])  # fmt: skip
 def test_a_transformer_loses_heads_and_hidden_units(make: Callable[[], nn.Module]) -> None:
@@ -472,13 +473,14 @@ def labelled_images(count: int) -> Array:
     return images[:count]
 
 
+@pytest.mark.slow
 def test_a_metric_that_fell_too_far_halves_the_ratio_and_then_reverts() -> None:
     start = digits_program()
     ctx = Context(stack=PI, data=digits.validation().take(64), metric=TOP1)
-    step = PruneChannels(ratio=0.6, epochs=0)
+    step = PruneChannels(ratio=0.3, epochs=0)
     after, proof = step(start, ctx)
     assert proof.decision in (Decision.NARROWED, Decision.REVERTED)
-    assert proof.settings["ratio"] < 0.6
+    assert proof.settings["ratio"] == 0.15
     assert proof.decision is Decision.NARROWED or after.model is start.model
 
 
