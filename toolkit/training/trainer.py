@@ -111,8 +111,13 @@ class Trainer:
         """See `passes.context.Fit`. A loss that is a module is copied to the device as well.
 
         Raises:
-            InvalidInput: as there; besides, there is no GPU where one was asked for.
+            InvalidInput: as there; besides, epochs or rate mean nothing, or there is no GPU where one was asked for.
         """
+        if epochs < 0 or not (isfinite(rate) and rate > 0):
+            raise InvalidInput(
+                f"{step} cannot train {epochs} epochs at a rate of {rate:g}",
+                hint="epochs are 0 or more, the rate is above 0",
+            )
         device = _device(self.settings.device)
         trained = copy.deepcopy(model).to(device)
         objective = copy.deepcopy(loss).to(device) if isinstance(loss, nn.Module) else loss

@@ -216,6 +216,9 @@ def test_what_cannot_be_trained_is_refused_before_time_is_spent() -> None:
     assert "no input 'y'" in str(refused(inputs=("y",), loss=counting))
     nan = Metric("broken", lambda _answer, _label: float("nan"))
     assert "'broken' is not a number" in str(refused(validation=points(), metric=nan, loss=counting))
+    for epochs, rate in ((-1, 0.1), (1, 0.0), (1, float("nan"))):
+        with pytest.raises(InvalidInput, match="cannot train"):
+            trained(Trainer(data=points()), epochs=epochs, rate=rate)
     assert "no parameter" in str(refused(model=network().requires_grad_(False), loss=counting))
     assert "before training" in str(refused(loss=lambda model, batch: cross_entropy(model, batch) / 0))
     ragged = [{"x": np.zeros((1, n), np.float32)} for n in (2, 3)]
