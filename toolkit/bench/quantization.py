@@ -35,7 +35,7 @@ from toolkit.bench.timing import in_turns_s, spread_s
 from toolkit.rng import generator
 from toolkit.sources import load_source
 
-__all__ = ["Row", "compare_quantizations"]
+__all__ = ["Row", "compare_quantizations", "plain_export", "plain_static"]
 
 OURS, PLAIN_STATIC, PLAIN_DYNAMIC, FLOAT = "toolkit", "onnxruntime static", "onnxruntime dynamic", "float32"
 SAMPLES = 32
@@ -67,9 +67,9 @@ def compare_quantizations() -> Iterator[Row]:
 def _rows(network: str, program: Program, data: Dataset) -> Iterator[Row]:
     models = {FLOAT: _lowered(program, data, "float32"), OURS: _lowered(program, data, "int8")}
     sessions = {way: Session(model) for way, model in models.items()}
-    plain = _plain_export(program)
+    plain = plain_export(program)
     failures: dict[str, str] = {}
-    for way, quantize in ((PLAIN_STATIC, _plain_static), (PLAIN_DYNAMIC, _plain_dynamic)):
+    for way, quantize in ((PLAIN_STATIC, plain_static), (PLAIN_DYNAMIC, _plain_dynamic)):
         try:
             models[way] = quantize(plain, data)
             sessions[way] = Session(models[way])
@@ -96,7 +96,7 @@ def _rows(network: str, program: Program, data: Dataset) -> Iterator[Row]:
                   size_bytes=0, note=note)  # fmt: skip
 
 
-def _plain_export(program: Program) -> bytes:
+def plain_export(program: Program) -> bytes:
     """What PyTorch's exporter gives to who asks for nothing else."""
     import torch
 
@@ -130,7 +130,7 @@ class _Reader:
         return self._samples
 
 
-def _plain_static(model: bytes, data: Dataset) -> bytes:
+def plain_static(model: bytes, data: Dataset) -> bytes:
     import onnx
 
     import_onnxruntime()

@@ -1,0 +1,80 @@
+"""The bench of quantization after training: its rows, and on real networks what the repairs promise."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+
+from passes.compare import compare
+from passes.context import Context
+from passes.onnx_level.correct_bias import CorrectBias
+from passes.onnx_level.round_adaptively import RoundAdaptively
+from passes.recipe import float32
+from passes.running import run
+from targets.target import load_stack
+from toolkit.bench.ptq import Row, compare_repairs, ways
+from toolkit.bench.trained import TASKS
+
+X86 = "desktop_cpu/onnxruntime-int8"
+
+
+@pytest.fixture(scope="module")
+def rows() -> dict[str, Row]:
+    return {row.way: row for row in compare_repairs(["digits"])}
+
+
+@pytest.mark.slow
+def test_every_way_has_a_row(rows: dict[str, Row]) -> None:
+    assert set(rows) == {"float32", "onnxruntime static", *ways(load_stack(X86))}
+    assert not [row for row in rows.values() if row.note]
+    for way, row in rows.items():
+        assert (row.sqnr_db is None) == (way == "float32")
+        assert row.accuracy is not None
+        assert row.accuracy > 0.97
+        assert row.agreement is not None
+        assert row.agreement > 0.98
+
+
+@pytest.mark.slow
+def test_repaired_int8_is_nearer_than_either_plain_one(rows: dict[str, Row]) -> None:
+    near = {way: row.sqnr_db for way, row in rows.items() if row.sqnr_db is not None}
+    for repair in ("CorrectBias", "RoundAdaptively"):
+        assert near[repair] > near["int8"]
+        assert near[repair] > near["onnxruntime static"]
+        assert rows[repair].size_bytes <= rows["int8"].size_bytes < rows["onnxruntime static"].size_bytes
+
+
+def test_a_network_that_is_not_installed_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TASKS, "absent", lambda: None)
+    (row,) = compare_repairs(["absent"])
+    assert "not installed" in row.note
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    find_spec("efficientnet_lite_pytorch") is None, reason="README, block real-networks, installs the weights"
+)
+def test_repairs_of_efficientnet_hold_on_other_photographs() -> None:
+    """Calibrated on eight pictures, asked about crops of others."""
+    task = TASKS["efficientnet-lite0"]()
+    assert task is not None
+    asked = task.asked.take(24)
+    ctx = Context(stack=load_stack(X86), data=task.calibration.take(24))
+    ready = run(float32(ctx.stack, task.program.level), task.program, ctx).program
+    (plain,) = ways(ctx.stack)["int8"]
+    start = plain.apply(ready, ctx)
+    truth = [next(iter(a.values())).argmax() for a in ready.answers(asked)]
+    near, same = {}, {}
+    for name, program in {
+        "int8": start,
+        "biases": CorrectBias().apply(start, ctx),
+        "weights": RoundAdaptively(samples=12).apply(start, ctx),
+    }.items():
+        near[name] = compare(ready, program, asked)[0].sqnr_db
+        answers = [next(iter(a.values())).argmax() for a in program.answers(asked)]
+        same[name] = float(np.mean([a == b for a, b in zip(truth, answers, strict=True)]))
+    assert near["biases"] > near["int8"] + 2
+    assert near["weights"] > near["int8"] + 2
+    assert min(same["biases"], same["weights"]) >= same["int8"] - 1 / 24
