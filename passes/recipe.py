@@ -20,6 +20,7 @@ from passes.onnx_level.fuse_attention import FuseAttention
 from passes.onnx_level.fuse_batch_norm import FuseBatchNorm
 from passes.onnx_level.fuse_gelu import FuseGelu
 from passes.onnx_level.fuse_layer_norm import FuseLayerNorm
+from passes.onnx_level.mix_precision import MixPrecision
 from passes.onnx_level.quantize_dynamic import QuantizeDynamic
 from passes.onnx_level.quantize_int8 import QuantizeInt8
 from passes.onnx_level.quantize_weights import QuantizeWeights
@@ -64,6 +65,7 @@ PASSES: Mapping[str, type[Pass]] = {
         SmoothActivations,
         QuantizeDynamic,
         QuantizeInt8,
+        MixPrecision,
         RoundAdaptively,
         CorrectBias,
         QuantizeWeights,
@@ -156,7 +158,11 @@ def float16(stack: Stack, level: Level) -> Recipe:
 
 
 def int8(stack: Stack, level: Level) -> Recipe:
-    """float32, then the integer format of the stack: scales found at run time for matrix products, QDQ for the rest."""
+    """float32, then the integer format of the stack: scales found at run time for matrix products, QDQ for the rest.
+
+    Biases are corrected because that never was worse on the networks of `python -m toolkit.bench.ptq`; other repairs
+    take longer, or help some networks and harm others: they are there for recipes that name them.
+    """
     base = float32(stack, level)
     format_ = stack.quantization
     if format_ is None:
@@ -168,7 +174,21 @@ def int8(stack: Stack, level: Level) -> Recipe:
         least_channels=format_.least_channels,
     )
     steps: tuple[Pass, ...] = (QuantizeDynamic(), static) if format_.dynamic else (static,)
-    return Recipe("int8", (*base.passes, *steps), base.given)
+    return Recipe("int8", (*base.passes, *steps, CorrectBias()), base.given)
+
+
+def mixed(stack: Stack, level: Level) -> Recipe:
+    """float32, then the stack's integers in those layers that the answers allow; the rest stays in float."""
+    base = float32(stack, level)
+    format_ = stack.quantization
+    if format_ is None:
+        raise InvalidInput(f"{stack.id} has no integer format", hint="choose an int8 stack: `toolkit targets`")
+    step = MixPrecision(
+        activation=format_.activation,
+        activation_symmetric=format_.activation_symmetric,
+        per_channel=format_.per_channel,
+    )
+    return Recipe("mixed", (*base.passes, step), base.given)
 
 
 def qat(stack: Stack, level: Level) -> Recipe:
@@ -202,7 +222,7 @@ def weights4(stack: Stack, level: Level) -> Recipe:
 
 
 RECIPES: Mapping[str, Callable[[Stack, Level], Recipe]] = {
-    r.__name__: r for r in (float32, float16, int8, qat, weights8, weights4)
+    r.__name__: r for r in (float32, float16, int8, mixed, qat, weights8, weights4)
 }
 """The whole registry."""
 

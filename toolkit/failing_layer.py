@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from passes.dataset import Array, Sample
-from passes.onnx_level.sites import Unit
+from passes.onnx_level.sites import Unit, key_of
 from passes.onnx_level.switchboard import Switchboard
 from passes.onnxruntime import Session
 from passes.program import Program
@@ -66,7 +66,7 @@ def _rename(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
 
 def _reads(program: Program, unit: Unit) -> list[str]:
     """The tensors of the float graph that the unit is computed from, constants apart."""
-    node = next((n for n in program.graph if n.name == unit.node), None)
+    node = next((n for n in program.graph if key_of(n) == unit.node), None)
     if node is None:
         return [unit.tensor]
     found = {str(v.name): None for v in node.inputs if v is not None and not v.is_initializer()}

@@ -17,7 +17,9 @@ _OUTLIER = 8.0  # a channel's largest weight over that of the middle channel, wh
 _CLIPPED = 1e-3  # of the values on the data
 _VANISHED = 0.3  # of the values on the data
 _WIDE = 3.0  # what can be stored over what was seen
-_UNFAITHFUL = 0.02  # of the weights, those that no rounding explains
+_UNFAITHFUL = 0.1  # by which a channel of weights is larger or smaller than it was
+_FEW = 0.1  # of the channels, those that may be odd
+_FAINT = 1e-2  # of the middle channel's power: below it, one scale for all channels leaves nothing
 _SHOWN = 4  # channels that are named
 
 
@@ -41,41 +43,59 @@ def causes(effect: Effect) -> tuple[Cause, ...]:
 
 def _of_weight(weight: Weight) -> Iterator[Cause]:
     own, other = weight.float_values.astype(np.float64), weight.values.astype(np.float64)
-    half = _spread(weight, own) / 2
-    odd = np.abs(own - other) > half * 1.05 + 1e-9 * np.abs(own).max(initial=0)
-    if odd.mean() > _UNFAITHFUL:
-        large = np.abs(own) >= np.median(np.abs(own))
-        ratio = float(np.median(other[large] / own[large])) if np.all(own[large]) else float("nan")
+    if own.ndim < 2:
+        return  # biases are moved on purpose, to take up a layer's mean error
+    if (loud := _outliers(weight, own)) is not None:
+        yield loud
+        return  # under one scale the quiet channels keep little of what they were
+    ratio = _ratios(own, other)
+    odd = np.abs(ratio - 1) > _UNFAITHFUL
+    if odd.mean() > _FEW:
         yield Cause(
             "weights",
-            f"{weight.name} does not stand for the float weights: {odd.mean():.0%} of its values differ by more than "
-            f"rounding does, by a factor of {ratio:.3g} in the middle",
+            f"{weight.name} does not stand for the float weights: {odd.mean():.0%} of its channels are larger or "
+            f"smaller than they were, by a factor of {np.median(ratio[odd]):.3g} in the middle",
             "a scale belongs to another tensor, or a normalisation was folded twice: quantize the float model again",
         )
-    elif weight.scale is not None and weight.scale.size == 1 and own.ndim > 1:
-        reach = _by_channel(own)
-        middle = float(np.median(reach))
-        channels = np.flatnonzero(reach > _OUTLIER * middle)
-        if middle > 0 and len(channels):
-            named = ", ".join(str(int(c)) for c in channels[np.argsort(-reach[channels])][:_SHOWN])
-            yield Cause(
-                "outlier",
-                f"{weight.name} has one scale for all channels, and channel {named} reaches {reach.max() / middle:.0f} "
-                "times as far as the middle one: the others are left with few levels",
-                "one scale for each output channel (QuantizeInt8 per_channel), or EqualiseChannels before it",
-            )
 
 
-def _spread(weight: Weight, values: Array) -> Array:
-    """The step of each value's integers; that of 8 bits over the whole tensor where the graph is in float."""
-    if weight.scale is None:
-        return np.asarray(np.abs(values).max(initial=0) / 127)
-    scale = np.asarray(weight.scale, np.float64)
-    if scale.ndim != 1 or scale.size == 1 or scale.size != values.shape[weight.axis]:
-        return np.asarray(scale.max())
-    shape = [1] * values.ndim
-    shape[weight.axis] = -1
-    return scale.reshape(shape)
+def _outliers(weight: Weight, own: Array) -> Cause | None:
+    """Channels for whose sake the others have few levels, where all share one scale."""
+    if weight.scale is None or weight.scale.size != 1:
+        return None
+    reach = _by_channel(own)
+    middle = float(np.median(reach))
+    channels = np.flatnonzero(reach > _OUTLIER * middle)
+    if middle <= 0 or not len(channels):
+        return None
+    named = ", ".join(str(int(c)) for c in channels[np.argsort(-reach[channels])][:_SHOWN])
+    return Cause(
+        "outlier",
+        f"{weight.name} has one scale for all channels, and channel {named} reaches {reach.max() / middle:.0f} "
+        "times as far as the middle one: the others are left with few levels",
+        "one scale for each output channel (QuantizeInt8 per_channel), or EqualiseChannels before it",
+    )
+
+
+def _ratios(own: Array, other: Array) -> Array:
+    """By how much each channel was scaled, in the least-squares sense, on the axis where that explains more.
+
+    Rounding, whether to the nearest or for the layer's outputs, leaves it near one. Channels of nothing are left out,
+    and so are those that the rounding swallows.
+    """
+    found = []
+    for axis in (0, 1):
+        others = tuple(i for i in range(own.ndim) if i != axis)
+        power, shared = np.square(own).sum(others), (own * other).sum(others)
+        heard = power > _FAINT * np.median(power)
+        ratio = shared[heard] / power[heard]
+        shape = [1] * own.ndim
+        shape[axis] = -1
+        spread = np.ones_like(power)
+        spread[heard] = ratio
+        found.append((float(np.square(other - own * spread.reshape(shape)).sum()), ratio))
+    best: Array = min(found, key=lambda pair: pair[0])[1]
+    return best
 
 
 def _by_channel(values: Array) -> Array:

@@ -13,7 +13,7 @@ import numpy as np
 
 from passes.compare import errors, sqnr_db
 from passes.dataset import Array, Dataset
-from passes.onnx_level.sites import Unit
+from passes.onnx_level.sites import Unit, key_of
 from passes.onnx_level.switchboard import Switchboard
 from targets.errors import InvalidInput
 
@@ -200,7 +200,7 @@ def _reads(board: Switchboard) -> dict[str, list[str]]:
     """The tensors of other units that each unit is computed from, without others between."""
     graph = board.float_program.graph
     tensors = {unit.tensor for unit in board.units}
-    nodes = {node.name: node for node in graph}
+    nodes = {key_of(node): node for node in graph}
     made = {v.name: node for node in graph for v in node.outputs}
     found: dict[str, list[str]] = {}
     for unit in board.units:

@@ -5,9 +5,9 @@ The two are matched by the names of nodes and tensors, which quantizers keep.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from targets.grouping import EPILOGUES
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["Rounding", "Unit", "Weight", "dequantized", "units"]
+__all__ = ["Rounding", "Unit", "Weight", "dequantized", "key_of", "units"]
 
 _Q, _DQ = "QuantizeLinear", "DequantizeLinear"
 
@@ -63,8 +63,13 @@ class Weight:
 class Unit:
     """An operator with the activation behind it, or an input of the graph: what stays in float or does not.
 
-    `tensor` is its result as the next operators read it; `node` is empty for an input. `activation` is the node of the
-    float graph that ends the unit where that is another: the integers' bounds may have taken its place.
+    Args:
+        tensor: Its result as the next operators read it.
+        node: Its key in the float graph, see `key_of`; empty for an input.
+        rounding: Of its result.
+        operands: Of what it reads, by position: for units that round what they read, not what they make.
+        activation: The node of the float graph that ends the unit, where that is another: the integers' bounds may
+            have taken its place.
     """
 
     name: str
@@ -75,40 +80,63 @@ class Unit:
     source: str = ""
     rounding: Rounding | None = None
     weights: tuple[Weight, ...] = ()
+    operands: tuple[tuple[int, Rounding], ...] = ()
     activation: ir.Node | None = None
 
 
-def units(float_program: Program, other: Program) -> tuple[Unit, ...]:
-    """Every unit in which `other` differs, in the order in which they run."""
+def units(float_program: Program, other: Program, *, by: Literal["maker", "reader"] = "maker") -> tuple[Unit, ...]:
+    """Every unit in which `other` differs, in the order in which they run.
+
+    Args:
+        by: Whose part a rounded activation is: of the operator that makes it, as one looks for what went wrong, or of
+            each that reads it, as runtimes decide what is computed in integers.
+    """
     own, theirs = float_program.graph, other.graph
     known = {v.name for v in (*own.inputs, *(o for node in own for o in node.outputs))}
     roundings = dict(_roundings(theirs, known))
-    counterparts = {node.name: node for node in theirs}
+    counterparts = {key_of(node): node for node in theirs}
     found = [Unit(str(v.name), "input", str(v.name), "", rounding=r)
-             for v in own.inputs if (r := roundings.get(str(v.name)))]  # fmt: skip
+             for v in own.inputs if by == "maker" and (r := roundings.get(str(v.name)))]  # fmt: skip
     for node in own:
         last = _tail(node, roundings)
         if last is None:
             continue
-        twin = counterparts.get(node.name)
+        twin = counterparts.get(key_of(node))
         weights = tuple(_weights(node, twin)) if twin is not None and twin.op_type == node.op_type else ()
-        rounding = roundings.get(str(last.name))
-        if rounding is None and not weights:
+        rounding = roundings.get(str(last.name)) if by == "maker" or last.is_graph_output() else None
+        operands = tuple(_rounded_operands(node, twin, roundings)) if by == "reader" and twin is not None else ()
+        if rounding is None and not weights and not operands:
             continue
         found.append(
             Unit(
-                name=node.metadata_props.get(MODULE_KEY, "") or node.name or str(last.name),
+                name=node.metadata_props.get(MODULE_KEY, "") or key_of(node),
                 op_type=node.op_type,
                 tensor=str(last.name),
-                node=node.name or "",
+                node=key_of(node),
                 module=node.metadata_props.get(MODULE_KEY, ""),
                 source=node.metadata_props.get(SOURCE_KEY, ""),
                 rounding=rounding,
                 weights=weights,
+                operands=operands,
                 activation=None if last is node.outputs[0] else last.producer(),
             )
         )
     return _named_apart(found)
+
+
+def _rounded_operands(
+    node: ir.Node, twin: ir.Node, roundings: Mapping[str, Rounding]
+) -> Iterator[tuple[int, Rounding]]:
+    for position, (own, theirs) in enumerate(zip(node.inputs, twin.inputs, strict=False)):
+        producer = theirs.producer() if theirs is not None else None
+        rounding = roundings.get(str(own.name)) if own is not None else None
+        if rounding is not None and producer is not None and producer.op_type == _DQ:
+            yield position, rounding
+
+
+def key_of(node: ir.Node) -> str:
+    """What a node is found by: its name, or that of its first result where it has none."""
+    return node.name or str(node.outputs[0].name)
 
 
 def _named_apart(found: list[Unit]) -> tuple[Unit, ...]:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from passes.dataset import Array, Sample
-from passes.onnx_level.sites import Rounding, Unit, units
+from passes.onnx_level.sites import Rounding, Unit, key_of, units
 from passes.onnxruntime import Session
 from passes.program import Program
 
@@ -30,11 +30,12 @@ class Switchboard:
     Args:
         float_program: The graph as it was; its answers are those of no switch.
         other: A graph of the same operators in which activations are rounded or weights changed.
+        by: See `passes.onnx_level.sites.units`.
     """
 
-    def __init__(self, float_program: Program, other: Program) -> None:
+    def __init__(self, float_program: Program, other: Program, *, by: Literal["maker", "reader"] = "maker") -> None:
         self.float_program = float_program
-        self.units: tuple[Unit, ...] = units(float_program, other)
+        self.units: tuple[Unit, ...] = units(float_program, other, by=by)
         self.outputs = [spec.name for spec in float_program.signature.outputs]
 
     def run(self, sample: Sample, on: Collection[str], tensors: Sequence[str] | None = None) -> dict[str, Array]:
@@ -61,13 +62,13 @@ class Switchboard:
         types = {value.name: value for value in (*graph.value_info, *graph.output)}
         behind = {self._last(unit): unit for unit in self.units}
         replaced = {node for unit in self.units for node in _nodes_of(unit)}
-        named = {node.name: node for node in graph.node}
+        named = {_key(node): node for node in graph.node}
         inputs = {unit.tensor for unit in self.units if unit.op_type == "input"}
         nodes = [self._choice(unit, named, graph) for unit in self.units if unit.op_type == "input"]
         for node in graph.node:
-            if node.name in behind:
-                nodes.append(self._choice(behind[node.name], named, graph))
-            elif node.name not in replaced:
+            if _key(node) in behind:
+                nodes.append(self._choice(behind[_key(node)], named, graph))
+            elif _key(node) not in replaced:
                 nodes.append(node)
         made = {f"{name}:seen" for name in inputs}
         for node in nodes:
@@ -84,7 +85,7 @@ class Switchboard:
         return model
 
     def _last(self, unit: Unit) -> str:
-        return str(unit.activation.name) if unit.activation is not None else unit.node
+        return _nodes_of(unit)[-1] if unit.node else ""
 
     def _choice(self, unit: Unit, nodes: Mapping[str, onnx.NodeProto], graph: onnx.GraphProto) -> onnx.NodeProto:
         """The If that stands for the nodes of `unit`."""
@@ -99,8 +100,12 @@ class Switchboard:
 
 
 def _nodes_of(unit: Unit) -> list[str]:
-    """Names of the float graph's nodes that make the unit, in their order."""
-    return [name for name in (unit.node, str(unit.activation.name) if unit.activation is not None else "") if name]
+    """Keys of the float graph's nodes that make the unit, in their order."""
+    return [key for key in (unit.node, key_of(unit.activation) if unit.activation is not None else "") if key]
+
+
+def _key(node: onnx.NodeProto) -> str:
+    return node.name or node.output[0]
 
 
 def _branch(unit: Unit, nodes: Sequence[onnx.NodeProto], graph: onnx.GraphProto, *, changed: bool) -> onnx.GraphProto:
@@ -112,11 +117,15 @@ def _branch(unit: Unit, nodes: Sequence[onnx.NodeProto], graph: onnx.GraphProto,
     body, constants = [], []
     for node in nodes:
         copy = _copy(node)
-        if node.name == unit.node:
+        if _key(node) == unit.node:
             for weight in unit.weights:  # held by the branch: only so are they packed once, ahead of all runs
                 copy.input[weight.position] = f"{unit.tensor}:{form}:{weight.position}"
                 values = weight.values if changed else weight.float_values
                 constants.append(numpy_helper.from_array(np.ascontiguousarray(values), copy.input[weight.position]))
+            for position, rounding in unit.operands if changed else ():
+                name = f"{unit.tensor}:read:{position}"
+                body += _rounded(name, copy.input[position], rounding, graph)
+                copy.input[position] = f"{name}:rounded"
         copy.input[:] = [inner.get(name, name) for name in copy.input]
         copy.output[:] = [inner.get(name, name) for name in copy.output]
         body.append(copy)

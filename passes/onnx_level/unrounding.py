@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
-from passes.onnx_level.sites import Unit
+from passes.onnx_level.sites import Unit, key_of
 from passes.program import Program
 
 if TYPE_CHECKING:
@@ -23,15 +23,16 @@ def in_float(quantized: Program, units: Sequence[Unit], chosen: Collection[str])
     from onnx_ir.passes.common import RemoveUnusedNodesPass
 
     model = quantized.clone()
-    nodes = {str(node.name): node for node in model.graph}
+    nodes = {key_of(node): node for node in model.graph}
     for unit in units:
-        if unit.activation is not None and str(unit.activation.name) not in nodes and unit.node in nodes:
+        if unit.activation is not None and key_of(unit.activation) not in nodes and unit.node in nodes:
             _activate(model.graph, nodes[unit.node].outputs[0], unit.activation)
     for unit in units:
         if unit.name in chosen:
             if unit.node in nodes:
                 _give_floats(model.graph, nodes[unit.node], unit)
-            _read_unrounded(model.graph, unit.tensor)
+            if unit.rounding is not None:
+                _read_unrounded(model.graph, unit.tensor)
     RemoveUnusedNodesPass()(model)
     return quantized.with_model(model)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ def test_every_layer_is_named_with_its_line_and_what_float_would_cost(
 ) -> None:
     assert main(["explain", str(bundle), "--samples", "4"]) == 0
     printed = capsys.readouterr().out
-    assert "35." in printed or "34." in printed
+    assert re.search(r"3\d\.\d dB against the float model on 4 samples", printed)
     assert "toolkit/models/digits.py:" in printed
     assert "µs" in printed
     assert "nothing stands out" in printed
@@ -41,7 +42,7 @@ def test_the_document_adds_up(bundle: Path, capsys: pytest.CaptureFixture[str]) 
     assert sum(layer["share_of_noise"] for layer in found["layers"]) == pytest.approx(1)
     assert found["culprit"] == min(found["layers"], key=lambda layer: layer["alone_sqnr_db"])["layer"]
     assert all(layer["alone_sqnr_db"] >= found["sqnr_db"] for layer in found["layers"])
-    assert [p["pass"] for p in found["passes"]][-1] == "QuantizeInt8"
+    assert "QuantizeInt8" in [p["pass"] for p in found["passes"]]
     assert {layer["module"] for layer in found["layers"]} >= {"stem.0", "block1.0", "classify"}
 
 

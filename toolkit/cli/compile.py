@@ -58,10 +58,18 @@ def compile_(
     config: ConfigOpt = None,
     recipe: Annotated[
         str | None,
-        typer.Option(help="float32, float16, int8, qat, weights8 or weights4 in place of what the stack wants."),
+        typer.Option(help="float32, float16, int8, mixed, qat, weights8 or weights4 in place of what the stack wants."),
     ] = None,
     min_sqnr: Annotated[float | None, typer.Option("--min-sqnr-db", help="Budget for drift. [10 dB]")] = None,
-    max_drop: Annotated[float | None, typer.Option("--max-metric-drop", help="Budget for the metric. [0.01]")] = None,
+    max_drop: Annotated[
+        str | None,
+        typer.Option(
+            "--accuracy-drop",
+            "--max-metric-drop",
+            metavar="SHARE",
+            help="What the metric may lose, as 1%; layers stay in float, the most harmful first, until it holds. [1%]",
+        ),
+    ] = None,
     measure: Annotated[
         bool, typer.Option("--measure", help="Keep what this machine measures to be no slower, not what is predicted.")
     ] = False,
@@ -90,7 +98,7 @@ def compile_(
 
     budget = Budget(
         min_sqnr_db=_limit("--min-sqnr-db", min_sqnr, file.budget.min_sqnr_db),
-        max_metric_drop=_limit("--max-metric-drop", max_drop, file.budget.max_metric_drop),
+        max_metric_drop=_limit("--accuracy-drop", _share(max_drop), file.budget.max_metric_drop),
     )
     with progress(quiet or json) as report:
         bundle = compile_model(
@@ -121,6 +129,21 @@ def compile_(
         return 0
     _show(bundle)
     return 0
+
+
+def _share(text: str | None) -> float | None:
+    """`1%` or `0.01` as a number.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if text is None:
+        return None
+    number, percent = (text[:-1], True) if text.endswith("%") else (text, False)
+    try:
+        return float(number) / 100 if percent else float(number)
+    except ValueError as error:
+        raise UsageError(f"--accuracy-drop {text!r} is not a share", hint="write it like 1% or 0.01") from error
 
 
 def _limit(flag: str, stated: float | None, otherwise: float) -> float:
