@@ -30,7 +30,8 @@ class Observer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` itself."""
-        self.low, self.high = torch.minimum(self.low, x.min()), torch.maximum(self.high, x.max())
+        low, high = torch.aminmax(x)
+        self.low, self.high = torch.minimum(self.low, low), torch.maximum(self.high, high)
         return x
 
 
