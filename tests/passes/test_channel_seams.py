@@ -143,6 +143,7 @@ def test_an_outlier_of_a_norm_moves_into_the_weights(program: Make, context: Mak
     assert noise["smoothed"] > noise["as it was"] + 2
 
 
+@pytest.mark.slow
 def test_the_proof_holds_on_digits_and_a_second_run_finds_nothing(context: Make) -> None:
     from passes.recipe import float32
     from passes.running import run

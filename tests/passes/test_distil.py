@@ -64,6 +64,7 @@ def context(count: int = 0, *, labels: bool = True, **fields: Any) -> Context:
     return Context(stack=PI, data=data, fit=Trainer(data=data, metric=TOP1 if labels else None), **given)
 
 
+@pytest.mark.slow
 def test_a_pruned_network_learns_what_the_original_knew(pruned: Program) -> None:
     before = {name: value.clone() for name, value in pruned.model.state_dict().items()}
     torch.manual_seed(3)
@@ -197,6 +198,7 @@ def test_a_student_of_another_make_learns(students: str) -> None:
         assert torch.equal(second.model.state_dict()[name], value), "its first weights come from the seed"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "words"),
     [

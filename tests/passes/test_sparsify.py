@@ -50,6 +50,7 @@ def fours(weight: torch.Tensor) -> torch.Tensor:
     return weight.movedim(1, -1).unflatten(-1, (-1, 4))
 
 
+@pytest.mark.slow
 def test_two_of_four_stay_zero_and_the_accuracy_is_kept() -> None:
     start = digits_program()
     before = {name: value.clone() for name, value in start.model.state_dict().items()}

@@ -193,6 +193,7 @@ class Attention(nn.Module):
         return y
 
 
+@pytest.mark.slow
 def test_products_in_a_transformer_are_integers_and_the_rest_is_not(
     torch_program: Make, noise: Make, tmp_path: Path
 ) -> None:
@@ -220,6 +221,7 @@ class Mixed(nn.Module):
         return y
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flat", [False, True], ids=["any batch", "one sample at a time"])
 def test_moves_pools_and_shared_layers_stay_integers(
     torch_program: Make, noise: Make, tmp_path: Path, flat: bool
@@ -236,6 +238,7 @@ def test_moves_pools_and_shared_layers_stay_integers(
     assert sum(v.dtype.name == "INT8" and len(v.shape) == 4 for v in held) == 3, "a shared weight is stored once"
 
 
+@pytest.mark.slow
 def test_an_accelerator_without_floats_gets_integers_everywhere(
     torch_program: Make, noise: Make, tmp_path: Path
 ) -> None:
@@ -247,6 +250,7 @@ def test_an_accelerator_without_floats_gets_integers_everywhere(
             assert [s.op_type for s in sources if s is not None] == ["DequantizeLinear"] * 2
 
 
+@pytest.mark.slow
 def test_narrow_layers_and_excluded_ones_stay_in_float(torch_program: Make, noise: Make, tmp_path: Path) -> None:
     def module() -> nn.Module:
         return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1))
