@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from passes.context import Budget, Context, Fit
+from passes.contract import Kind
 from passes.dataset import Dataset
 from passes.metric import TOP1
 from passes.program import Level, Program
@@ -17,7 +18,8 @@ from passes.proof import Proof
 from passes.recipe import RECIPES, Recipe, recipe_for
 from passes.running import Outcome, run
 from passes.structure import SPRAWLING_NODES
-from passes.torch_level.export import LOWEST_OPSET
+from passes.torch_level.clean_up_module import CleanUpModule
+from passes.torch_level.export import LOWEST_OPSET, Export
 from targets.cost import estimate
 from targets.errors import InvalidInput, UnknownName
 from targets.estimate import Estimate
@@ -134,6 +136,7 @@ def compile_model(model: Any = None, *, target: str, **options: Any) -> Bundle:
         write_golden(scratch / "golden.npz", samples, backend.load(scratch / artifact.file), program.truth.run)
         laps.end("artefact")
         after = _priced(program, stack, as_is=True)
+        before = _as_it_came(source, stack, recipe, outcome, opts)
         report = build_report(
             model=model_facts(source.program, source.spec, ctx.data, ctx.validation)
             | {"sizes": list(size_notes(source.program))},
@@ -141,11 +144,11 @@ def compile_model(model: Any = None, *, target: str, **options: Any) -> Bundle:
             stack=stack,
             recipe=recipe,
             proofs=outcome.proofs,
-            before=_priced(outcome.exported, stack, as_is=True),
+            before=_priced(before, stack, as_is=True),
             after=after,
             verdict=judge(after, Limits.of(device)),
             artifact=artifact,
-            sizes_bytes=(len(outcome.exported.onnx_bytes), (scratch / artifact.file).stat().st_size),
+            sizes_bytes=(len(before.onnx_bytes), (scratch / artifact.file).stat().st_size),
             versions=library_versions(),
             layers=layer_rows(program, ctx.proof_data(program), opts.progress),
         )
@@ -227,6 +230,15 @@ def sprawls(program: Program) -> bool:
     """Whether a graph is too long to be folded and fused before every price. Its estimate still groups what the
     runtime computes at once; patterns of many operators (GELU, LayerNorm) are priced one by one."""
     return program.level is Level.ONNX and program.graph.num_nodes() > SPRAWLING_NODES
+
+
+def _as_it_came(source: Source, stack: Stack, recipe: Recipe, outcome: Outcome, opts: Options) -> Program:
+    """The float model as exported: for a recipe that trains, the one that the training started from."""
+    if not any(step.kind is Kind.RETRAINED for step in recipe.passes):
+        return outcome.exported
+    exporting = Recipe("as it came", (CleanUpModule(), Export(max(stack.opset, LOWEST_OPSET))))
+    ctx = Context(stack=stack, seed=opts.seed)
+    return run(exporting, source.program, ctx, cache=_cache(opts), fingerprint=fingerprint()).program
 
 
 def _load(model: Any, opts: Options) -> Source:
