@@ -151,8 +151,9 @@ def _check_opsets(model: Any, file: str) -> None:
 def _check_sizes(program: Program) -> None:
     """Refuse a graph in which a tensor would be larger than any board's memory: a damaged size, as a rule."""
     for value in (v for node in program.static_model.graph for v in node.outputs):
-        if value.shape is not None and value.shape.is_static():
-            count = prod(int(d) for d in value.shape.numpy())
+        dims = [d for d in value.shape.dims if isinstance(d, int)] if value.shape is not None else []
+        if value.shape is not None and len(dims) == len(value.shape.dims):
+            count = prod(dims)
             if count > LARGEST_TENSOR:
                 raise InvalidInput(
                     f"tensor {value.name!r} of {program.name} would have {count:,} elements",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 from collections.abc import Sequence
@@ -108,6 +109,9 @@ def _trace(argv: Sequence[str]) -> None:
 def run() -> None:
     """The console script. A polite kill is an interrupt: half-written folders are cleaned up."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    gc.set_threshold(
+        100_000, 50, 1000
+    )  # graphs are many objects that live to the end: looking for garbage took a fifth
     sys.exit(main())
 
 
