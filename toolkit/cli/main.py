@@ -111,7 +111,7 @@ def run() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     gc.set_threshold(
         100_000, 50, 1000
-    )  # graphs are many objects that live to the end: looking for garbage took a fifth
+    )  # graphs are many objects that live to the end
     sys.exit(main())
 
 
