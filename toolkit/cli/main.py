@@ -109,9 +109,7 @@ def _trace(argv: Sequence[str]) -> None:
 def run() -> None:
     """The console script. A polite kill is an interrupt: half-written folders are cleaned up."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    gc.set_threshold(
-        100_000, 50, 1000
-    )  # graphs are many objects that live to the end
+    gc.set_threshold(100_000, 50, 1000)  # graphs are many objects that live to the end
     sys.exit(main())
 
 
