@@ -9,12 +9,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from passes.compare import compare_metric
 from passes.context import Budget, Context, Fit
 from passes.contract import Kind
 from passes.dataset import Dataset
 from passes.metric import TOP1
 from passes.program import Level, Program
-from passes.proof import Proof
+from passes.proof import MetricChange, Proof
 from passes.recipe import RECIPES, Recipe, recipe_for
 from passes.running import Outcome, run
 from passes.structure import SPRAWLING_NODES
@@ -150,6 +151,7 @@ def compile_model(model: Any = None, *, target: str, **options: Any) -> Bundle:
             artifact=artifact,
             sizes_bytes=(len(before.onnx_bytes), (scratch / artifact.file).stat().st_size),
             versions=library_versions(),
+            overall=_overall(source, program, recipe, ctx),
             layers=layer_rows(program, ctx.proof_data(program), opts.progress),
         )
         dump_json(scratch / "report.json", report)
@@ -230,6 +232,13 @@ def sprawls(program: Program) -> bool:
     """Whether a graph is too long to be folded and fused before every price. Its estimate still groups what the
     runtime computes at once; patterns of many operators (GELU, LayerNorm) are priced one by one."""
     return program.level is Level.ONNX and program.graph.num_nodes() > SPRAWLING_NODES
+
+
+def _overall(source: Source, program: Program, recipe: Recipe, ctx: Context) -> MetricChange | None:
+    """The metric from the source to the end, for a recipe that trains: each training starts the comparison anew."""
+    if ctx.metric is None or not any(step.kind is Kind.RETRAINED for step in recipe.passes):
+        return None
+    return compare_metric(source.program, program, ctx.proof_data(program), ctx.metric)
 
 
 def _as_it_came(source: Source, stack: Stack, recipe: Recipe, outcome: Outcome, opts: Options) -> Program:

@@ -80,8 +80,8 @@ def test_a_pass_without_its_needs_does_not_make_a_recipe(name: str) -> None:
 @each_level
 @pytest.mark.parametrize("name", BUILD)
 def test_a_recipe(name: str, stack: Stack, level: Level) -> None:
-    unfit = "no integer format" if name in ("int8", "mixed", "qat") and stack.quantization is None else ""
-    if unfit := unfit or ("cannot be trained" if name == "qat" and level is Level.ONNX else ""):
+    unfit = "no integer format" if name in ("compress", "int8", "mixed", "qat") and stack.quantization is None else ""
+    if unfit := unfit or ("cannot be trained" if name in ("compress", "qat") and level is Level.ONNX else ""):
         with pytest.raises(InvalidInput, match=unfit) as refusal:
             BUILD[name](stack, level)
         assert refusal.value.hint

@@ -107,3 +107,18 @@ def test_the_command_line_knows_the_recipe(capsys: pytest.CaptureFixture[str]) -
     assert passes[:4] == ["CleanUpModule", "FoldBatchNorm", "TrainQuantized", "Export"]
     assert main(["compile", "net.onnx", "--target", "desktop_cpu", "--recipe", "qat", "--dry-run"]) == 5
     assert "give the PyTorch module" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_compression_recipe_makes_the_digits_smaller_and_no_worse(tmp_path: Path) -> None:
+    """Each step is kept or narrowed, the file is what is measured, and the interval of the drop is the proof's own."""
+    bundle = compile_model("digits", target="raspberry_pi_4", recipe="compress", output=tmp_path / "b")
+    report = bundle.report
+    decisions = {proof["pass"]: proof["decision"] for proof in report["proofs"]}
+    assert {decisions[name] for name in ("PruneChannels", "Distil", "TrainQuantized")} <= {"kept", "narrowed"}
+    assert report["after"]["size_bytes"] == (bundle.path / "model.onnx").stat().st_size
+    assert report["before"]["size_bytes"] > 3.5 * report["after"]["size_bytes"]
+    assert report["before"]["latency_s"] > 2 * report["after"]["latency_s"]
+    metric = report["accuracy"]["metric"]
+    assert metric["before"] == next(p["metric"] for p in report["proofs"] if p["metric"])["before"], "the original's"
+    assert metric["before"] - metric["after"] <= 0.011

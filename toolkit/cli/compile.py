@@ -58,7 +58,7 @@ def compile_(
     config: ConfigOpt = None,
     recipe: Annotated[
         str | None,
-        typer.Option(help="float32, float16, int8, mixed, qat, weights8 or weights4 in place of what the stack wants."),
+        typer.Option(help="float32, float16, int8, mixed, qat, compress, weights8 or weights4. [what the stack wants]"),
     ] = None,
     min_sqnr: Annotated[float | None, typer.Option("--min-sqnr-db", help="Budget for drift. [10 dB]")] = None,
     max_drop: Annotated[

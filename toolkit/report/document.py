@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from math import inf, isfinite
 from typing import Any
 
-from passes.proof import Decision, Proof
+from passes.proof import Decision, MetricChange, Proof
 from passes.recipe import Recipe
 from targets.estimate import Estimate
 from targets.stack import Stack
@@ -31,8 +31,13 @@ def build_report(
     sizes_bytes: tuple[int, int],
     versions: Mapping[str, str],
     layers: Sequence[Mapping[str, Any]] = (),
+    overall: MetricChange | None = None,
 ) -> dict[str, Any]:
-    """The document. `before` prices the float model on the same stack, as it stands; `layers` are those that differ."""
+    """The document. `before` prices the float model on the same stack, as it stands; `layers` are those that differ.
+
+    `overall` is the metric from the source to the artefact, where passes that train stand between: their proofs start
+    anew.
+    """
     return {
         "schema": "toolkit.report/1",
         "model": dict(model),
@@ -43,7 +48,7 @@ def build_report(
         "verdict": verdict.to_json(),
         "before": _summary(before, sizes_bytes[0]),
         "after": _summary(after, sizes_bytes[1]),
-        "accuracy": accuracy_of(proofs),
+        "accuracy": accuracy_of(proofs, overall),
         "recipe": {"name": recipe.name, "passes": recipe.to_data()},
         "proofs": [proof.to_json() for proof in proofs],
         "layers": [dict(row) for row in layers],
@@ -65,16 +70,17 @@ def _summary(estimate: Estimate, size_bytes: int) -> dict[str, Any]:
     }
 
 
-def accuracy_of(proofs: Sequence[Proof]) -> dict[str, Any]:
+def accuracy_of(proofs: Sequence[Proof], overall: MetricChange | None = None) -> dict[str, Any]:
     """How far the answers have moved: the metric after the last pass that stands, and the worst output of any.
 
     `worst_sqnr_db` is None where the answers are identical, and where they are not finite.
     """
     standing = [p for p in proofs if p.decision in (Decision.KEPT, Decision.NARROWED) and p.drift]
     last = standing[-1] if standing else None
+    metric = overall or (last.metric if last else None)
     worst = min((p.worst_sqnr_db for p in standing), default=inf)
     return {
-        "metric": last.metric.to_json() if last and last.metric else None,
+        "metric": metric.to_json() if metric else None,
         "identical": worst == inf,
         "worst_sqnr_db": round(worst, 2) if isfinite(worst) else None,
         "data": last.data if last else "",
