@@ -91,9 +91,10 @@ class Session:
         model: The serialized ModelProto.
         optimize: Let onnxruntime rewrite the graph, as a device would; off to compare graphs as they stand.
         threads: Threads inside one operator.
+        without: Names of onnxruntime's optimisers that are left out.
     """
 
-    def __init__(self, model: bytes, *, optimize: bool = True, threads: int = 1) -> None:
+    def __init__(self, model: bytes, *, optimize: bool = True, threads: int = 1, without: Sequence[str] = ()) -> None:
         ort = import_onnxruntime()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
@@ -103,7 +104,9 @@ class Session:
         level = ort.GraphOptimizationLevel
         options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
         with mapped_errors("loading the model"):
-            self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(
+                model, options, providers=["CPUExecutionProvider"], disabled_optimizers=list(without) or None
+            )
         self._may_loop = b"Loop" in model  # a timer costs a thread, which short runs would feel
         self.output_names = [o.name for o in self._session.get_outputs()]
 

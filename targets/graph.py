@@ -160,6 +160,8 @@ class _Reader:
         """Add the nodes that make floats of integer sums, and the product of the two scales."""
         while len(users := self._users(group.tail)) == 1 and id(group.tail) not in self.outputs:
             node = users[0]
+            if node.graph is not self.graph:
+                return
             others = [v for v in node.inputs if v is not None and v is not group.tail]
             if node.op_type not in RESCALING or (node.op_type == "Add" and any(self._is_activation(v) for v in others)):
                 return
@@ -174,6 +176,8 @@ class _Reader:
         if id(tail) in self.outputs:
             return []
         users = self._users(tail)
+        if any(node.graph is not self.graph for node in users):
+            return []  # a body reads it, and is read by itself
         if len(users) == 1 and absorbs(self.fuses, users[0].op_type) and self._adds_up(users[0], tail):
             return users
         if len(users) == 2 and "activation" in self.fuses:
@@ -187,7 +191,7 @@ class _Reader:
     def _continued(self, tail: ir.Value) -> list[ir.Node]:
         """The next operator of a chain of elementwise ones."""
         users = self._users(tail) if id(tail) not in self.outputs else []
-        single = len(users) == 1 and users[0].op_type in POINTWISE
+        single = len(users) == 1 and users[0].op_type in POINTWISE and users[0].graph is self.graph
         return users if single and _shape(users[0].outputs[0]) == _shape(tail) else []
 
     def _adds_up(self, node: ir.Node, tail: ir.Value) -> bool:

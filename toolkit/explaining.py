@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +74,9 @@ class Explained:
 
     @property
     def culprit(self) -> Effect | None:
-        """The layer whose quantization alone does most harm; None where nothing differs."""
-        return self.effects.worst_first[0] if self.effects.effects else None
+        """The layer whose quantization alone does most harm; None where none moves the answers."""
+        worst = self.effects.worst_first[:1]
+        return worst[0] if worst and worst[0].alone_db < inf else None
 
     def to_json(self) -> dict[str, Any]:
         """A plain document; units are in the keys. A ratio without noise is null."""
@@ -141,9 +142,17 @@ def explain_bundle(
     bundle = open_bundle(path)
     config = load_config(bundle.path / "recipe.yaml")
     stack = load_stack(str(bundle.manifest["stack"]))
-    float_program, found = _float_program(config, stack, model, data, trust, progress)
+    float_program, found = _float_program(bundle, config, stack, model, data, trust, progress)
     shipped = _shipped(bundle, float_program)
     board = Switchboard(float_program, shipped)
+    moved = [
+        p["pass"] for p in bundle.report["proofs"] if p["kind"] != "exact" and p["decision"] in ("kept", "narrowed")
+    ]
+    if not board.units and moved:
+        raise InvalidInput(
+            f"{bundle.path.name} was changed by {', '.join(moved)}, whose operators are not those of the float graph",
+            hint="explain takes apart graphs of QuantizeLinear and DequantizeLinear; the proofs stand in report.html",
+        )
     if not board.units:
         raise InvalidInput(
             f"no layer of {bundle.path.name} differs from the float model: there is nothing to explain",
@@ -167,7 +176,13 @@ def explain_bundle(
 
 
 def _float_program(
-    config: Config, stack: Stack, model: Any, data: Any, trust: bool, progress: Callable[[str, float], None]
+    bundle: Bundle,
+    config: Config,
+    stack: Stack,
+    model: Any,
+    data: Any,
+    trust: bool,
+    progress: Callable[[str, float], None],
 ) -> tuple[Program, Dataset]:
     """The source as the bundle's own exact passes leave it, and samples."""
     named = model if model is not None else config.model
@@ -178,6 +193,11 @@ def _float_program(
         )
     spec = data if data is not None else config.data
     source = load_source(named, inputs=config.input, fixed=config.fix, sample=first_sample(spec), trust=trust)
+    if source.program.digest != bundle.manifest["model"]["digest"]:
+        raise InvalidInput(
+            f"{named or config.model} is not the model that {bundle.path.name} was made of: it was changed since",
+            hint="name the old one with --model, or compile again",
+        )
     samples = load_data(spec, source.program.signature, preprocess=config.preprocess) if spec is not None else None
     samples = samples or source.data
     if samples is None:

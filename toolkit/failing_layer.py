@@ -13,6 +13,7 @@ from passes.onnx_level.sites import Unit, key_of
 from passes.onnx_level.switchboard import Switchboard
 from passes.onnxruntime import Session
 from passes.program import Program
+from targets.errors import InvalidInput
 
 if TYPE_CHECKING:
     import onnx
@@ -49,7 +50,10 @@ def save_layer(folder: Path, board: Switchboard, unit: Unit, sample: Sample) -> 
     )  # fmt: skip
     layer = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
     onnx.checker.check_model(layer)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInput(f"cannot write to {folder}: {error.strerror}", hint="name a folder with --save") from error
     files = [folder / "layer.onnx", folder / "inputs.npz"]
     onnx.save_model(layer, files[0])
     arrays = {plain[name]: values[name] for name in reads}
@@ -69,6 +73,8 @@ def _reads(program: Program, unit: Unit) -> list[str]:
     node = next((n for n in program.graph if key_of(n) == unit.node), None)
     if node is None:
         return [unit.tensor]
+    if any(attribute.type.name in ("GRAPH", "GRAPHS") for attribute in node.attributes.values()):
+        raise InvalidInput(f"{unit.name} holds graphs of its own and cannot stand alone", hint="leave --save out")
     found = {str(v.name): None for v in node.inputs if v is not None and not v.is_initializer()}
     return list(found)
 
@@ -87,7 +93,7 @@ def _values(program: Program, tensors: Sequence[str], sample: Sample) -> Mapping
         for name in wanted
         if name not in known
     )
-    return {**sample, **Session(model.SerializeToString())(sample, wanted)}
+    return {**sample, **(Session(model.SerializeToString())(sample, wanted) if wanted else {})}
 
 
 def _described(name: str, array: Array) -> onnx.ValueInfoProto:

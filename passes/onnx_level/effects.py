@@ -159,16 +159,24 @@ def measure(
         Effect(
             unit=unit,
             alone_db=power.db(outputs),
-            share=noise / (sum(noises) or 1.0),
+            share=share,
             local_db=power.db(outputs if unit.op_type == "input" else [unit.tensor]),
             tensor_db=inf if unit.op_type == "input" else together.db([unit.tensor]),
             inherited_db=together.db([t for t in reads[unit.name] if t in together.totals]),
             seen=notes,
         )
-        for unit, power, noise, notes in zip(units, alone, noises, seen, strict=True)
+        for unit, power, share, notes in zip(units, alone, _shares(noises), seen, strict=True)
     ]
     found = Effects(effects=tuple(effects), all_db=together.db(outputs), samples=samples)
     return _left_out(board, data, found, without, progress)
+
+
+def _shares(noises: Sequence[float]) -> list[float]:
+    """Parts of the whole; units that alone drown an answer share it evenly."""
+    drowning = [noise == inf for noise in noises]
+    if any(drowning):
+        return [1 / sum(drowning) if it else 0.0 for it in drowning]
+    return [noise / (sum(noises) or 1.0) for noise in noises]
 
 
 def _beside(tensors: Sequence[str], outputs: Collection[str]) -> list[str]:

@@ -148,11 +148,10 @@ def choose(choices: Sequence[Choice], most_noise: float) -> set[str]:
 def front(choices: Sequence[Choice]) -> Iterator[tuple[int, float, float]]:
     """(layers in float, noise that is left, cost added), the best ratio of noise to cost first: the greedy bound."""
     order = sorted(choices, key=lambda c: (c.saving > 0, -c.noise / c.saving if c.saving > 0 else 0.0, c.name))
-    noise, cost = sum(c.noise for c in choices), 0.0
-    yield 0, noise, cost
-    for count, choice in enumerate(order, start=1):
-        noise, cost = noise - choice.noise, cost + choice.saving
-        yield count, max(noise, 0.0), cost
+    cost = 0.0
+    for count in range(len(order) + 1):
+        yield count, sum(c.noise for c in order[count:]), cost
+        cost += order[count].saving if count < len(order) else 0.0
 
 
 def _thinned(points: Sequence[tuple[int, float, float]], count: int = 8) -> list[tuple[int, float, float]]:

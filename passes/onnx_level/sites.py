@@ -168,8 +168,11 @@ def _roundings(graph: ir.Graph, known: set[str | None]) -> Iterator[tuple[str, R
 
 
 def _tail(node: ir.Node, roundings: dict[str, Rounding]) -> ir.Value | None:
-    """The result of a unit that starts at `node`; None where the node ends the unit before it."""
-    if _leads_into(node, roundings):
+    """The result of a unit that starts at `node`; None where the node ends the unit before it, or has several results.
+
+    Of the latter (Split, TopK, LSTM) what is rounded is left to all units together.
+    """
+    if _leads_into(node, roundings) or len([v for v in node.outputs if v.name]) > 1:
         return None
     value = node.outputs[0]
     users = list(value.uses())
@@ -183,7 +186,8 @@ def _tail(node: ir.Node, roundings: dict[str, Rounding]) -> ir.Value | None:
 def _leads_into(node: ir.Node, roundings: dict[str, Rounding]) -> bool:
     """Whether `node` is an activation that is computed with the operator before it."""
     first = node.inputs[0] if node.inputs else None
-    if node.op_type not in EPILOGUES["relu"] or first is None or first.producer() is None:
+    maker = first.producer() if first is not None else None
+    if node.op_type not in EPILOGUES["relu"] or first is None or maker is None or maker.graph is not node.graph:
         return False
     return str(first.name) not in roundings and len(list(first.uses())) == 1 and not first.is_graph_output()
 

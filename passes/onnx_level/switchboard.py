@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Switchboard"]
 
+_UNASKED = ("WeightBiasQuantization",)
+"""Optimisers of onnxruntime that would quantize float weights which stand between rounded activations."""
+
 
 class Switchboard:
     """A float program and another that was made of it, with the units in which they differ.
@@ -49,7 +52,14 @@ class Switchboard:
 
     @cached_property
     def _session(self) -> Session:
-        return Session(self.model.SerializeToString())
+        return Session(self.model.SerializeToString(), without=_UNASKED)
+
+    @cached_property
+    def _types(self) -> dict[str, int]:
+        """The element type of every tensor of the float graph, as onnx counts them."""
+        graph = self.float_program.static_model.graph
+        values = (*graph.inputs, *(v for node in graph for v in node.outputs))
+        return {str(v.name): int(v.dtype) for v in values if v.dtype is not None}
 
     @cached_property
     def model(self) -> onnx.ModelProto:
@@ -80,9 +90,14 @@ class Switchboard:
         graph.input.extend(helper.make_tensor_value_info(self.switch(u), TensorProto.BOOL, []) for u in self.units)
         wanted = [u.tensor for u in self.units if u.op_type != "input" and u.tensor not in self.outputs]
         graph.output.extend(
-            types.get(name) or helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in wanted
+            types.get(name) or helper.make_tensor_value_info(name, self._type_of(name), None) for name in wanted
         )
         return model
+
+    def _type_of(self, tensor: str) -> int:
+        from onnx import TensorProto
+
+        return self._types.get(tensor, TensorProto.FLOAT)
 
     def _last(self, unit: Unit) -> str:
         return _nodes_of(unit)[-1] if unit.node else ""
@@ -93,8 +108,10 @@ class Switchboard:
 
         result = f"{unit.tensor}:seen" if unit.op_type == "input" else unit.tensor
         own = [nodes[name] for name in _nodes_of(unit)]
+        kind = self._type_of(unit.tensor)
         branches = {
-            key: _branch(unit, own, graph, changed=key == "then_branch") for key in ("then_branch", "else_branch")
+            key: _branch(unit, own, graph, kind, changed=changed)
+            for key, changed in (("then_branch", True), ("else_branch", False))
         }
         return helper.make_node("If", [self.switch(unit)], [result], f"{unit.tensor}:choice", **branches)
 
@@ -108,9 +125,11 @@ def _key(node: onnx.NodeProto) -> str:
     return node.name or node.output[0]
 
 
-def _branch(unit: Unit, nodes: Sequence[onnx.NodeProto], graph: onnx.GraphProto, *, changed: bool) -> onnx.GraphProto:
+def _branch(
+    unit: Unit, nodes: Sequence[onnx.NodeProto], graph: onnx.GraphProto, kind: int, *, changed: bool
+) -> onnx.GraphProto:
     """One form of the unit, as the body of an If; its own tensors carry the form in their name."""
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import helper, numpy_helper
 
     form = "changed" if changed else "float"
     inner = {name: f"{name}:{form}" for node in nodes for name in node.output if name}
@@ -136,7 +155,7 @@ def _branch(unit: Unit, nodes: Sequence[onnx.NodeProto], graph: onnx.GraphProto,
     elif not body:
         body.append(helper.make_node("Identity", [unit.tensor], [f"{unit.tensor}:{form}"]))
         result = f"{unit.tensor}:{form}"
-    answer = helper.make_tensor_value_info(result, TensorProto.FLOAT, None)
+    answer = helper.make_tensor_value_info(result, kind, None)
     return helper.make_graph(body, form, [], [answer], constants)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from math import isfinite
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -26,6 +28,7 @@ from passes.program import Program
 from passes.recipe import RECIPES
 from passes.running import run
 from targets.errors import InvalidInput
+from targets.graph import read_workload
 from targets.target import load_stack
 from toolkit.models import entry
 from toolkit.models.digits import split
@@ -233,3 +236,41 @@ def test_integers_stand_for_what_onnx_says_they_do(axis: int, block: int) -> Non
     values = [ir.Value(name=n, const_value=ir.tensor(a)) for n, a in zip("qsz", (integers, scale, zero), strict=True)]
     have = dequantized(ir.node("DequantizeLinear", values, attributes))
     np.testing.assert_allclose(have, want, rtol=1e-6)
+
+
+# ---- graphs that are not a chain of layers with one result
+
+ODD = {
+    "two results": "g (float[1,4,8,8] x) => (float[1,2,8,8] y) { a = Conv(x, w)  b, c = Split<axis=1, num_outputs=2>(a)"
+    "  y = Add(b, c) }",
+    "integers behind": "g (float[1,4,8,8] x) => (float[1,4,8,8] y, int64[1,1,8,8] z) { a = Conv(x, w)  r = Relu(a)"
+    "  z = ArgMax<axis=1>(r)  y = Conv(r, w) }",
+    "a body reads a layer": "g (float[1,4,8,8] x, bool c) => (float[1,4,8,8] y) { a = Conv(x, w)  y = If (c) <"
+    " then_branch = t () => (float[1,4,8,8] p) { p = Relu(a) },"
+    " else_branch = e () => (float[1,4,8,8] q) { q = Tanh(a) } > }",
+    "nodes without names": "g (float[1,4,8,8] x) => (float[1,4,8,8] y) { a = Conv(x, w)  r = Relu(a)  y = Conv(r, w) }",
+}
+
+
+@pytest.mark.parametrize("by", ["maker", "reader"])
+@pytest.mark.parametrize("text", ODD.values(), ids=ODD)
+def test_any_graph_is_taken_apart_and_put_together_again(
+    text: str, by: Literal["maker", "reader"], program: Callable[..., Program]
+) -> None:
+    rng = np.random.default_rng(0)
+    start = program(text, w=(4, 4, 1, 1))
+    arrays: dict[str, np.ndarray[Any, Any]] = {"x": rng.standard_normal((6, 4, 8, 8)).astype(np.float32)}
+    samples = [{"x": arrays["x"][i : i + 1]} for i in range(6)]
+    if any(spec.name == "c" for spec in start.signature.inputs):
+        samples = [{**sample, "c": np.array(bool(i % 2))} for i, sample in enumerate(samples)]
+    data = Dataset("odd", lambda: samples, 6)
+    other = QuantizeInt8().apply(start, Context(stack=STACK, data=data))
+    board = Switchboard(start, other, by=by)
+    effects = measure(board, data)
+    assert effects.effects
+    assert sum(e.share for e in effects.effects) == pytest.approx(1)
+    assert all(isfinite(e.share) for e in effects.effects)
+    for sample in samples[:2]:
+        for name, want in start.run(sample).items():
+            np.testing.assert_allclose(board.run(sample, ())[name], want, atol=1e-5)
+    read_workload(other.static_model, fuses=STACK.fuses)

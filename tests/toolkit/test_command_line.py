@@ -332,7 +332,7 @@ def test_a_module_that_returns_a_dict_becomes_torchscript(nets: Path, capsys: py
     [
         (["compile", "", "-t", "desktop_cpu"], "MODEL is empty"),
         (["compile", "-t", "desktop_cpu", "--min-sqnr-db", "nan"], "--min-sqnr-db 10"),
-        (["compile", "-t", "desktop_cpu", "--accuracy-drop", "inf"], "--accuracy-drop 0.01"),
+        (["compile", "-t", "desktop_cpu", "--accuracy-drop", "inf"], "1% or 0.01"),
         (["inspect", "small_nets:bar"], "did you mean 'bare'?"),
         (["inspect", "small_nets:zzz"], "see what small_nets defines"),
         (["compile", "-t", "desktop_cpu", "--data", "sample.npy"], "check the path"),

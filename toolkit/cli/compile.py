@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from math import isfinite
+from math import isfinite, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -141,9 +141,12 @@ def _share(text: str | None) -> float | None:
         return None
     number, percent = (text[:-1], True) if text.endswith("%") else (text, False)
     try:
-        return float(number) / 100 if percent else float(number)
-    except ValueError as error:
-        raise UsageError(f"--accuracy-drop {text!r} is not a share", hint="write it like 1% or 0.01") from error
+        found = float(number) / 100 if percent else float(number)
+    except ValueError:
+        found = nan
+    if not 0 <= found < 1:
+        raise UsageError(f"--accuracy-drop {text!r} is not a share below one", hint="write it like 1% or 0.01")
+    return found
 
 
 def _limit(flag: str, stated: float | None, otherwise: float) -> float:

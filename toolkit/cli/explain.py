@@ -78,15 +78,16 @@ def _show(found: Explained, rows: int, save: Path | None) -> None:
     if jump := effects.first_jump:
         say(f"the error jumps at {jump.unit.name}: {units.decibels(jump.tensor_db)} behind it, "
             f"{units.decibels(jump.inherited_db)} before it")  # fmt: skip
-    said = [(e.unit.name, cause) for e in worst for cause in found.causes[e.unit.name]]
+    said = [(e.unit.name, cause) for e in effects.worst_first for cause in found.causes[e.unit.name]]
     for name, cause in said:
         say(f"{name}: {cause.text}")
         say(f"  instead: {cause.remedy}")
+    worst = effects.worst_first[:1]
     if worst and worst[0].share > _MOST and (remedy := found.remedies.get(worst[0].unit.name)):
         say(f"{worst[0].unit.name} alone makes {worst[0].share:.0%} of the noise: in float it would leave "
             f"{units.decibels(remedy.sqnr_db)}, for {_cost(found, worst[0].unit.name)} predicted")  # fmt: skip
     elif not said and not effects.first_jump:
-        say("nothing stands out: the noise is what 8 bits cost, spread over the layers")
+        say("nothing stands out: the noise is what rounding costs, spread over the layers")
     if save is not None:
         say(f"the worst layer alone: {save / 'layer.onnx'}, its inputs: {save / 'inputs.npz'}")
 

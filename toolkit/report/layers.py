@@ -11,6 +11,7 @@ from passes.onnx_level.causes import causes
 from passes.onnx_level.effects import measure
 from passes.onnx_level.switchboard import Switchboard
 from passes.program import Program
+from targets.errors import InvalidInput, MissingDependency
 
 __all__ = ["layer_rows"]
 
@@ -20,16 +21,20 @@ _SAMPLES = 2  # each takes a run for every layer
 def layer_rows(
     program: Program, data: Dataset, progress: Callable[[str, float], None] = lambda step, done: None
 ) -> list[dict[str, Any]]:
-    """Of a quantized program, each layer with the SQNR behind it and what it does alone; empty where nothing differs.
+    """Of a quantized program, each layer with the SQNR behind it and what it does alone.
 
-    A ratio without noise is None.
+    Empty where nothing differs, or the graph cannot be taken apart: the bundle is whole without the picture, and
+    `toolkit explain` says what stood in the way. A ratio without noise is None.
     """
     if program.floating is None:
         return []
     board = Switchboard(program.floating, program)
-    if not board.units:
+    try:
+        effects = measure(board, data.take(_SAMPLES), without=0, progress=progress) if board.units else None
+    except (InvalidInput, MissingDependency):
+        effects = None
+    if effects is None:
         return []
-    effects = measure(board, data.take(_SAMPLES), without=0, progress=progress)
     return [
         {
             "layer": effect.unit.name,
