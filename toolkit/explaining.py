@@ -12,6 +12,7 @@ from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
+from passes.compare import compare
 from passes.context import Context
 from passes.contract import Kind
 from passes.dataset import Dataset
@@ -38,6 +39,7 @@ __all__ = ["SAMPLES", "Explained", "Remedy", "explain_bundle"]
 SAMPLES = 16
 """Samples that are looked at: each takes a run for every layer."""
 
+_APART_DB = 1.0
 _PRICED = 8  # of the worst layers, those whose float form is priced
 
 
@@ -58,6 +60,7 @@ class Explained:
     """What moved the answers of a bundle.
 
     Args:
+        sqnr_db: Of the worst output of the bundle's own graph.
         effects: Of every layer that differs from the float model, in the order in which they run.
         causes: By layer, what stands out in its weights and its activation.
         remedies: By layer, of the worst: leaving it in float.
@@ -67,10 +70,16 @@ class Explained:
     bundle: str
     stack: Stack
     data: str
+    sqnr_db: float
     effects: Effects
     causes: dict[str, tuple[Cause, ...]]
     remedies: dict[str, Remedy]
     passes: tuple[dict[str, Any], ...]
+
+    @property
+    def unexplained(self) -> bool:
+        """Whether the layers together do not come to what the bundle really answers: half precision, other kernels."""
+        return abs(self.sqnr_db - self.effects.all_db) > _APART_DB
 
     @property
     def culprit(self) -> Effect | None:
@@ -87,7 +96,8 @@ class Explained:
             "stack": self.stack.id,
             "data": self.data,
             "samples": self.effects.samples,
-            "sqnr_db": _finite(self.effects.all_db),
+            "sqnr_db": _finite(self.sqnr_db),
+            "layers_sqnr_db": _finite(self.effects.all_db),
             "culprit": culprit.unit.name if culprit else None,
             "first_jump": jump.unit.name if jump else None,
             "layers": [self._layer(effect) for effect in self.effects.effects],
@@ -163,6 +173,7 @@ def explain_bundle(
         bundle=bundle.path.name,
         stack=stack,
         data=found.name,
+        sqnr_db=min((d.sqnr_db for d in compare(float_program, shipped, found.take(samples))), default=inf),
         effects=effects,
         causes={e.unit.name: causes(e) for e in effects.effects},
         remedies=_remedies(board, shipped, effects, stack),

@@ -141,7 +141,7 @@ DOCUMENTS: Mapping[str, tuple[str, Document]] = {
     "explain": (
         "explain bundle --samples 2",
         keys(
-            "schema bundle stack data samples sqnr_db culprit first_jump",
+            "schema bundle stack data samples sqnr_db layers_sqnr_db culprit first_jump",
             passes=[PROOF],
             layers=[
                 keys(

@@ -81,3 +81,35 @@ def test_what_lived_in_memory_has_to_be_named(tmp_path: Path, capsys: pytest.Cap
 def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", str(tmp_path)]) == 5
     assert "not a bundle" in capsys.readouterr().err
+
+
+def test_half_precision_is_told_as_what_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Weights are taken apart, rounded activations are not; the first line is the bundle's own."""
+    made = toolkit.compile(target="desktop_gpu", stack="h100-tensorrt-fp16", output=tmp_path / "half").path
+    found = explain_bundle(made, samples=4)
+    capsys.readouterr()
+    assert main(["explain", str(made), "--samples", "4"]) == 0
+    printed = capsys.readouterr().out
+    assert f"{found.sqnr_db:.1f} dB against the float model" in printed.splitlines()[0]
+    assert ("is not taken apart" in printed) == found.unexplained
+
+
+def test_a_source_that_was_changed_since_is_said_to_be_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    exported = toolkit_export(tmp_path)
+    samples = np.random.default_rng(0).standard_normal((4, 1, 8, 8)).astype(np.float32)
+    np.savez("samples.npz", image=samples)
+    made = toolkit.compile("net.onnx", target=PI, data="samples.npz", output=tmp_path / "b").path
+    weights = exported.graph.initializer[0]
+    weights.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weights) * 1.7, weights.name))
+    onnx.save(exported, "net.onnx")
+    assert main(["explain", str(made)]) == 5
+    assert "was changed since" in capsys.readouterr().err
+
+
+def toolkit_export(folder: Path) -> onnx.ModelProto:
+    """The built-in network as `net.onnx`."""
+    assert main(["export", "digits", "-o", str(folder / "net.onnx"), "-q"]) == 0
+    return onnx.load(folder / "net.onnx")

@@ -51,8 +51,11 @@ def _show(found: Explained, rows: int, save: Path | None) -> None:
     from toolkit import units
 
     effects = found.effects
-    say(f"{found.bundle} on {found.stack.id}: {units.decibels(effects.all_db)} against the float model "
+    say(f"{found.bundle} on {found.stack.id}: {units.decibels(found.sqnr_db)} against the float model "
         f"on {effects.samples} samples of {found.data}")  # fmt: skip
+    if found.unexplained:
+        say(f"the layers below come to {units.decibels(effects.all_db)} together: what else differs (half precision, "
+            "the runtime's own kernels) is not taken apart")  # fmt: skip
     say()
     worst = effects.worst_first[:rows]
     table(
