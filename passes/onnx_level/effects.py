@@ -136,20 +136,19 @@ def measure(
         InvalidInput: there are no samples.
     """
     units, outputs = board.units, board.outputs
-    tensors = [u.tensor for u in units if u.op_type != "input"]
+    watched = [*outputs, *_beside([board.seen(u) for u in units], outputs)]
     together = _Power()
     alone = [_Power() for _ in units]
     seen = [Seen() for _ in units]
     names = [u.name for u in units]
     samples = 0
     for samples, sample in enumerate(data, start=1):
-        truth = {**sample, **board.run(sample, (), [*outputs, *_beside(tensors, outputs)])}
-        everything = board.run(sample, names, [*outputs, *_beside(tensors, outputs)])
-        together.add(truth, everything, [*outputs, *_beside(tensors, outputs)])
+        truth = board.run(sample, (), watched)
+        together.add(truth, board.run(sample, names, watched), watched)
         for unit, power, notes in zip(units, alone, seen, strict=True):
-            own = [] if unit.op_type == "input" else _beside([unit.tensor], outputs)
-            power.add(truth, board.run(sample, (unit.name,), [*outputs, *own]), [*outputs, *own])
-            notes.add(np.asarray(truth[unit.tensor]), unit)
+            own = [*outputs, *_beside([board.seen(unit)], outputs)]
+            power.add(truth, board.run(sample, (unit.name,), own), own)
+            notes.add(np.asarray(truth[board.seen(unit)]), unit)
         progress("layer by layer", samples / max(len(data), 1))
     if not samples:
         raise InvalidInput("there are no samples to look at", hint="give at least one with --data")
@@ -160,9 +159,9 @@ def measure(
             unit=unit,
             alone_db=power.db(outputs),
             share=share,
-            local_db=power.db(outputs if unit.op_type == "input" else [unit.tensor]),
-            tensor_db=inf if unit.op_type == "input" else together.db([unit.tensor]),
-            inherited_db=together.db([t for t in reads[unit.name] if t in together.totals]),
+            local_db=power.db([board.seen(unit)]),
+            tensor_db=together.db([board.seen(unit)]),
+            inherited_db=together.db(reads[unit.name]),
             seen=notes,
         )
         for unit, power, share, notes in zip(units, alone, _shares(noises), seen, strict=True)
@@ -207,7 +206,7 @@ def _left_out(board: Switchboard, data: Dataset, found: Effects, count: int, pro
 def _reads(board: Switchboard) -> dict[str, list[str]]:
     """The tensors of other units that each unit is computed from, without others between."""
     graph = board.float_program.graph
-    tensors = {unit.tensor for unit in board.units}
+    tensors = {unit.tensor: board.seen(unit) for unit in board.units}
     nodes = {key_of(node): node for node in graph}
     made = {v.name: node for node in graph for v in node.outputs}
     found: dict[str, list[str]] = {}
@@ -221,7 +220,7 @@ def _reads(board: Switchboard) -> dict[str, list[str]]:
                 continue
             passed.add(name)
             if name in tensors:
-                near[name] = None
+                near[tensors[name]] = None
             elif name in made:
                 ahead += [v for v in made[name].inputs if v is not None]
         found[unit.name] = list(near)

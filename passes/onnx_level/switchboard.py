@@ -46,6 +46,10 @@ class Switchboard:
         switches = {self.switch(unit): np.array(unit.name in on) for unit in self.units}
         return self._session({**sample, **switches}, list(tensors) if tensors is not None else self.outputs)
 
+    def seen(self, unit: Unit) -> str:
+        """The tensor of `unit` as the next operators read it; an input of the graph keeps its own name before that."""
+        return f"{unit.tensor}:seen" if unit.op_type == "input" else unit.tensor
+
     def switch(self, unit: Unit) -> str:
         """The input of the graph that chooses for `unit`."""
         return f"switch:{unit.tensor}"
@@ -88,7 +92,7 @@ class Switchboard:
         del graph.node[:], graph.value_info[:]
         graph.node.extend(copies)
         graph.input.extend(helper.make_tensor_value_info(self.switch(u), TensorProto.BOOL, []) for u in self.units)
-        wanted = [u.tensor for u in self.units if u.op_type != "input" and u.tensor not in self.outputs]
+        wanted = [name for u in self.units if (name := self.seen(u)) not in self.outputs]
         graph.output.extend(
             types.get(name) or helper.make_tensor_value_info(name, self._type_of(name), None) for name in wanted
         )
@@ -106,7 +110,7 @@ class Switchboard:
         """The If that stands for the nodes of `unit`."""
         from onnx import helper
 
-        result = f"{unit.tensor}:seen" if unit.op_type == "input" else unit.tensor
+        result = self.seen(unit)
         own = [nodes[name] for name in _nodes_of(unit)]
         kind = self._type_of(unit.tensor)
         branches = {

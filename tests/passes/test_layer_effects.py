@@ -274,3 +274,10 @@ def test_any_graph_is_taken_apart_and_put_together_again(
         for name, want in start.run(sample).items():
             np.testing.assert_allclose(board.run(sample, ())[name], want, atol=1e-5)
     read_workload(other.static_model, fuses=STACK.fuses)
+
+
+def test_an_input_that_is_cut_off_is_where_the_error_jumps(digits: Network) -> None:
+    effects = effects_of(digits, changed(quantized(digits), lambda model: scaled(model, "image_scale", 0.1)))
+    assert effects.first_jump is not None
+    assert effects.first_jump.unit.op_type == "input"
+    assert "clipped" in kinds(effects, effects.first_jump.unit.name)
