@@ -203,7 +203,13 @@ def _float_program(
             hint="name them: --model and --data, or model= and data= in Python",
         )
     spec = data if data is not None else config.data
-    source = load_source(named, inputs=config.input, fixed=config.fix, sample=first_sample(spec), trust=trust)
+    try:
+        sample = first_sample(spec)
+        source = load_source(named, inputs=config.input, fixed=config.fix, sample=sample, trust=trust)
+    except InvalidInput as error:
+        raise InvalidInput(
+            error.problem, hint=f"{error.hint}; --model and --data say where source and samples are now"
+        ) from error
     if source.program.digest != bundle.manifest["model"]["digest"]:
         raise InvalidInput(
             f"{named or config.model} is not the model that {bundle.path.name} was made of: it was changed since",

@@ -109,6 +109,20 @@ def test_a_source_that_was_changed_since_is_said_to_be_one(
     assert "was changed since" in capsys.readouterr().err
 
 
+def test_a_source_that_was_moved_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    toolkit_export(tmp_path)
+    samples = np.random.default_rng(0).standard_normal((4, 1, 8, 8)).astype(np.float32)
+    np.savez("samples.npz", image=samples)
+    made = toolkit.compile("net.onnx", target=PI, data="samples.npz", output=tmp_path / "b").path
+    (tmp_path / "net.onnx").rename(tmp_path / "moved.onnx")
+    assert main(["explain", str(made)]) == 5
+    assert "--model and --data say where" in capsys.readouterr().err
+    assert main(["explain", str(made), "--model", "moved.onnx", "--samples", "2"]) == 0
+
+
 def toolkit_export(folder: Path) -> onnx.ModelProto:
     """The built-in network as `net.onnx`."""
     assert main(["export", "digits", "-o", str(folder / "net.onnx"), "-q"]) == 0
