@@ -36,7 +36,7 @@ from passes.torch_level.prune_channels import PruneChannels
 from passes.torch_level.qat import TrainQuantized
 from passes.torch_level.sparsify import Sparsify
 from targets.errors import InvalidInput, UnknownName
-from targets.stack import Stack
+from targets.stack import QuantFormat, Stack
 
 __all__ = ["PASSES", "RECIPES", "Recipe", "recipe_for"]
 
@@ -136,6 +136,17 @@ def _pass_from_data(entry: Mapping[str, Any]) -> Pass:
         raise InvalidInput(f"recipe: {error}", hint=f"settings of {name}: {', '.join(known)}") from error
 
 
+def _integers(stack: Stack) -> QuantFormat:
+    """The integer format of a stack.
+
+    Raises:
+        InvalidInput: it has none.
+    """
+    if stack.quantization is None:
+        raise InvalidInput(f"{stack.id} has no integer format", hint="choose an int8 stack: `toolkit targets`")
+    return stack.quantization
+
+
 # ---- the recipes
 
 
@@ -164,9 +175,7 @@ def int8(stack: Stack, level: Level) -> Recipe:
     take longer, or help some networks and harm others: they are there for recipes that name them.
     """
     base = float32(stack, level)
-    format_ = stack.quantization
-    if format_ is None:
-        raise InvalidInput(f"{stack.id} has no integer format", hint="choose an int8 stack: `toolkit targets`")
+    format_ = _integers(stack)
     static = QuantizeInt8(
         activation=format_.activation,
         activation_symmetric=format_.activation_symmetric,
@@ -180,9 +189,7 @@ def int8(stack: Stack, level: Level) -> Recipe:
 def mixed(stack: Stack, level: Level) -> Recipe:
     """float32, then the stack's integers in those layers that the answers allow; the rest stays in float."""
     base = float32(stack, level)
-    format_ = stack.quantization
-    if format_ is None:
-        raise InvalidInput(f"{stack.id} has no integer format", hint="choose an int8 stack: `toolkit targets`")
+    format_ = _integers(stack)
     step = MixPrecision(
         activation=format_.activation,
         activation_symmetric=format_.activation_symmetric,
@@ -193,9 +200,7 @@ def mixed(stack: Stack, level: Level) -> Recipe:
 
 def qat(stack: Stack, level: Level) -> Recipe:
     """The integer format of the stack, with training through its rounding; then float32's passes."""
-    format_ = stack.quantization
-    if format_ is None:
-        raise InvalidInput(f"{stack.id} has no integer format", hint="choose an int8 stack: `toolkit targets`")
+    format_ = _integers(stack)
     if level is Level.ONNX:
         raise InvalidInput("an ONNX graph cannot be trained here", hint="give the PyTorch module, or take recipe int8")
     train = TrainQuantized(

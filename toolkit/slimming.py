@@ -11,13 +11,12 @@ from passes.program import Program
 from passes.structure import check_structure
 from targets.errors import InvalidInput
 from targets.stack import Stack
-from targets.workload import ITEM_BYTES
+from targets.target import vector_width
 
-__all__ = ["Slimmed", "slimmest", "vector_width"]
+__all__ = ["Slimmed", "slimmest"]
 
 _SHARES = tuple(n / 20 for n in range(1, 16))  # 5 % to 75 %; what is left of less is another network
 _STRIDE = 3  # shares that are skipped when the largest one does not fit
-_REGISTER_BYTES = 16  # of NEON, and what tensor cores take at once in each precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +26,6 @@ class Slimmed:
     program: Program
     share: float
     step: int
-
-
-def vector_width(stack: Stack) -> int:
-    """Channels that `stack` computes at once: a layer that has fewer, or no multiple of them, wastes the rest."""
-    return _REGISTER_BYTES // ITEM_BYTES[stack.dtype]
 
 
 def slimmest(program: Program, stack: Stack, fits: Callable[[Program], bool], *, trunk: bool) -> Slimmed:

@@ -160,7 +160,7 @@ def _following() -> Iterator[None]:
         yield
     except (MemoryError, InvalidInput):
         raise
-    except Exception as error:
+    except Exception as error:  # the library and the user's forward raise anything
         said = str(error).splitlines()[0][:200] if str(error) else ""
         raise PassFailed(
             f"cannot follow how its channels are tied: {type(error).__name__}: {said}",
