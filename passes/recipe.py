@@ -33,6 +33,7 @@ from passes.torch_level.export import LOWEST_OPSET, Export
 from passes.torch_level.fold_batch_norm import FoldBatchNorm
 from passes.torch_level.low_rank import Factorise, FactoriseAndTrain
 from passes.torch_level.prune_channels import PruneChannels
+from passes.torch_level.prune_experts import PruneExperts
 from passes.torch_level.qat import TrainQuantized
 from passes.torch_level.sparsify import Sparsify
 from targets.errors import InvalidInput, UnknownName
@@ -45,6 +46,7 @@ PASSES: Mapping[str, type[Pass]] = {
     for p in (
         CleanUpModule,
         PruneChannels,
+        PruneExperts,
         Factorise,
         FactoriseAndTrain,
         Distil,
