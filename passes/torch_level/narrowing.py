@@ -1,4 +1,4 @@
-"""How many units of each set of tied channels go, so that a share of the multiply-accumulates goes with them."""
+"""How many units of each set of tied channels go, so that a share of the work goes with them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import gcd
 
-from passes.torch_level.layer_work import LayerWork
+from passes.torch_level.layer_work import LayerWork, seconds
 from passes.torch_level.tied_channels import Tied
+from targets.stack import Stack
 
 __all__ = ["Plan", "everywhere", "where_least"]
 
@@ -20,12 +21,14 @@ Kept = Mapping[str, int]
 class Plan:
     """What may be narrowed: the sets that are free, the layers with weights, and the channels that go at once.
 
-    A set keeps a multiple of `round_to` channels, or all of them; and never fewer than `round_to`.
+    A set keeps a multiple of `round_to` channels, or all of them; and never fewer than `round_to`. Work is counted in
+    the seconds that the layers are predicted to take on `stack`, in multiply-accumulates where that is None.
     """
 
     groups: tuple[Tied, ...]
     layers: Mapping[str, LayerWork]
     round_to: int
+    stack: Stack | None = None
 
     def steps(self, tied: Tied) -> list[int]:
         """Units that a set may keep, most first."""
@@ -57,21 +60,27 @@ class Plan:
     def macs(self, kept: Kept) -> int:
         return sum(layer.macs for layer in self.narrowed(kept).values())
 
+    def work(self, kept: Kept) -> float:
+        """Of all layers at these widths, in seconds or multiply-accumulates."""
+        if self.stack is None:
+            return self.macs(kept)
+        return seconds(self.narrowed(kept).values(), self.stack)
 
-def everywhere(plan: Plan, budget: int) -> Kept:
-    """The same share of every set, in steps of 1 %: the smallest that leaves at most `budget` multiply-accumulates."""
+
+def everywhere(plan: Plan, budget: float) -> Kept:
+    """The same share of every set, in steps of 1 %: the smallest that leaves at most `budget` work."""
     for percent in range(1, 100):
         kept = {
             tied.root: min((k for k in plan.steps(tied) if k * 100 >= tied.units * (100 - percent)), default=tied.units)
             for tied in plan.groups
         }
-        if plan.macs(kept) <= budget:
+        if plan.work(kept) <= budget:
             return kept
     return plan.least
 
 
-def where_least(plan: Plan, budget: int, loss: Callable[[Tied, int, int, Kept], float]) -> Kept:
-    """Step after step where it costs least, until at most `budget` multiply-accumulates are left.
+def where_least(plan: Plan, budget: float, loss: Callable[[Tied, int, int, Kept], float]) -> Kept:
+    """Step after step where it costs least, until at most `budget` work is left.
 
     Args:
         loss: From a set, the units it keeps, those it would keep next, and what all keep, to the price of that step.
@@ -81,7 +90,7 @@ def where_least(plan: Plan, budget: int, loss: Callable[[Tied, int, int, Kept], 
     near = _neighbours(plan.groups)
     kept = dict(plan.all)
     prices: dict[str, float] = {}
-    while plan.macs(kept) > budget:
+    while plan.work(kept) > budget:
         open_ = [tied for tied in plan.groups if kept[tied.root] > steps[tied.root][-1]]
         if not open_:
             break

@@ -38,17 +38,18 @@ _LEAST_RATIO = 0.1  # less is not worth a training
 
 @dataclass(frozen=True)
 class PruneChannels(Reshapes):
-    """Take away `ratio` of the multiply-accumulates of the layers with weights, as whole channels, and train the rest.
+    """Take away `ratio` of the work of the layers with weights, as whole channels, and train the rest.
 
     Layers that add up or read each other's channels lose them together (DepGraph, Fang et al. 2023). Attention loses
     whole heads, group norms whole groups; the width that a layer norm runs over stays, and so do outputs.
 
     Settings:
-        ratio: Share of the multiply-accumulates to remove, between 0 and 1.
+        ratio: Share of the work to remove, between 0 and 1: of the multiply-accumulates, and with importance
+            `latency` of the seconds that linear and convolution layers are predicted to take on the stack.
         importance: What a channel is worth. `magnitude`: the norm of its weights, in units of its layer's mean (Li et
             al. 2017, arXiv:1608.08710). `taylor`: the squared change of the loss without it, to first order, over the
             data (Molchanov et al. 2019, arXiv:1906.10771); without labels of the answers in any direction. `latency`:
-            the latter (without data the former) for each second that the stack is predicted to gain.
+            the latter (without data the former) for each second that the stack is predicted to gain, step by step.
         global_: Take channels wherever they are worth least, not the same share of each layer.
         round_to: Layers keep a multiple of so many channels; 0: what the stack's processor takes at once.
         iterations: Prune in so many equal steps, and train after each.
@@ -84,7 +85,7 @@ class PruneChannels(Reshapes):
     def apply(self, program: Program, ctx: Context) -> Program:
         model, args = _prepared(program), example_of(program)
         whole = self._plan(model, args, ctx)
-        budget = whole.macs(whole.all)
+        budget = whole.work(whole.all)
         teacher = teacher_for(program, ctx)
         for step in range(1, self.iterations + 1):
             plan = self._plan(model, args, ctx)
@@ -118,9 +119,12 @@ class PruneChannels(Reshapes):
         widths = [
             f"{n} {w.outputs} to {now[n].outputs}" for n, w in was.items() if n in now and now[n].outputs < w.outputs
         ]
+        times = [1e3 * seconds(layers.values(), ctx.stack) for layers in (was, now)]
         return (
             f"{macs[0]:,} multiply-accumulates became {macs[1]:,} ({1 - macs[1] / macs[0]:.1%} less), "
             f"{weights[0]:,} parameters {weights[1]:,}",
+            f"layers with weights are predicted to take {times[1]:.4g} ms on {ctx.stack.id}, {times[0]:.4g} ms before "
+            f"({1 - times[1] / times[0]:.1%} less)",
             f"outputs of layers: {', '.join(widths)}",
             *(f"{root} kept its width: {why}" for root, why in held.items()),
         )
@@ -131,7 +135,8 @@ class PruneChannels(Reshapes):
     def _plan(self, model: nn.Module, args: Sequence[torch.Tensor], ctx: Context) -> Plan:
         groups = tied_channels(model, args, self.protect)
         free = [tied for tied in groups if not tied.held and tied.units > 1]
-        return Plan(tuple(free), layers_of(model, args), self._step(ctx))
+        stack = ctx.stack if self.importance == "latency" else None
+        return Plan(tuple(free), layers_of(model, args), self._step(ctx), stack)
 
     def _held(self, model: nn.Module, args: Sequence[torch.Tensor]) -> dict[str, str]:
         return {tied.root: tied.held for tied in tied_channels(model, args, self.protect) if tied.held}
@@ -143,7 +148,7 @@ class PruneChannels(Reshapes):
         model, args = _prepared(program), example_of(program)
         plan = self._plan(model, args, ctx)
         self._check_reach(plan, model, args)
-        gone = self._by_magnitude(plan, model, args, plan.macs(plan.all) * (1 - self.ratio))
+        gone = self._by_magnitude(plan, model, args, plan.work(plan.all) * (1 - self.ratio))
         if not (problem := _unlike(program, ctx, gone)):
             return
         for tied in plan.groups:
@@ -165,11 +170,11 @@ class PruneChannels(Reshapes):
                 f"no layer can lose a channel ({'; '.join((*reasons, *narrow)) or 'there are none with weights'})",
                 hint="protect less, or set a smaller round_to",
             )
-        whole, least = plan.macs(plan.all), plan.macs(plan.least)
+        whole, least = plan.work(plan.all), plan.work(plan.least)
         if least > whole * (1 - self.ratio):
             raise PassFailed(
                 f"a ratio of {self.ratio} would empty a layer: with {plan.round_to} channels left in each that may "
-                f"lose some, {1 - least / whole:.1%} of the multiply-accumulates go",
+                f"lose some, {1 - least / whole:.1%} of the {_unit(plan)} go",
                 hint="choose a smaller ratio or a smaller round_to, or protect less",
             )
 
@@ -202,8 +207,12 @@ class PruneChannels(Reshapes):
                 return float(worth.mean())
             return float(worth.sum()) / max(_gained(plan, tied, then, kept, ctx), 1e-12)
 
-        kept = where_least(plan, int(budget), loss) if self.global_ else everywhere(plan, int(budget))
+        kept = where_least(plan, budget, loss) if self.global_ else everywhere(plan, budget)
         return {t: sorted(order[t.root][: t.units - kept[t.root]].tolist()) for t in plan.groups}
+
+
+def _unit(plan: Plan) -> str:
+    return "multiply-accumulates" if plan.stack is None else f"predicted seconds on {plan.stack.id}"
 
 
 def _gained(plan: Plan, tied: Tied, then: int, kept: Kept, ctx: Context) -> float:
