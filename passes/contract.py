@@ -54,6 +54,7 @@ class Pass(ABC):
         needs, gives, breaks: Facts about programs. A recipe checks their order when it is built.
         prepares: Only drops what is computed anyway, or spells it differently: its time is shown, but never held
             against it, since what could not be priced before it (sizes not yet known) may be priced after it.
+        renames: Takes names away. It is applied anew when a run goes on, since the names before it are still shown.
         essential: The road cannot go on without it: its refusal is an error, and so is a result that would be reverted.
     """
 
@@ -64,6 +65,7 @@ class Pass(ABC):
     gives: ClassVar[frozenset[str]] = frozenset()
     breaks: ClassVar[frozenset[str]] = frozenset()
     prepares: ClassVar[bool] = False
+    renames: ClassVar[bool] = False
     essential: ClassVar[bool] = False
 
     @property

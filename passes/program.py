@@ -42,6 +42,7 @@ class Program:
         facts: What earlier passes established, for instance "batchnorm_folded".
         reference: The program whose answers count as right; None means this one.
         floating: The float graph that was quantized into this one, where it was: what repairs compare layers with.
+        named: This graph with the names that it had, where they were taken away: what people are shown.
     """
 
     name: str
@@ -53,13 +54,14 @@ class Program:
     facts: frozenset[str] = frozenset()
     reference: Program | None = None
     floating: Program | None = None
+    named: Program | None = None
     _answers: dict[str, list[dict[str, Array]]] = field(default_factory=dict, repr=False)
     _kept: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def with_model(self, model: Any, *, level: Level | None = None) -> Program:
         """The next program: `model` in place of this one, compared with the same reference."""
         return replace(self, model=model, level=level or self.level, reference=self.reference or self,
-                       _answers={}, _kept={})  # fmt: skip
+                       named=None, _answers={}, _kept={})  # fmt: skip
 
     def with_facts(self, facts: frozenset[str], reference: Program | None) -> Program:
         """The same model, of which more or less is known; what was found out about it stays."""

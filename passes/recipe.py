@@ -21,10 +21,12 @@ from passes.onnx_level.fuse_batch_norm import FuseBatchNorm
 from passes.onnx_level.fuse_gelu import FuseGelu
 from passes.onnx_level.fuse_layer_norm import FuseLayerNorm
 from passes.onnx_level.mix_precision import MixPrecision
+from passes.onnx_level.pack_weights import PackWeights
 from passes.onnx_level.quantize_dynamic import QuantizeDynamic
 from passes.onnx_level.quantize_int8 import QuantizeInt8
 from passes.onnx_level.quantize_weights import QuantizeWeights
 from passes.onnx_level.round_adaptively import RoundAdaptively
+from passes.onnx_level.shorten_names import ShortenNames
 from passes.onnx_level.smooth_activations import SmoothActivations
 from passes.program import Level
 from passes.torch_level.clean_up_module import CleanUpModule
@@ -71,6 +73,8 @@ PASSES: Mapping[str, type[Pass]] = {
         RoundAdaptively,
         CorrectBias,
         QuantizeWeights,
+        PackWeights,
+        ShortenNames,
     )
 }
 """Every pass, by the name that recipes use."""
@@ -217,8 +221,9 @@ def qat(stack: Stack, level: Level) -> Recipe:
 
 
 def compress(stack: Stack, level: Level) -> Recipe:
-    """Channels removed, the rest taught by the original, then qat: the smallest that training here makes."""
+    """Channels removed, the rest taught by the original, qat, and what is left stored in few bytes."""
     trained = qat(stack, level)
+    packing = (PackWeights(), ShortenNames()) if stack.opset >= PackWeights.opset else (ShortenNames(),)
     at = next(i for i, step in enumerate(trained.passes) if "module_clean" in step.gives) + 1
     return Recipe(
         "compress",
@@ -227,6 +232,7 @@ def compress(stack: Stack, level: Level) -> Recipe:
             PruneChannels(ratio=0.6, epochs=20, iterations=2),
             Distil(epochs=20),
             *trained.passes[at:],
+            *packing,
         ),
     )
 

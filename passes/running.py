@@ -62,7 +62,8 @@ def run(
         note: Called with each proof as it is known.
     """
     keys = _keys(recipe, program, ctx, fingerprint) if cache else []
-    exported, program, proofs = _resume(cache, keys, program)
+    named = next((i for i, step in enumerate(recipe.passes) if step.renames), len(keys))
+    exported, program, proofs = _resume(cache, keys[:named], program)
     for proof in proofs:
         note(proof)
     for position, step in enumerate(recipe.passes[len(proofs) :], start=len(proofs)):

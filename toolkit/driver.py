@@ -14,6 +14,7 @@ from passes.context import Budget, Context, Fit
 from passes.contract import Kind
 from passes.dataset import Dataset
 from passes.metric import TOP1
+from passes.onnx_level.shorten_names import names_of
 from passes.program import Level, Program
 from passes.proof import MetricChange, Proof
 from passes.recipe import RECIPES, Recipe, recipe_for
@@ -30,7 +31,7 @@ from targets.target import Target, load_target
 from targets.verdict import Limits, judge
 from toolkit.backends import BACKENDS
 from toolkit.bundle.atomic import replacing_folder
-from toolkit.bundle.bundle import MANIFEST, TIMINGS, Bundle, open_bundle
+from toolkit.bundle.bundle import MANIFEST, NAMES, TIMINGS, Bundle, open_bundle
 from toolkit.bundle.golden import GOLDEN_SAMPLES, write_golden
 from toolkit.bundle.manifest import (
     dump_json,
@@ -47,7 +48,7 @@ from toolkit.report.document import build_report
 from toolkit.report.html import render
 from toolkit.report.layers import layer_rows
 from toolkit.sources import Source, load_source
-from toolkit.trainers import TRAINER, trainer_for
+from toolkit.trainers import TRAINER, trainer_for, trains
 from toolkit.varying_sizes import check_sizes, size_notes
 
 __all__ = [
@@ -136,7 +137,8 @@ def compile_model(model: Any = None, *, target: str, **options: Any) -> Bundle:
         samples = list(islice(ctx.proof_data(program), GOLDEN_SAMPLES))
         write_golden(scratch / "golden.npz", samples, backend.load(scratch / artifact.file), program.truth.run)
         laps.end("artefact")
-        after = _priced(program, stack, as_is=True)
+        shown = program.named or program
+        after = _priced(shown, stack, as_is=True)
         before = _as_it_came(source, stack, recipe, outcome, opts)
         report = build_report(
             model=model_facts(source.program, source.spec, ctx.data, ctx.validation)
@@ -152,11 +154,13 @@ def compile_model(model: Any = None, *, target: str, **options: Any) -> Bundle:
             sizes_bytes=(len(before.onnx_bytes), (scratch / artifact.file).stat().st_size),
             versions=library_versions(),
             overall=_overall(source, program, recipe, ctx),
-            layers=layer_rows(program, ctx.proof_data(program), opts.progress),
+            layers=layer_rows(shown, ctx.proof_data(shown), opts.progress),
         )
         dump_json(scratch / "report.json", report)
         (scratch / "report.html").write_text(render(report), "utf-8")
         write_recipe(scratch, _replay(source, stack, recipe, opts) | _decided(outcome))
+        if program.named is not None:
+            dump_json(scratch / NAMES, names_of(program.named.model).model_dump())
         write_manifest(scratch, report, program, stack)
         laps.end("report")
         measured = {"measured_latency_s": pace.latency_s} if isinstance(pace, Measured) else {}
@@ -236,14 +240,14 @@ def sprawls(program: Program) -> bool:
 
 def _overall(source: Source, program: Program, recipe: Recipe, ctx: Context) -> MetricChange | None:
     """The metric from the source to the end, for a recipe that trains: each training starts the comparison anew."""
-    if ctx.metric is None or not any(step.kind is Kind.RETRAINED for step in recipe.passes):
+    if ctx.metric is None or not trains(recipe):
         return None
     return compare_metric(source.program, program, ctx.proof_data(program), ctx.metric)
 
 
 def _as_it_came(source: Source, stack: Stack, recipe: Recipe, outcome: Outcome, opts: Options) -> Program:
     """The float model as exported: for a recipe that trains, the one that the training started from."""
-    if not any(step.kind is Kind.RETRAINED for step in recipe.passes):
+    if not trains(recipe):
         return outcome.exported
     exporting = Recipe("as it came", (CleanUpModule(), Export(max(stack.opset, LOWEST_OPSET))))
     ctx = Context(stack=stack, seed=opts.seed)
@@ -309,6 +313,7 @@ def _replay(source: Source, stack: Stack, recipe: Recipe, opts: Options) -> dict
         data=opts.data,
         validation=opts.validation,
         preprocess=opts.preprocess,
+        trainer=opts.trainer if trains(recipe) and opts.trainer != TRAINER else None,
         inputs=list(opts.inputs),
         fixed=list(opts.fixed),
     )

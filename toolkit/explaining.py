@@ -6,6 +6,7 @@ samples must still be there; who moved them names them again.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import inf, isfinite
@@ -18,6 +19,7 @@ from passes.contract import Kind
 from passes.dataset import Dataset
 from passes.onnx_level.causes import Cause, causes
 from passes.onnx_level.effects import Effect, Effects, measure
+from passes.onnx_level.shorten_names import restore_names
 from passes.onnx_level.switchboard import Switchboard
 from passes.onnx_level.unrounding import in_float
 from passes.program import Level, Program
@@ -27,7 +29,7 @@ from targets.cost import estimate
 from targets.errors import InvalidInput
 from targets.stack import Stack
 from targets.target import load_stack
-from toolkit.bundle.bundle import Bundle, open_bundle
+from toolkit.bundle.bundle import NAMES, Bundle, open_bundle
 from toolkit.cache import DiskCache, fingerprint
 from toolkit.config import Config, load_config
 from toolkit.data import first_sample, load_data
@@ -240,7 +242,10 @@ def _shipped(bundle: Bundle, like: Program) -> Program:
     file = bundle.path / bundle.artifact.file
     if file.suffix != ".onnx":
         raise InvalidInput(f"{file.name} is not an ONNX graph", hint="compile for a stack that ships ONNX")
-    return like.with_model(onnx_ir.from_proto(onnx.load_model_from_string(file.read_bytes())))
+    model = onnx_ir.from_proto(onnx.load_model_from_string(file.read_bytes()))
+    if (bundle.path / NAMES).exists():
+        restore_names(model, json.loads((bundle.path / NAMES).read_text("utf-8")))
+    return like.with_model(model)
 
 
 def _remedies(board: Switchboard, shipped: Program, effects: Effects, stack: Stack) -> dict[str, Remedy]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from passes.dataset import Array
+from passes.onnx_level.matching import made_by
 from passes.program import Program
 from passes.torch_level.export import MODULE_KEY
 from targets.graph import SOURCE_KEY
@@ -230,6 +231,8 @@ def _plain(values: Array) -> Array:
 
 
 def _constant(value: ir.Value | None) -> Array | None:
+    if value is not None and value.const_value is None and (widened := made_by(value, "Cast")) is not None:
+        return _constant(widened.inputs[0])  # stored in fewer bits: the numbers are the same
     if value is None or value.const_value is None:
         return None
     array: Array = value.const_value.numpy()

@@ -20,9 +20,12 @@ from toolkit.backends import BACKENDS
 from toolkit.backends.backend import Artifact
 from toolkit.bundle.golden import Golden, read_golden
 
-__all__ = ["MANIFEST", "SCHEMA", "TIMINGS", "Bundle", "hashes_of", "open_bundle"]
+__all__ = ["MANIFEST", "NAMES", "SCHEMA", "TIMINGS", "Bundle", "hashes_of", "open_bundle"]
 
 MANIFEST, TIMINGS = "manifest.json", "timings.json"
+NAMES = "names.json"
+"""What the artefact's operators were called, where a pass has taken the names out of it."""
+
 SCHEMA = "toolkit.bundle/1"
 
 
