@@ -40,6 +40,8 @@ TOP1 = Metric("top-1 accuracy", _top1)
 def paired_interval(before: list[float], after: list[float]) -> tuple[float, float]:
     """90 % interval of mean(before - after) over paired samples whose scores lie in [0, 1].
 
+    Two-sided: 5 % lie beyond either end, so that the drop is below the upper end with 95 % confidence.
+
     One pseudo-sample is added to either side, so that a few samples which all agree do not look like certainty.
 
     Source: Agresti and Min 2005, Statistics in Medicine 24, 729-740.

@@ -47,7 +47,8 @@ class Drift:
 
 @dataclass(frozen=True, kw_only=True)
 class MetricChange:
-    """The metric before and after, and the 90 % interval of the drop over paired samples."""
+    """The metric before and after, and the two-sided 90 % interval of the drop over paired samples: the drop is below
+    its upper end with 95 % confidence."""
 
     name: str
     before: float

@@ -39,6 +39,7 @@ class Config(BaseModel):
     seed: int = 0
     budget: BudgetConfig = Field(default_factory=BudgetConfig)
     recipe: str | None = None
+    trainer: str | None = None
     passes: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = None
     measured: dict[str, list[Literal["slower", "not slower"]]] | None = None
 

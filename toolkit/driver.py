@@ -11,7 +11,6 @@ from typing import Any
 
 from passes.compare import compare_metric
 from passes.context import Budget, Context, Fit
-from passes.contract import Kind
 from passes.dataset import Dataset
 from passes.metric import TOP1
 from passes.onnx_level.shorten_names import names_of

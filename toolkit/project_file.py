@@ -44,6 +44,9 @@ target: {target}
 # Where the bundle goes; build/<model>-<target> if left out.
 # output: build/first
 
+# What trains, for recipes that do; the toolkit's own if left out.
+# trainer: module:factory
+
 # How far answers may move before a pass is narrowed or reverted.
 budget:
   min_sqnr_db: 10.0

@@ -11,12 +11,18 @@ from passes.contract import Kind
 from passes.dataset import Dataset
 from passes.program import Program
 from passes.recipe import Recipe
-from targets.errors import InvalidInput
+from targets.errors import InvalidInput, UsageError
 from toolkit.data.factory import find_factory, user_code
+from toolkit.names import IN_MEMORY
 
-__all__ = ["TRAINER", "trainer_for"]
+__all__ = ["TRAINER", "trainer_for", "trains"]
 
 TRAINER = "toolkit.training.trainer:Trainer"
+
+
+def trains(recipe: Recipe) -> bool:
+    """Whether a pass of `recipe` trains."""
+    return any(step.kind is Kind.RETRAINED for step in recipe.passes)
 
 
 def trainer_for(
@@ -33,9 +39,12 @@ def trainer_for(
 
     Raises:
         InvalidInput: there is no such factory, it raised, or made something that does not train.
+        UsageError: the recipe was made with a trainer that has no name.
     """
-    if data is None or all(step.kind is not Kind.RETRAINED for step in recipe.passes):
+    if data is None or not trains(recipe):
         return None
+    if trainer == IN_MEMORY:
+        raise UsageError("this recipe was made with a trainer in memory", hint="name one: --trainer module:factory")
     make: Any = find_factory(trainer) if isinstance(trainer, str) else trainer
     inputs = tuple(spec.name for spec in program.signature.inputs)
     with user_code(f"calling {trainer}"):

@@ -1,17 +1,22 @@
 """Recipes that train, from the front door: what trains, on which data, and where it goes on."""
 
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+import yaml
 from torch import Tensor, nn
 
 from passes.context import Batch
-from targets.errors import InvalidInput
+from targets.errors import InvalidInput, UsageError
 from toolkit.cache import DiskCache
 from toolkit.cli.main import main
+from toolkit.config import load_config
 from toolkit.driver import compile_model
 from toolkit.training.trainer import Trainer
 
@@ -76,6 +81,124 @@ def test_other_targets_get_their_own_integers(tmp_path: Path, target: str) -> No
     assert proof["decision"] == "kept"
     assert proof["settings"]["activation"] == "int8"
     assert proof["settings"]["activation_symmetric"] is (target == "jetson_orin_nano")
+
+
+TRAINER = """
+from toolkit.training.trainer import Settings, Trainer
+
+def short(**arguments):
+    made = Trainer(**arguments, settings=Settings(batch=16))
+    def fit(model, loss, *, step, epochs, rate):
+        with open("asked.txt", "a") as file:
+            file.write(f"{step} {epochs}\\n")
+        return made(model, loss, step=step, epochs=1, rate=rate)
+    fit.key = f"short {made.key}"
+    return fit
+"""
+
+
+@pytest.fixture
+def own_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    name = f"own_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(TRAINER, "utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield f"{name}:short"
+    sys.modules.pop(name, None)
+
+
+@pytest.mark.slow
+def test_a_replay_trains_with_what_the_recipe_names(tmp_path: Path, own_trainer: str) -> None:
+    flags = ["-q", "--no-cache"]
+    first, again = tmp_path / "first", tmp_path / "again"
+    (tmp_path / "toolkit.yaml").write_text(
+        "model: digits\ntarget: raspberry_pi_4\nstack: onnxruntime-fp32\npasses:\n"
+        "  - {pass: CleanUpModule}\n  - {pass: PruneChannels, ratio: 0.1, epochs: 3}\n  - {pass: Export}\n"
+    )
+    assert main(["compile", "--trainer", own_trainer, "-o", str(first), *flags]) == 0
+    assert yaml.safe_load((first / "recipe.yaml").read_text())["trainer"] == own_trainer
+    assert main(["compile", "-c", str(first / "recipe.yaml"), "-o", str(again), *flags]) == 0
+    assert (tmp_path / "asked.txt").read_text().splitlines() == ["PruneChannels 3"] * 2
+    for file in ("model.onnx", "report.json", "recipe.yaml"):
+        assert (first / file).read_bytes() == (again / file).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_trainer_without_a_name_must_be_named_again(tmp_path: Path) -> None:
+    passes = [{"pass": "CleanUpModule"}, {"pass": "Sparsify", "epochs": 1}, {"pass": "Export"}]
+    options: dict[str, Any] = {"target": "raspberry_pi_4", "stack": "onnxruntime-fp32", "passes": passes}
+    bundle = compile_model("digits", output=tmp_path / "b", trainer=Counting(), **options)
+    written = load_config(bundle.path / "recipe.yaml")
+    assert written.trainer == "(in memory)"
+    with pytest.raises(UsageError) as refusal:
+        compile_model("digits", output=tmp_path / "c", trainer=written.trainer, **options)
+    assert "--trainer" in refusal.value.hint
+
+
+@pytest.mark.slow
+def test_notes_of_proofs_are_told_where_detail_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "toolkit.yaml").write_text(
+        "model: digits\ntarget: raspberry_pi_4\nstack: onnxruntime-fp32\npasses:\n"
+        "  - {pass: CleanUpModule}\n  - {pass: Sparsify, epochs: 0}\n  - {pass: Export}\n"
+    )
+    for flags, told in (([], False), (["-v"], True)):
+        assert main(["compile", *flags]) == 0
+        said = capsys.readouterr()
+        assert ("has no kernels for 2:4 zeros" in said.err) is told
+        assert "±: 90 % interval over 360 paired samples" in said.out
+
+
+class Apart(nn.Module):
+    """Two inputs that are not alike, and whose names sort the other way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classify = nn.Linear(8, 3)
+
+    def forward(self, z: Tensor, a: Tensor) -> Tensor:
+        return self.classify(z - 3 * a)
+
+
+@pytest.mark.slow
+def test_inputs_come_in_the_order_of_the_forward(tmp_path: Path) -> None:
+    """The metric after training is that of before, which it would not be with inputs that are swapped."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Apart().eval()
+    rng = np.random.default_rng(0)
+    arrays = {name: rng.standard_normal((96, 8)).astype(np.float32) for name in ("a", "z")}
+    with torch.no_grad():
+        labels = model(torch.from_numpy(arrays["z"]), torch.from_numpy(arrays["a"])).argmax(1).numpy()
+    np.savez(tmp_path / "data.npz", labels=labels, **arrays)
+    judged: list[tuple[str, ...]] = []
+
+    class Listening(Counting):
+        def __call__(self, **arguments: Any) -> Any:
+            fit = super().__call__(**arguments)
+
+            def heard(network: nn.Module, loss: Callable[..., Tensor], **how: Any) -> nn.Module:
+                def listened(module: nn.Module, batch: Batch) -> Tensor:
+                    judged.append(tuple(batch[0]))
+                    return loss(module, batch)
+
+                trained: nn.Module = fit(network, listened, **how)
+                return trained
+
+            heard.key = fit.key  # type: ignore[attr-defined]
+            return heard
+
+    example = (torch.zeros(1, 8), torch.zeros(1, 8))
+    for recipe, passes in (("qat", None), ("custom", [{"pass": "CleanUpModule"}, {"pass": "Sparsify", "share": 0.1,
+                           "pattern": "unstructured", "epochs": 1}, {"pass": "Export"}])):  # fmt: skip
+        bundle = compile_model((model, example), target="desktop_cpu", recipe=None if passes else recipe, passes=passes,
+                               data=tmp_path / "data.npz", output=tmp_path / recipe, trainer=Listening())  # fmt: skip
+        metric = next(p["metric"] for p in bundle.report["proofs"] if p["kind"] == "retrained")
+        assert metric["before"] == 1.0
+        assert metric["after"] > 0.9
+    assert set(judged) == {("z", "a")}
 
 
 def test_a_recipe_that_does_not_train_asks_for_no_trainer(tmp_path: Path) -> None:

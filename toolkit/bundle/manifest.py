@@ -56,6 +56,7 @@ def recipe_data(
     data: Any,
     validation: Any,
     preprocess: str | None,
+    trainer: Any,
     inputs: list[str],
     fixed: list[str],
 ) -> dict[str, Any]:
@@ -72,6 +73,7 @@ def recipe_data(
         "seed": seed,
         "budget": asdict(budget),
         "recipe": recipe.name,
+        "trainer": _named(trainer),
         "passes": recipe.to_data(),
     }
     return {key: value for key, value in fields.items() if value is not None}

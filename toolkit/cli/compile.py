@@ -60,6 +60,10 @@ def compile_(
         str | None,
         typer.Option(help="float32, float16, int8, mixed, qat, compress, weights8 or weights4. [what the stack wants]"),
     ] = None,
+    trainer: Annotated[
+        str | None,
+        typer.Option(metavar="MODULE:FACTORY", help="What trains, where the recipe does. [the toolkit's own]"),
+    ] = None,
     min_sqnr: Annotated[float | None, typer.Option("--min-sqnr-db", help="Budget for drift. [10 dB]")] = None,
     max_drop: Annotated[
         str | None,
@@ -95,6 +99,7 @@ def compile_(
         return _dry_run(named, device, stack_name, recipe or file.recipe, None if recipe else file.passes, json)
     from passes.context import Budget
     from toolkit.driver import compile_model
+    from toolkit.trainers import TRAINER
 
     budget = Budget(
         min_sqnr_db=_limit("--min-sqnr-db", min_sqnr, file.budget.min_sqnr_db),
@@ -113,6 +118,7 @@ def compile_(
             output=output or file.output,
             recipe=recipe or file.recipe,
             passes=None if recipe else file.passes,
+            trainer=trainer or file.trainer or TRAINER,
             seed=file.seed if seed is None else seed,
             budget=budget,
             measure=measure,
@@ -171,6 +177,8 @@ def _ignore(proof: Proof) -> None:
 
 def _log(proof: Proof) -> None:
     print(f"{proof.decision:9} {proof.name:16} {_drift(proof.to_json())} {proof.reason}".rstrip(), file=sys.stderr)
+    for note in proof.notes:
+        print(f"{'':9} {note}", file=sys.stderr)
 
 
 def _dry_run(
@@ -227,6 +235,8 @@ def _show(bundle: Bundle) -> None:
     for proof in report["proofs"]:
         if proof["reason"]:
             say(f"  {proof['pass']}: {proof['reason']}")
+    if samples := max((p["metric"]["samples"] for p in report["proofs"] if p["metric"]), default=0):
+        say(f"±: 90 % interval over {samples} paired samples; the drop is below its upper end with 95 % confidence")
     say()
     rows: list[Sequence[str]] = [
         ("size", units.bytes_(before["size_bytes"]), "exact", units.bytes_(after["size_bytes"]), "exact")

@@ -144,7 +144,8 @@ def _about_accuracy(accuracy: Mapping[str, Any]) -> str:
     if metric := accuracy["metric"]:
         return (
             f"{metric['name'].capitalize()} on {metric['samples']} labelled samples ({accuracy['data']}); the interval "
-            f"of its drop holds 90 % and is taken over pairs. The worst output: {_answers(accuracy)}."
+            "of its drop holds 90 % and is taken over pairs, so the drop is below its upper end with 95 % confidence. "
+            f"The worst output: {_answers(accuracy)}."
         )
     if accuracy["data"] == "synthetic":
         return (
