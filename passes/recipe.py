@@ -28,6 +28,7 @@ from passes.onnx_level.quantize_weights import QuantizeWeights
 from passes.onnx_level.round_adaptively import RoundAdaptively
 from passes.onnx_level.shorten_names import ShortenNames
 from passes.onnx_level.smooth_activations import SmoothActivations
+from passes.onnx_level.store_in_bytes import StoreInBytes
 from passes.program import Level
 from passes.torch_level.clean_up_module import CleanUpModule
 from passes.torch_level.distil import Distil
@@ -75,6 +76,7 @@ PASSES: Mapping[str, type[Pass]] = {
         QuantizeWeights,
         PackWeights,
         ShortenNames,
+        StoreInBytes,
     )
 }
 """Every pass, by the name that recipes use."""
@@ -177,6 +179,7 @@ def float16(stack: Stack, level: Level) -> Recipe:
 def int8(stack: Stack, level: Level) -> Recipe:
     """float32, then the integer format of the stack: scales found at run time for matrix products, QDQ for the rest.
 
+    Large weights that it leaves in float are stored in bytes, where the runtime computes in float at all.
     Biases are corrected because that never was worse on the networks of `python -m toolkit.bench.ptq`; other repairs
     take longer, or help some networks and harm others: they are there for recipes that name them.
     """
@@ -189,7 +192,8 @@ def int8(stack: Stack, level: Level) -> Recipe:
         least_channels=format_.least_channels,
     )
     steps: tuple[Pass, ...] = (QuantizeDynamic(), static) if format_.dynamic else (static,)
-    return Recipe("int8", (*base.passes, *steps, CorrectBias()), base.given)
+    stored = () if stack.rules else (StoreInBytes(),)
+    return Recipe("int8", (*base.passes, *steps, *stored, CorrectBias()), base.given)
 
 
 def mixed(stack: Stack, level: Level) -> Recipe:

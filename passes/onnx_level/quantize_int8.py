@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -94,20 +94,21 @@ class QuantizeInt8(Pass):
                 types[self.activation],
                 _tensors_data(self._ranges(program, ctx, operators)),
                 [],
-                self._left_in_float(program),
+                self._left_in_float(program, operators, integers_only=bool(ctx.stack.rules)),
                 operators,
                 {"ActivationSymmetric": self.activation_symmetric, "WeightSymmetric": True},
             )
             quantizer.quantize_model()
         return replace(finished(program, quantizer.model.model), floating=program)
 
-    def _left_in_float(self, program: Program) -> list[str]:
+    def _left_in_float(self, program: Program, operators: Sequence[str], integers_only: bool) -> list[str]:
         convs = [n for n in program.graph if n.op_type == "Conv" and _is_narrow(n, self.least_channels)]
         narrow = [n for n in convs if not _feeds_a_pool(n)]
         named = [n for n in program.graph if n.name in self.exclude]
         behind = [only_user(n.outputs[0]) for n in (*narrow, *named) if n.op_type in ANCHORS]
         activation = [n for n in behind if n is not None and n.op_type in EPILOGUES["relu"]]
-        return sorted({*self.exclude, *(n.name for n in (*narrow, *activation) if n.name)})
+        left = {*self.exclude, *(n.name for n in (*narrow, *activation) if n.name)}
+        return sorted(left if integers_only else left | set(_far_from_products(program.graph, operators, left)))
 
     def _ranges(self, program: Program, ctx: Context, operators: Sequence[str]) -> Ranges:
         """Observed once for a graph, however often the pass is narrowed on it."""
@@ -141,6 +142,24 @@ def _is_narrow(conv: ir.Node, least_channels: int) -> bool:
     weight = conv.inputs[1]
     channels = size(weight, 1) if weight is not None else None
     return isinstance(channels, int) and channels < least_channels and conv.attributes.get_int("group", 1) == 1
+
+
+def _far_from_products(graph: ir.Graph, operators: Collection[str], left: Collection[str]) -> list[str]:
+    """Names of operators that could take integers, but that no integers reach from a product, nor leave towards one.
+
+    Rounding there buys nothing: the squares and roots in front of a network that listens are such.
+    """
+    could = {node for node in graph if node.op_type in operators and node.name not in left}
+    near: set[ir.Node] = set()
+    ahead = [node for node in could if node.op_type in ANCHORS]
+    while ahead:
+        node = ahead.pop()
+        if node not in near:
+            near.add(node)
+            makers = [value.producer() for value in node.inputs if value is not None]
+            users = [usage.node for value in node.outputs for usage in value.uses()]
+            ahead += [n for n in (*makers, *users) if n is not None and n in could]
+    return [node.name for node in could - near if node.name]
 
 
 def _feeds_a_pool(conv: ir.Node) -> bool:

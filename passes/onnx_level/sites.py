@@ -233,6 +233,9 @@ def _plain(values: Array) -> Array:
 def _constant(value: ir.Value | None) -> Array | None:
     if value is not None and value.const_value is None and (widened := made_by(value, "Cast")) is not None:
         return _constant(widened.inputs[0])  # stored in fewer bits: the numbers are the same
+    if value is not None and value.const_value is None and (scaled := made_by(value, "Mul")) is not None:
+        left, right = (_constant(v) for v in scaled.inputs)  # stored in bytes beside their scales
+        return None if left is None or right is None else np.asarray(left * right)
     if value is None or value.const_value is None:
         return None
     array: Array = value.const_value.numpy()

@@ -309,3 +309,18 @@ def test_a_stem_of_few_channels_stays_in_float_with_its_activation(
     assert "v_quantized" in after.graph.initializers
     everything = QuantizeInt8(activation="uint8").apply(start, ctx)
     assert "w_quantized" in everything.graph.initializers
+
+
+def test_operators_far_from_products_stay_in_float(program: Make, context: Make, noise: Make, op_types: Make) -> None:
+    """A power spectrum in front of a network: rounding squares drowns what is quiet, and no product gains by it."""
+    text = """g (float[1,4,64] x) => (float[1,8,64] y) {
+        [p] p = Mul(x, x)  [q] q = Mul(x, x)  [s] s = Add(p, q)  [r] r = Sqrt(s)  [a] a = Conv(r, w)  [b] b = Relu(a)
+        [t] t = Add(b, c)  [y] y = Conv(t, v) }"""
+    start = program(text, w=(8, 4, 1), v=(8, 8, 1), c=(1, 8, 1))
+    ctx = context(X86, data=Dataset.of_arrays("noise", {"x": noise(8, 4, 64)}))
+    after = QuantizeInt8(activation="uint8").apply(start, ctx)
+    kinds = op_types(after)
+    assert kinds[: kinds.index("Sqrt") + 1].count("QuantizeLinear") == 0
+    (added,) = (node for node in after.graph if node.name == "t")
+    made_by = [value.producer().op_type for value in added.inputs]
+    assert made_by == ["DequantizeLinear"] * 2, "the one between two products is rounded with them"
