@@ -6,7 +6,7 @@ import warnings
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from passes.context import Context
+from passes.context import Context, Fit
 from passes.contract import Kind, Pass, PassFailed
 from passes.program import Level, Program
 from passes.proof import Proof
@@ -16,10 +16,12 @@ from passes.torch_level.integer_places import Places, find_places
 from targets.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from torch import fx
-
+    from torch import fx, nn
 
 __all__ = ["TrainQuantized"]
+
+_SLOWER = 0.1
+_RATE = "rate of training"
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,9 @@ class TrainQuantized(Pass):
         weight_bits: 8, or 4 with scales that leave the least squared error.
         learned: Train the scales too (LSQ); else they stay as they were calibrated.
         aim: What it is trained towards; see `passes.torch_level.objectives`.
-        epochs, rate: See `passes.context.Fit`. Four bits want about ten times the rate of eight.
+        epochs, rate: See `passes.context.Fit`. Four bits want about ten times the rate of eight. Where training leaves
+            the calibrated weights as they were, since it found none better, it begins once more at a tenth of the rate:
+            a network of fifty layers that sees few samples wants that.
         samples: Calibration samples to read at most.
         exclude: Modules whose layers stay in float.
 
@@ -88,12 +92,30 @@ class TrainQuantized(Pass):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # torch's own, where it copies its own graphs
-                trained = ctx.fit(batched, objective, step=self.name, epochs=self.epochs, rate=self.rate)
+                trained, rate = self._trained(batched, objective, ctx.fit)
         except InvalidInput as refusal:
             raise PassFailed(refusal.problem, hint=refusal.hint) from refusal
         graph_module = trained if takes_batches else trained.get_submodule("inner")
         assert isinstance(graph_module, torch.fx.GraphModule)
-        return program.with_model(freeze(graph_module).eval())
+        made = program.with_model(freeze(graph_module).eval())
+        made.kept(_RATE, lambda: rate)
+        return made
+
+    def _trained(self, module: nn.Module, objective: nn.Module, fit: Fit) -> tuple[nn.Module, float]:
+        """The trained module and the rate that it was trained at; 0 where no rate found anything better."""
+        for rate, step in ((self.rate, self.name), (self.rate * _SLOWER, f"{self.name}, slower")):
+            trained = fit(module, objective, step=step, epochs=self.epochs, rate=rate)
+            if not self.epochs or not _alike(trained, module):
+                return trained, rate
+        return trained, 0.0
+
+    def notes(self, before: Program, after: Program, ctx: Context) -> tuple[str, ...]:
+        rate = after.kept(_RATE, lambda: self.rate)
+        if rate == self.rate:
+            return ()
+        if rate:
+            return (f"at a rate of {self.rate:g} training found nothing better than calibration, at {rate:g} it did",)
+        return ("training found nothing better than calibration: give more samples, or set another rate",)
 
     def _prepared(self, program: Program, ctx: Context) -> tuple[fx.GraphModule, bool]:
         """The graph with calibrated fake quantizers, and whether it takes batches."""
@@ -137,3 +159,11 @@ class TrainQuantized(Pass):
         if self.exclude or len(layers) < 3:
             return None
         return replace(self, exclude=(layers[0], layers[-1]))
+
+
+def _alike(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two modules built alike hold the same values."""
+    import torch
+
+    theirs = other.state_dict()
+    return all(torch.equal(value, theirs[name]) for name, value in one.state_dict().items())

@@ -1,5 +1,6 @@
 """TrainQuantized: every kernel works on integers, the answers stay, and what cannot be trained is refused."""
 
+import copy
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -140,6 +141,38 @@ def test_learned_scales_move_and_training_beats_calibration_at_four_bits(digits:
 
 
 @pytest.mark.slow
+def test_a_rate_that_finds_nothing_is_followed_by_a_tenth_of_it(digits: tuple[Program, Context]) -> None:
+    """The calibrated weights are never worse for having been trained."""
+    program, ctx = digits
+    assert ctx.fit is not None
+    asked: list[tuple[str, float]] = []
+
+    class Watched:
+        key = "watched"
+
+        def __init__(self, gains_below: float) -> None:
+            self.gains_below = gains_below
+
+        def __call__(self, model: nn.Module, loss: Any, *, step: str, epochs: int, rate: float) -> nn.Module:
+            asked.append((step, rate))
+            made = copy.deepcopy(model).eval()
+            if rate < self.gains_below:
+                with torch.no_grad():
+                    next(made.parameters()).mul_(1.01)
+            return made
+
+    notes = []
+    for gains_below in (1.0, 0.5, 0.01):
+        step = TrainQuantized(rate=0.6, epochs=1)
+        after = step.apply(program, replace(ctx, fit=Watched(gains_below)))
+        notes.append(step.notes(program, after, ctx))
+    first, slower = ("TrainQuantized", 0.6), ("TrainQuantized, slower", pytest.approx(0.06))
+    assert asked == [first, first, slower, first, slower]
+    assert notes[0] == ()
+    assert notes[1] == ("at a rate of 0.6 training found nothing better than calibration, at 0.06 it did",)
+    assert "found nothing better than calibration: give more samples" in notes[2][0]
+
+
 def test_equal_seeds_give_equal_bytes(digits: tuple[Program, Context]) -> None:
     program, ctx = digits
     step = TrainQuantized(epochs=1)

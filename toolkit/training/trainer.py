@@ -48,7 +48,8 @@ class Settings:
         patience: Epochs without a better score after which training stops; 0 never stops early.
         clip: Largest norm of the gradient; longer ones are shortened to it.
         amp: What a GPU multiplies in; a CPU computes in float32.
-        held_out: Share of the data that judges instead of training, where there are no validation data.
+        held_out: Share of the data that judges instead of training, where there are no validation data. Where that is
+            less than a sample, all of them do both; with 0 none judges, and the last weights are the result.
         checkpoint_s: Seconds between checkpoints; there is one after each epoch as well.
         device: "cpu", or "cuda" for a GPU.
         threads: Of the CPU. More are faster, but on other machines they may round in other ways.
@@ -145,6 +146,8 @@ class _Run:
         data, kept = trainer.data, trainer.validation
         if kept is None:
             data, kept = held_out(data, settings.held_out, trainer.seed)
+            if kept is None and settings.held_out:
+                kept = data  # too few to keep any apart: they still show whether training does harm
         self._trainer, self._model, self._loss, self._device = trainer, model, loss, device
         self._step, self._epochs, self._rate = step, epochs, rate
         self._batches = Batches(data=data, size=settings.batch, seed=trainer.seed, inputs=trainer.inputs)

@@ -274,6 +274,22 @@ def test_what_is_held_out_is_not_trained_on() -> None:
     assert held_out(few, 0.1, 0) == (few, None)
 
 
+def test_a_few_samples_judge_what_they_train() -> None:
+    """Weights that were best from the start are kept from the decay; where none judges, they are not."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        start = nn.Linear(2, 4)
+
+    def loss(model: nn.Module, _batch: Batch) -> Tensor:
+        pairs = zip(model.parameters(), start.parameters(), strict=True)
+        return torch.stack([(p - q.detach()).abs().sum() for p, q in pairs]).sum()
+
+    for share, kept in ((0.1, True), (0.0, False)):
+        fit = Trainer(data=points(9), inputs=("x",), settings=Settings(held_out=share))
+        trained = fit(start, loss, step="few", epochs=3, rate=1.0)
+        assert torch.equal(trained.weight, start.weight) is kept  # type: ignore[arg-type]
+
+
 def test_rates_rise_then_fall_and_vectors_do_not_decay() -> None:
     rates = [share_of_rate(step, 100, 0.1) for step in range(100)]
     assert max(rates) == rates[10] == 1.0
