@@ -12,7 +12,7 @@ __all__ = ["in_turns_s", "spread_s"]
 def in_turns_s(
     alternatives: Mapping[str, Callable[[], object]], *, seconds: float = 3.0, fewest: int = 15
 ) -> dict[str, list[float]]:
-    """Every run's duration by name, sorted; each alternative is warmed up, then all run in turns.
+    """Every run's duration by name, in the order of the rounds; each alternative is warmed up, then all run in turns.
 
     Args:
         seconds: For all of them together, at least.
@@ -28,10 +28,11 @@ def in_turns_s(
             start = time.perf_counter()
             run()
             taken[name].append(time.perf_counter() - start)
-    return {name: sorted(values) for name, values in taken.items()}
+    return taken
 
 
 def spread_s(durations: list[float]) -> tuple[float, float, float]:
     """Lower quartile, median and upper quartile."""
-    quarter = len(durations) // 4
-    return durations[quarter], median(durations), durations[-1 - quarter]
+    ordered = sorted(durations)
+    quarter = len(ordered) // 4
+    return ordered[quarter], median(ordered), ordered[-1 - quarter]

