@@ -179,7 +179,7 @@ def float16(stack: Stack, level: Level) -> Recipe:
 def int8(stack: Stack, level: Level) -> Recipe:
     """float32, then the integer format of the stack: scales found at run time for matrix products, QDQ for the rest.
 
-    Large weights that it leaves in float are stored in bytes, where the runtime computes in float at all.
+    Large weights that it leaves in float are stored in bytes, where the runtime computes constants once at load.
     Biases are corrected because that never was worse on the networks of `python -m toolkit.bench.ptq`; other repairs
     take longer, or help some networks and harm others: they are there for recipes that name them.
     """
@@ -192,7 +192,7 @@ def int8(stack: Stack, level: Level) -> Recipe:
         least_channels=format_.least_channels,
     )
     steps: tuple[Pass, ...] = (QuantizeDynamic(), static) if format_.dynamic else (static,)
-    stored = () if stack.rules else (StoreInBytes(),)
+    stored = (StoreInBytes(),) if stack.runtime == "onnxruntime" else ()
     return Recipe("int8", (*base.passes, *steps, *stored, CorrectBias()), base.given)
 
 
