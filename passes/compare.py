@@ -7,7 +7,7 @@ from math import inf, log10
 import numpy as np
 
 from passes.dataset import Array, Dataset
-from passes.metric import Metric, paired_interval
+from passes.metric import Metric, each_label, paired_interval
 from passes.program import Program
 from passes.proof import Drift, MetricChange
 
@@ -63,7 +63,7 @@ def compare_metric(reference: Program, candidate: Program, data: Dataset, metric
     """The metric of both programs where `data` has labels."""
     if data.labels is None:
         return None
-    labels = [int(label) for label in data.labels]
+    labels = each_label(data.labels)
     before = [metric.score(a, label) for a, label in zip(reference.answers(data), labels, strict=True)]
     after = [metric.score(a, label) for a, label in zip(candidate.answers(data), labels, strict=True)]
     return MetricChange(

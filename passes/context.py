@@ -44,7 +44,7 @@ class Pace(Protocol):
 
 
 Batch: TypeAlias = "tuple[Mapping[str, Tensor], Tensor | None]"
-"""Inputs by name, joined along the first axis, and (batch,) labels where the data have them."""
+"""Inputs by name, joined along the first axis, and (batch,) or (batch, ...) labels where the data have them."""
 
 
 class Fit(Protocol):

@@ -26,7 +26,8 @@ class Dataset:
         name: How the user named it, for the report.
         read: Gives a fresh iterator over the samples; called for every pass over the data, so that nothing is held.
         size: Number of samples.
-        labels: (size,) class of each sample, or None.
+        labels: (size,) class of each sample; or (size, ...) of each position, before the classes in the first output;
+            or None.
         identity: From n to what stands for the first n samples in a digest, where making them is dear: a hash of the
             files and of how they are read. None: the samples themselves.
         preprocessing: How files were made into samples, for the report; empty where they are taken as they are.

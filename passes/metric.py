@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import sqrt
+from typing import Any
 
 import numpy as np
 
 from passes.dataset import Array
 
-__all__ = ["TOP1", "Metric", "paired_interval"]
+__all__ = ["TOP1", "Metric", "each_label", "paired_interval"]
 
 _Z_90 = 1.645
 
@@ -21,20 +22,28 @@ class Metric:
 
     Args:
         name: As printed.
-        score: From the outputs for one sample and its label to a number, usually in [0, 1].
+        score: From the outputs for one sample and its label, or its labels where it has many, to a number, usually
+            in [0, 1].
     """
 
     name: str
-    score: Callable[[Mapping[str, Array], int], float]
+    score: Callable[[Mapping[str, Array], Any], float]
 
 
-def _top1(answer: Mapping[str, Array], label: int) -> float:
-    first = next(iter(answer.values()))
-    return float(int(np.argmax(first.reshape(-1))) == label)
+def _top1(answer: Mapping[str, Array], label: Any) -> float:
+    wanted = np.asarray(label)
+    rows = next(iter(answer.values())).reshape(wanted.size, -1)
+    return float((rows.argmax(axis=1) == wanted.reshape(-1)).mean())
 
 
 TOP1 = Metric("top-1 accuracy", _top1)
-"""Share of samples whose largest value of the first output is at the label."""
+"""Share of samples (of positions, where each has a label) whose largest value of the first output is at the label."""
+
+
+def each_label(labels: Array) -> list[Any]:
+    """What a score is given of each sample: its class, or the (...) classes of its positions."""
+    classes = np.asarray(labels).astype(np.int64)
+    return classes.tolist() if classes.ndim == 1 else list(classes)
 
 
 def paired_interval(before: list[float], after: list[float]) -> tuple[float, float]:

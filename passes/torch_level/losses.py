@@ -25,11 +25,14 @@ def answers_of(model: nn.Module, batch: Batch, signature: Signature) -> list[Ten
 
 
 def label_loss(logits: Tensor, labels: Tensor, *, probabilities: bool = False) -> Tensor:
-    """Cross entropy of (batch, ...) logits, or probabilities, whose other axes together are the classes."""
-    flat = logits.flatten(1)
+    """Cross entropy of (batch, ...) logits, or probabilities, whose other axes together are the classes.
+
+    Where labels are (batch, positions) there are classes for each position: logits are (batch, positions, classes).
+    """
+    flat, known = logits.reshape(labels.numel(), -1), labels.flatten().long()
     if probabilities:
-        return functional.nll_loss(_log(flat), labels.long())
-    return functional.cross_entropy(flat, labels.long())
+        return functional.nll_loss(_log(flat), known)
+    return functional.cross_entropy(flat, known)
 
 
 class Teacher(nn.Module):

@@ -47,8 +47,8 @@ class Objective(nn.Module):
             raise InvalidInput("the data have no labels to train with", hint='train with aim: "reference"')
         if labels is None or self.aim == "reference":
             return self._distance(answers, inputs.values())
-        loss = nn.functional.cross_entropy(_rows(answers[0]), labels)
-        return loss if self.aim == "labels" else loss + self._divergence(answers[0], inputs.values())
+        loss = nn.functional.cross_entropy(_rows(answers[0], labels), labels.flatten())
+        return loss if self.aim == "labels" else loss + self._divergence(answers[0], labels, inputs.values())
 
     def _truths(self, inputs: object) -> list[Tensor]:
         with torch.no_grad():
@@ -59,12 +59,13 @@ class Objective(nn.Module):
         parts = [(a - t).square().mean() / t.square().mean().clamp(min=1e-12) for a, t in pairs]
         return torch.stack(parts).sum()
 
-    def _divergence(self, answer: Tensor, inputs: object) -> Tensor:
-        soft = nn.functional.log_softmax(_rows(answer) / self.temperature, 1)
-        truth = nn.functional.log_softmax(_rows(self._truths(inputs)[0]) / self.temperature, 1)
+    def _divergence(self, answer: Tensor, labels: Tensor, inputs: object) -> Tensor:
+        soft = nn.functional.log_softmax(_rows(answer, labels) / self.temperature, 1)
+        truth = nn.functional.log_softmax(_rows(self._truths(inputs)[0], labels) / self.temperature, 1)
         divergence = nn.functional.kl_div(soft, truth, reduction="batchmean", log_target=True)
         return divergence * self.temperature**2
 
 
-def _rows(answer: Tensor) -> Tensor:
-    return answer.reshape(len(answer), -1)
+def _rows(answer: Tensor, labels: Tensor) -> Tensor:
+    """The classes of each label, a row each."""
+    return answer.reshape(labels.numel(), -1)

@@ -119,9 +119,14 @@ def _check_labels(program: Program, ctx: Context) -> None:
         return
     first = program.signature.outputs[0]
     answer = next(iter(program.run(program.example).values()))
-    classes = prod(answer.shape[1:])
-    if answer.ndim < 2 or not first.dtype.startswith("float") or len(labels) != len(ctx.data or ()):
-        raise PassFailed(f"the labels do not fit the output {first}", hint="give a class for each sample, or no labels")
+    positions = labels.shape[1:]
+    classes = prod(answer.shape[1 + len(positions) :])
+    fits = answer.ndim > 1 + len(positions) and answer.shape[1 : 1 + len(positions)] == positions
+    if not fits or not first.dtype.startswith("float") or len(labels) != len(ctx.data or ()):
+        raise PassFailed(
+            f"the labels do not fit the output {first}",
+            hint="give a class for each sample, or for each of its positions, or no labels",
+        )
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         raise PassFailed(
             f"labels from {labels.min()} to {labels.max()} are out of range: the model has {classes} classes",

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from math import isfinite, isnan
+from math import isfinite, isnan, prod
 
 import torch
 from torch import Tensor, nn
 
 from passes.context import Batch
 from passes.dataset import Array
-from passes.metric import Metric
+from passes.metric import Metric, each_label
 from passes.torch_level.capture import flatten
 from targets.errors import InvalidInput
 
@@ -58,7 +58,8 @@ def _metric(model: nn.Module, batch: Batch, metric: Metric) -> list[float]:
     inputs, labels = batch
     assert labels is not None
     outputs = _outputs(model, inputs)
-    scores = [metric.score({n: a[i : i + 1] for n, a in outputs.items()}, int(v)) for i, v in enumerate(labels)]
+    known = each_label(labels.cpu().numpy())
+    scores = [metric.score({n: a[i : i + 1] for n, a in outputs.items()}, label) for i, label in enumerate(known)]
     if any(isnan(score) for score in scores):
         raise InvalidInput(
             f"the metric {metric.name!r} is not a number", hint="correct the metric, or the labels that it is given"
@@ -74,14 +75,20 @@ def check_labels(model: nn.Module, batch: Batch, labels: Array | None, device: t
     """Hold every label against the classes that the first output of `model` has.
 
     Raises:
-        InvalidInput: one is negative, or as large as there are classes.
+        InvalidInput: one is negative, or as large as there are classes; or the output has other positions.
     """
     if labels is None or not len(labels):
         return
     model.eval()
     with torch.no_grad():
         first = flatten(model(*on(batch, device)[0].values()))[0]
-    classes = first.numel() // _size(batch)
+    positions = labels.shape[1:]
+    if positions and tuple(first.shape[1:-1]) != positions:
+        raise InvalidInput(
+            f"labels of {list(positions)} positions do not fit an output of {list(first.shape[1:])} for each sample",
+            hint="give a class for each sample, or for each position in front of the classes",
+        )
+    classes = first.numel() // (_size(batch) * prod(positions))
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
         raise InvalidInput(
