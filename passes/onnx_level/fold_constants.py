@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING
 
 from passes.context import Context
@@ -19,12 +20,16 @@ __all__ = ["FoldConstants", "fold"]
 
 _HIDDEN = "toolkit.hidden"
 
+_READ_ELEMENTS = 8192
+"""Operators that read a larger constant stay as they are."""
+
 
 @dataclass(frozen=True)
 class FoldConstants(Pass):
     """Constant folding, dead code, duplicate constants and identities, by onnxscript's optimizer.
 
-    Results of more than `max_elements` elements stay computed, so that an expanded constant does not bloat the file.
+    Results of more than `max_elements` elements stay computed, so that an expanded constant does not bloat the file;
+    and so does one value repeated so often that nothing computed from it would be folded: causal masks begin with it.
     """
 
     max_elements: int = 262_144
@@ -62,13 +67,27 @@ def fold(model: ir.Model, max_elements: int) -> None:
     )
     with rewriting_errors():
         common.InlinePass()(model)
-        fold_constants_ir(model, onnx_shape_inference=True, input_size_limit=8192, output_size_limit=max_elements)
+        fold_constants_ir(
+            model,
+            onnx_shape_inference=True,
+            input_size_limit=_READ_ELEMENTS,
+            output_size_limit=max_elements,
+            should_fold=_wanted,
+        )
         with _kept_copies(model):
             clean(model)
     for value, name in zip(model.graph.outputs, outputs, strict=True):
         value.name = name
     for node in model.graph.all_nodes():
         node.metadata_props.pop(RULE_KEY, None)
+
+
+def _wanted(node: ir.Node) -> bool | None:
+    """False for what is to stay computed; None leaves it to the optimizer."""
+    shape = node.outputs[0].shape
+    if node.op_type != "Expand" or node.domain or shape is None or not shape.is_static():
+        return None
+    return False if prod(shape.numpy()) > _READ_ELEMENTS else None
 
 
 @contextmanager

@@ -21,6 +21,7 @@ _CONVOLUTIONS = frozenset({"conv1d", "conv2d", "conv3d", "conv_transpose1d", "co
 _PRODUCTS = frozenset({"linear", "matmul"})
 _JOINS = frozenset({"add", "cat"})
 _POOLS = frozenset({"mean", "avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d", "adaptive_avg_pool2d"})
+_TABLES = frozenset({"embedding"})
 _MOVES = frozenset(
     "view reshape flatten unflatten transpose permute squeeze unsqueeze max_pool1d max_pool2d slice select clone "
     "contiguous dropout alias".split()
@@ -30,7 +31,10 @@ _ACTIVATIONS = frozenset({"relu", "relu6", "hardtanh", "clamp", "clamp_min"})
 
 @dataclass(frozen=True)
 class Weight:
-    """A kernel's weight: the node that holds it, the axis of its output channels, the kernels that read it."""
+    """A kernel's weight: the node that holds it, the axis of its output channels, the kernels that read it.
+
+    A table that rows are looked up in has a scale for each row.
+    """
 
     node: fx.Node
     axis: int
@@ -85,7 +89,8 @@ def find_places(
             end = _behind_activation(kernel)
             marked.setdefault(end, end)
     _follow(graph, marked)
-    return Places(marked, tuple(_weights(kernels)))
+    tables = [n for n in graph.nodes if _is_table(n) and _layer(_argument(n, 0)) not in exclude]
+    return Places(marked, tuple(_weights([*kernels, *tables])))
 
 
 def _follow(graph: fx.Graph, marked: dict[fx.Node, fx.Node]) -> None:
@@ -111,6 +116,14 @@ def _is_kernel(node: fx.Node, integers_only: bool) -> bool:
     if name in _CONVOLUTIONS or name == "linear":
         return _is_parameter(_argument(node, 1))
     return name in _PRODUCTS and (_is_parameter(_argument(node, 1)) or integers_only)
+
+
+def _is_table(node: fx.Node) -> bool:
+    return operator(node) in _TABLES and _is_parameter(_argument(node, 0))
+
+
+def _weight(kernel: fx.Node) -> Any:
+    return _argument(kernel, 0 if operator(kernel) in _TABLES else 1)
 
 
 def _is_narrow(node: fx.Node, least_channels: int) -> bool:
@@ -171,7 +184,7 @@ def _weights(kernels: list[fx.Node]) -> Iterator[Weight]:
     readers: dict[tuple[str, int], list[fx.Node]] = {}
     nodes: dict[tuple[str, int], fx.Node] = {}
     for kernel in kernels:
-        weight = _argument(kernel, 1)
+        weight = _weight(kernel)
         if _is_parameter(weight):
             key = (str(weight.target), _channel_axis(kernel))
             readers.setdefault(key, []).append(kernel)
