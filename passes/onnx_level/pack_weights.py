@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from passes.context import Context
 from passes.contract import Kind, Pass, PassFailed
+from passes.onnx_level.matching import made_by, only_user
 from passes.program import Program
 
 if TYPE_CHECKING:
@@ -20,23 +20,23 @@ __all__ = ["PackWeights"]
 _CAST_BYTES = 32
 """What a Cast and the name of its result take in the file, about."""
 
-_NARROWER = {"INT8": (("INT4", -8, 7),),
-             "INT32": (("INT8", -128, 127), ("INT16", -32768, 32767))}  # fmt: skip
-"""Types that a constant may be stored in, the narrowest first, with their bounds."""
-
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
 
+_SAID_TWICE = {("kernel_shape", "Conv"), ("axis", "QuantizeLinear"), ("axis", "DequantizeLinear")}
+"""Attributes, with their operator, that the shape of the second input decides or makes void: a kernel, one scale."""
+
 _PLAIN = {"dilations": 1, "strides": 1, "pads": 0}
-"""What a convolution does where its attribute is absent: the schema says so in words alone."""
+"""What a convolution or pooling does where its attribute is absent: the schema says so in words alone."""
 
 
 @dataclass(frozen=True)
 class PackWeights(Pass):
     """Integers in fewer bits, with a Cast that the runtime computes once at load; nothing that says what is so anyway.
 
-    int8 weights of -8 to 7, as training to 4 bits leaves them, are stored as INT4, and int32 biases as int16 or int8
-    where they fit. onnxruntime folds the Cast before it looks for integer operators, so it computes with the same
-    kernels as without. Attributes that hold their default are left out, and equal constants are stored once.
+    int8 weights of -8 to 7, as training to 4 bits leaves them, are stored as INT4: onnxruntime folds the Cast before it
+    looks for integer operators. int32 biases become the floats that they stand for, since their scales are those of
+    input times weight: onnxruntime finds the integers again. Both compute with the same kernels as before. Attributes
+    that hold their default are left out, and equal constants are stored once.
 
     Source: ONNX, operators Cast-21, QuantizeLinear-21 and DequantizeLinear-21.
     """
@@ -58,19 +58,47 @@ class PackWeights(Pass):
         from onnx_ir.passes.common import DeduplicateInitializersPass, RemoveUnusedNodesPass
 
         model = program.clone()
+        for graph in model.graphs():
+            for node in [n for n in graph if _is_bias(n)]:
+                _state(graph, node)
         for node in model.graph.all_nodes():
             _leave_out_zero_point(node)
             _leave_out_defaults(node, program.opset)
-        RemoveUnusedNodesPass()(model)
         DeduplicateInitializersPass()(model)
+        for node in model.graph.all_nodes():
+            _leave_out_repeat(node)
+        RemoveUnusedNodesPass()(model)
         for graph in model.graphs():
-            for value, kind in list(_wide(graph)):
-                _store_as(graph, value, kind)
+            for value in [v for v in graph.initializers.values() if _fits_in_four_bits(v)]:
+                _store_in_four_bits(graph, value)
         return program.with_model(model)
 
 
+def _is_bias(node: ir.Node) -> bool:
+    stored = node.inputs[0].const_value if node.op_type == "DequantizeLinear" and node.inputs[0] is not None else None
+    scale = node.inputs[1].const_value if stored is not None and node.inputs[1] is not None else None
+    is_inner = not node.domain and not node.outputs[0].is_graph_output()
+    return stored is not None and scale is not None and stored.dtype.name == "INT32" and is_inner
+
+
+def _state(graph: ir.Graph, node: ir.Node) -> None:
+    """The floats that a DequantizeLinear of constants makes, in its place. int32 have no zero point but zero."""
+    import onnx_ir
+
+    stored, scale = (value.const_value for value in node.inputs[:2] if value is not None)
+    assert stored is not None
+    assert scale is not None
+    made = node.outputs[0]
+    floats = stored.numpy().astype(scale.numpy().dtype) * scale.numpy()
+    tensor = onnx_ir.tensor(floats, name=made.name)
+    value = onnx_ir.Value(name=made.name, shape=made.shape, type=onnx_ir.TensorType(tensor.dtype), const_value=tensor)
+    onnx_ir.convenience.replace_all_uses_with(made, value)
+    graph.remove(node, safe=True)
+    graph.register_initializer(value)
+
+
 def _leave_out_zero_point(node: ir.Node) -> None:
-    """The zeros that a convolution's weights and biases are counted from; where there are none, that is meant.
+    """The zeros that a convolution's weights are counted from; where there are none, that is meant.
 
     Others stay: without them onnxruntime computes a Gemm, and a Relu in front of a rounding, in float.
     """
@@ -83,15 +111,32 @@ def _leave_out_zero_point(node: ir.Node) -> None:
         node.resize_inputs(2)
 
 
+def _leave_out_repeat(node: ir.Node) -> None:
+    """A rounding, and its way back, of values that a view of rounded ones has in another order: they stay as they are.
+
+    onnxruntime carries the integers over the view by itself.
+    """
+    import onnx_ir
+
+    back = only_user(node.outputs[0]) if node.op_type == "QuantizeLinear" and not node.domain else None
+    view = made_by(node.inputs[0], "Reshape") if back is not None and back.op_type == "DequantizeLinear" else None
+    first = made_by(view.inputs[0], "DequantizeLinear") if view is not None else None
+    if back is None or view is None or first is None or back.outputs[0].is_graph_output():
+        return
+    is_one_scale = node.inputs[1] is not None and node.inputs[1].shape is not None and not len(node.inputs[1].shape)
+    if is_one_scale and first.inputs[1:] == node.inputs[1:] == back.inputs[1:]:
+        onnx_ir.convenience.replace_all_uses_with(back.outputs[0], view.outputs[0])
+
+
 def _leave_out_defaults(node: ir.Node, opset: int) -> None:
-    """Attributes that say what the operator does without them."""
+    """Attributes that say what the operator does without them, or what its other inputs say."""
     import onnx.defs
     import onnx_ir
 
     if node.domain:
         return
     stated = onnx.defs.get_schema(node.op_type, opset, "").attributes
-    plain = _PLAIN if node.op_type in _CONVOLUTIONS else {}
+    plain = _PLAIN if node.op_type in (*_CONVOLUTIONS, "AveragePool", "MaxPool") else {}
     for name, attribute in list(node.attributes.items()):
         default = stated[name].default_value if name in stated else None
         is_default = (
@@ -99,42 +144,36 @@ def _leave_out_defaults(node: ir.Node, opset: int) -> None:
             and default.type
             and onnx_ir.serde.deserialize_attribute(default).value == attribute.value
         )
-        if is_default or (name in plain and set(attribute.as_ints()) == {plain[name]}):
+        is_plain = name in plain and set(attribute.as_ints()) == {plain[name]}
+        if is_default or is_plain or ((name, node.op_type) in _SAID_TWICE and _is_said(node)):
             node.attributes.pop(name)
 
 
-def _wide(graph: ir.Graph) -> Iterator[tuple[ir.Value, str]]:
-    """Integers that fit in a narrower type, with that type, where it saves more than its Cast takes."""
-    import onnx_ir
-
-    for value in graph.initializers.values():
-        tensor = value.const_value
-        if tensor is None or value.is_graph_output() or value.is_graph_input() or not _is_quantized(value):
-            continue
-        low, high = (int(bound(tensor.numpy(), initial=0)) for bound in (np.min, np.max))
-        for name, least, most in _NARROWER.get(tensor.dtype.name, ()):
-            saved = tensor.nbytes - tensor.size * onnx_ir.DataType[name].bitwidth / 8
-            if least <= low and high <= most and saved > _CAST_BYTES:
-                yield value, name
-                break
+def _is_said(node: ir.Node) -> bool:
+    """Whether the weight of a convolution has a shape, and the scale of a rounding has none."""
+    second = node.inputs[1]
+    shape = second.shape if second is not None else None
+    return shape is not None and (node.op_type == "Conv" or len(shape) == 0)
 
 
-def _is_quantized(value: ir.Value) -> bool:
-    """Whether it is read as an integer that stands for a float: other integers are shapes and indices."""
-    return any(use.node.op_type == "DequantizeLinear" and use.idx == 0 for use in value.uses())
+def _fits_in_four_bits(value: ir.Value) -> bool:
+    """Whether these are integers that stand for floats, few of them different, and enough to be worth a Cast."""
+    tensor = value.const_value
+    if tensor is None or tensor.dtype.name != "INT8" or tensor.size < 2 * _CAST_BYTES or value.is_graph_output():
+        return False
+    is_weight = any(use.node.op_type in ("DequantizeLinear", "Gather") and use.idx == 0 for use in value.uses())
+    return is_weight and bool(tensor.numpy().min() >= -8 and tensor.numpy().max() <= 7)
 
 
-def _store_as(graph: ir.Graph, value: ir.Value, kind: str) -> None:
-    """A constant in the type `kind`, and a Cast to the type that it had."""
+def _store_in_four_bits(graph: ir.Graph, value: ir.Value) -> None:
     import onnx_ir
 
     assert value.const_value is not None
-    values, name = value.const_value.numpy(), str(value.name)
-    stored = onnx_ir.tensor(values.astype(onnx_ir.DataType[kind].numpy()), onnx_ir.DataType[kind], f"{name}_stored")
-    kind_of = onnx_ir.TensorType(stored.dtype)
-    packed = onnx_ir.Value(name=stored.name, shape=value.shape, type=kind_of, const_value=stored)
+    name, kind = str(value.name), onnx_ir.DataType.INT4
+    stored = onnx_ir.tensor(value.const_value.numpy().astype(kind.numpy()), kind, f"{name}_stored")
+    packed = onnx_ir.Value(name=stored.name, shape=value.shape, type=onnx_ir.TensorType(kind), const_value=stored)
     graph.register_initializer(packed)
-    cast = onnx_ir.Node("", "Cast", [packed], [onnx_ir.AttrInt64("to", value.const_value.dtype)], name=f"{name}_widen")
+    cast = onnx_ir.Node("", "Cast", [packed], [onnx_ir.AttrInt64("to", onnx_ir.DataType.INT8)], name=f"{name}_widen")
     widened = cast.outputs[0]
     widened.shape, widened.type = value.shape, value.type
     graph.insert_before(graph[0], cast)

@@ -93,10 +93,11 @@ def _strip(model: ir.Model) -> None:
     for node in model.graph.all_nodes():
         node.name = node.doc_string = None
         node.metadata_props.clear()
-    for value in _inner_values(model):
+    for value in (*model.graph.inputs, *model.graph.outputs, *_inner_values(model)):
         value.doc_string = None
         value.metadata_props.clear()
-        if value.producer() is not None:
+    for value in _inner_values(model):
+        if not value.is_graph_input() and not value.is_graph_output():
             value.shape = value.type = None
 
 

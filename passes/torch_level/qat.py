@@ -13,6 +13,7 @@ from passes.proof import Proof
 from passes.torch_level.batched_graph import batched_graph, of_any_batch
 from passes.torch_level.capture import is_script
 from passes.torch_level.integer_places import Places, find_places
+from passes.torch_level.retraining import origin
 from targets.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ _RATE = "rate of training"
 class TrainQuantized(Pass):
     """Fake quantizers where the device has integers, ranges from calibration data, then training through them.
 
-    Weights become int8 (4 bits: int8 from -7 to 7), biases int32 of scale input times weight, activations 8 bits.
+    Weights and tables of embeddings become int8 (4 bits: int8 from -7 to 7), biases int32 of scale input times weight,
+    activations 8 bits.
 
     Args:
         activation, activation_symmetric, per_channel, least_channels: See `QuantizeInt8`.
@@ -86,7 +88,7 @@ class TrainQuantized(Pass):
 
         assert ctx.fit is not None
         module, takes_batches = self._prepared(program, ctx)
-        reference = of_any_batch(*batched_graph(program.truth))
+        reference = of_any_batch(*batched_graph(origin(program)))  # pruned or distilled before, it knew less
         batched = of_any_batch(module, takes_batches)
         objective = Objective(self.aim, reference)
         try:
