@@ -152,6 +152,9 @@ def _freeze_weight(module: fx.GraphModule, call: fx.Node) -> None:
         if operator(reader) == "linear" and reader.meta["val"].ndim > 2:
             _as_product(module, reader, integers.T.contiguous(), scale)
             continue
+        if operator(reader) == "embedding" and _varies(reader.args[1]):
+            _as_rows(module, reader, integers, scale)
+            continue
         stored = _stored(module, reader, str(call.args[0].target), integers, scale, quantizer.axis)  # type: ignore[union-attr]
         reader.replace_input_with(call, stored)
         _freeze_bias(module, reader, scale)
@@ -190,6 +193,35 @@ def _as_product(module: fx.GraphModule, linear: fx.Node, integers: Tensor, scale
             _put(product, linear, ())
     linear.replace_all_uses_with(product)
     graph.erase_node(linear)
+
+
+def _varies(value: Any) -> bool:
+    """Whether it depends on an input: rows that are always the same would be folded to floats."""
+    pending, seen = [value], set()
+    while pending:
+        node = pending.pop()
+        if node.op == "placeholder":
+            return True
+        pending.extend(n for n in node.all_input_nodes if n not in seen)
+        seen.update(node.all_input_nodes)
+    return False
+
+
+def _as_rows(module: fx.GraphModule, embedding: fx.Node, integers: Tensor, scale: Tensor) -> None:
+    """Rows are looked up as integers, their scales beside them: onnxruntime would widen a whole table at every run."""
+    graph = embedding.graph
+    scales = scale.expand(len(integers)).reshape(-1, 1).clone()
+    with graph.inserting_before(embedding):
+        found = []
+        for part, table in (("integers", integers), ("scale", scales)):
+            module.register_buffer(f"{embedding.name}_{part}", table)
+            held = graph.get_attr(f"{embedding.name}_{part}")
+            found.append(graph.call_function(torch.ops.aten.embedding.default, (held, embedding.args[1])))
+        wide = graph.call_function(torch.ops.aten.to.dtype, (found[0], torch.float32))
+        rows = graph.call_function(torch.ops.aten.mul.Tensor, (wide, found[1]))
+    _put(rows, embedding, ())
+    embedding.replace_all_uses_with(rows)
+    graph.erase_node(embedding)
 
 
 def _stored(module: fx.GraphModule, before: fx.Node, name: str, integers: Tensor, scale: Tensor, axis: int) -> fx.Node:

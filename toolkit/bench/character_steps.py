@@ -63,7 +63,7 @@ class Row:
     Args:
         smaller, worse: Bytes of the float32 file to these, and this perplexity over its own.
         latency_s: Median of one window on this machine with one thread, all rows in turns.
-        predicted_s: By target, in its default stack's own precision.
+        predicted_s: By target, in its default stack's own precision where the file has it, else in float.
         notes: What a pass of the step did not do, or only in part.
     """
 
@@ -145,4 +145,4 @@ def _measured(programs: Sequence[Program]) -> list[float]:
 
 def _predicted(program: Program) -> dict[str, float]:
     stacks = {name: load_target(name).stack(None) for name in target_names()}
-    return {name: estimate(program.static_model, stack).latency_s for name, stack in stacks.items()}
+    return {name: estimate(program.static_model, stack, as_is=True).latency_s for name, stack in stacks.items()}
