@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -155,6 +155,15 @@ def _integers(stack: Stack) -> QuantFormat:
     return stack.quantization
 
 
+def _computes_constants(stack: Stack) -> bool:
+    """Whether the runtime computes at load what depends on no input, and so may be given it in fewer bytes."""
+    return stack.runtime == "onnxruntime"
+
+
+def _packing(stack: Stack) -> tuple[Pass, ...]:
+    return (PackWeights(),) if _computes_constants(stack) and stack.opset >= PackWeights.opset else ()
+
+
 # ---- the recipes
 
 
@@ -192,8 +201,8 @@ def int8(stack: Stack, level: Level) -> Recipe:
         least_channels=format_.least_channels,
     )
     steps: tuple[Pass, ...] = (QuantizeDynamic(), static) if format_.dynamic else (static,)
-    stored = (StoreInBytes(),) if stack.runtime == "onnxruntime" else ()
-    return Recipe("int8", (*base.passes, *steps, *stored, CorrectBias()), base.given)
+    stored = (StoreInBytes(),) if _computes_constants(stack) else ()
+    return Recipe("int8", (*base.passes, *steps, *stored, CorrectBias(), *_packing(stack)), base.given)
 
 
 def mixed(stack: Stack, level: Level) -> Recipe:
@@ -225,20 +234,19 @@ def qat(stack: Stack, level: Level) -> Recipe:
 
 
 def compress(stack: Stack, level: Level) -> Recipe:
-    """Channels removed, the rest taught by the original, qat, and what is left stored in few bytes."""
-    trained = qat(stack, level)
-    packing = (PackWeights(), ShortenNames()) if stack.opset >= PackWeights.opset else (ShortenNames(),)
-    at = next(i for i, step in enumerate(trained.passes) if "module_clean" in step.gives) + 1
-    return Recipe(
-        "compress",
-        (
-            *trained.passes[:at],
-            PruneChannels(ratio=0.6, epochs=20, iterations=2),
-            Distil(epochs=20),
-            *trained.passes[at:],
-            *packing,
-        ),
-    )
+    """Channels removed, the rest taught by the original, qat, and what is left stored in few bytes.
+
+    Weights have 4 bits where the file can hold them in four; 8 where the answers do not allow that.
+    """
+    packing = _packing(stack)
+    steps = [_coarser(step) if packing else step for step in qat(stack, level).passes]
+    at = next(i for i, step in enumerate(steps) if "module_clean" in step.gives) + 1
+    smaller = (PruneChannels(ratio=0.6, epochs=20, iterations=2), Distil(epochs=20))
+    return Recipe("compress", (*steps[:at], *smaller, *steps[at:], *packing, ShortenNames()))
+
+
+def _coarser(step: Pass) -> Pass:
+    return replace(step, weight_bits=4, rate=1e-3) if isinstance(step, TrainQuantized) else step
 
 
 def weights8(stack: Stack, level: Level) -> Recipe:

@@ -36,7 +36,7 @@ class PackWeights(Pass):
     int8 weights of -8 to 7, as training to 4 bits leaves them, are stored as INT4: onnxruntime folds the Cast before it
     looks for integer operators. int32 biases become the floats that they stand for, since their scales are those of
     input times weight: onnxruntime finds the integers again. Both compute with the same kernels as before. Attributes
-    that hold their default are left out, and equal constants are stored once.
+    that hold their default and shapes between operators are left out, and equal constants are stored once.
 
     Source: ONNX, operators Cast-21, QuantizeLinear-21 and DequantizeLinear-21.
     """
@@ -71,6 +71,8 @@ class PackWeights(Pass):
         for graph in model.graphs():
             for value in [v for v in graph.initializers.values() if _fits_in_four_bits(v)]:
                 _store_in_four_bits(graph, value)
+        if not any(node.domain for node in model.graph.all_nodes()):
+            _leave_out_shapes(model)
         return program.with_model(model)
 
 
@@ -126,6 +128,14 @@ def _leave_out_repeat(node: ir.Node) -> None:
     is_one_scale = node.inputs[1] is not None and node.inputs[1].shape is not None and not len(node.inputs[1].shape)
     if is_one_scale and first.inputs[1:] == node.inputs[1:] == back.inputs[1:]:
         onnx_ir.convenience.replace_all_uses_with(back.outputs[0], view.outputs[0])
+
+
+def _leave_out_shapes(model: ir.Model) -> None:
+    """Of what lies between operators: every runtime infers those of the standard's."""
+    for graph in model.graphs():
+        for value in (*graph.initializers.values(), *(value for node in graph for value in node.outputs)):
+            if not value.is_graph_input() and not value.is_graph_output():
+                value.shape = value.type = None
 
 
 def _leave_out_defaults(node: ir.Node, opset: int) -> None:

@@ -30,7 +30,7 @@ class Names(BaseModel):
 
 @dataclass(frozen=True)
 class ShortenNames(Pass):
-    """One or two letters for a value, none for a node; no comments, source lines or shapes between operators.
+    """One or two letters for a value, none for a node; no comments and source lines.
 
     Inputs and outputs keep their names. `Program.named` holds the graph as it was called: reports read that.
     """
@@ -96,9 +96,6 @@ def _strip(model: ir.Model) -> None:
     for value in (*model.graph.inputs, *model.graph.outputs, *_inner_values(model)):
         value.doc_string = None
         value.metadata_props.clear()
-    for value in _inner_values(model):
-        if not value.is_graph_input() and not value.is_graph_output():
-            value.shape = value.type = None
 
 
 def _rename(model: ir.Model, names: Iterable[str]) -> None:
