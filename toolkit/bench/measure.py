@@ -47,6 +47,18 @@ NETWORKS = (
     ("timm:vit_small_patch16_224", "1x3x224x224"),
     ("timm:vit_small_patch32_224", "1x3x224x224"),
     ("timm:swin_tiny_patch4_window7_224", "1x3x224x224"),
+    ("mlperf-tiny:resnet8", "1x3x32x32"),
+    ("mlperf-tiny:ds_cnn", "1x1x49x10"),
+    ("mlperf-tiny:mobilenet_v1", "1x3x96x96"),
+    ("mlperf-tiny:autoencoder", "1x640"),
+    ("torchvision:resnet18", "1x3x32x32"),
+    ("torchvision:mobilenet_v2", "1x3x64x64"),
+    ("torchvision:mobilenet_v2", "1x3x32x32"),
+    ("torchvision:squeezenet1_0", "1x3x64x64"),
+    ("torchvision:mobilenet_v3_small", "1x3x64x64"),
+    ("ncnn:shufflenet_v2", "1x3x64x64"),
+    ("timm:mobilenetv1_025", "1x3x64x64"),
+    ("timm:vit_tiny_patch16_224", "1x3x64x64"),
 )
 
 

@@ -294,6 +294,33 @@ def test_transformers_on_sequences_have_the_published_parameters() -> None:
     assert network(sound).shape == (1, 1500, 384)
 
 
+# parameters and multiply-accumulates of MLPerf Tiny's files: NXP's eIQ Model Zoo, Silicon Labs' MLTK. Keras also counts
+# the biases before norms, which these need not have, and but for the keyword spotter NXP counts what it does not train.
+TINY = {
+    ("resnet8", "1x32x32x3"): (78_666, 12.502e6),
+    ("ds_cnn", "1x49x10x1"): (23_756, 2.657e6),
+    ("mobilenet_v1", "1x96x96x3"): (221_794, 7.490e6),
+    ("autoencoder", "1x640"): (267_928, 264_192),
+}
+
+
+@pytest.mark.parametrize(("name", "input_shape"), TINY)
+def test_mlperf_tinys_networks_have_the_published_sizes(name: str, input_shape: str) -> None:
+    network, x = on_meta(f"mlperf-tiny:{name}", input_shape)
+    with torch.no_grad(), FlopCounterMode(display=False) as flops:
+        network(x)
+    published, macs = TINY[name, input_shape]
+    norms = sum(m.num_features for m in network.modules() if isinstance(m, nn.BatchNorm2d))
+    averages = 0 if name == "ds_cnn" else 2 * norms
+    assert parameters(network) + norms + averages == published
+    assert flops.get_total_flops() / 2 == pytest.approx(macs, rel=1e-4)
+
+
+def test_a_spectrogram_of_another_size_is_none_of_the_autoencoders() -> None:
+    assert build("mlperf-tiny:autoencoder", "1x641") is None
+    assert build("mlperf-tiny:autoencoder", "1x3x224x224") is None
+
+
 def test_attention_biases_of_levit_are_kept_pair_by_pair() -> None:
     """timm counts one weight for every offset between two places; a runtime holds one for every pair."""
     network, _ = on_meta("levit_128", "1x3x224x224")
@@ -354,6 +381,8 @@ def test_the_large_ssd_has_mlperfs_anchors() -> None:
         ("yolov8x-cls", "yolov8x-cls"),
         ("YOLOX-Tiny", "yolox_tiny"),
         ("yolo12n", None),
+        ("mlperf-tiny:resnet8", "tiny_resnet8"),
+        ("mlperf-tiny:streaming_wakeword", None),
         ("bert-large", "bert_large"),
         ("whisper-base.en encoder", "whisper_base_encoder"),
         ("timm:mobilevit_xxs", "mobilevit_xxs"),
@@ -406,6 +435,8 @@ def test_unknown_networks_build_nothing() -> None:
         ("timm:resnext50_32x4d", "resnet"),
         ("timm:tf_efficientnet_es", "efficientnet"),
         ("yolov4-608", "darknet"),
+        ("mlperf-tiny:mobilenet_v1", "mobilenet_v1"),
+        ("mlperf-tiny:autoencoder", "autoencoder"),
         ("EfficientDet-lite0", "efficientnet"),
         ("SSD MobileNet V2 FPNLite", "mobilenet_v2"),
         ("tf1zoo:SpaghettiNet for EdgeTpu S", "spaghettinet"),
@@ -420,7 +451,13 @@ def test_families(model: str, name: str) -> None:
 def test_every_network_has_a_family_and_draws_no_weight_on_meta() -> None:
     for key in NETWORKS:
         assert canonical(key) in (key, None)
-        shapes = {"bert": "1x128", "super_resolution": "1x1x224x224", "whisper": "1x80x3000"}
+        shapes = {
+            "autoencoder": "1x640",
+            "bert": "1x128",
+            "ds_cnn": "1x1x49x10",
+            "super_resolution": "1x1x224x224",
+            "whisper": "1x80x3000",
+        }
         shape = shapes.get(family(key), "1x3x224x224")
         assert all(p.is_meta for p in on_meta(key, shape)[0].parameters())
         assert family(key)

@@ -42,6 +42,7 @@ from . import (
     ssdlite,
     superresolution,
     swin,
+    tiny,
     vit,
     whisper,
     xception,
@@ -57,11 +58,13 @@ __all__ = ["NETWORKS", "build", "canonical", "coverage", "family"]
 
 _FAMILIES: Mapping[str, Mapping[str, Make]] = {
     "alexnet": plain.ALEXNET,
+    "autoencoder": tiny.AUTOENCODER,
     "bert": bert.BERT,
     "blazeface": ssd.BLAZEFACE,
     "darknet": darknet.DARKNET | yolov2.YOLOV2 | yolov4_scaled.SCALED_YOLOV4,
     "densenet": densenet.DENSENET,
     "dpn": dpn.DPN,
+    "ds_cnn": tiny.DS_CNN,
     "efficientnet": efficientnet.EFFICIENTNET | efficientdet.EFFICIENTDET,
     "fast_scnn": fast_scnn.FAST_SCNN,
     "fbnet": efficientnet.FBNET,
@@ -78,6 +81,7 @@ _FAMILIES: Mapping[str, Mapping[str, Make]] = {
     | ssd.SSD_MOBILENET_V1
     | ssdlite.SSDLITE_MOBILENET_V1
     | retinanet.FPN_MOBILENET_V1
+    | tiny.MOBILENET_V1
     | mobilenet_yolov3.MOBILENET_YOLOV3,
     "mobilenet_v2": mobilenet.V2
     | ssd.SSD_MOBILENET_V2
@@ -90,7 +94,7 @@ _FAMILIES: Mapping[str, Mapping[str, Make]] = {
     "proxylessnas": efficientnet.PROXYLESSNAS,
     "regnet": regnet.REGNET,
     "repvgg": repvgg.REPVGG,
-    "resnet": resnet.RESNET | resnet_vd.RESNET_VD | ssd.SSD_RESNET | retinanet.FPN_RESNET,
+    "resnet": resnet.RESNET | resnet_vd.RESNET_VD | ssd.SSD_RESNET | retinanet.FPN_RESNET | tiny.RESNET,
     "shufflenet_v1": shufflenet.V1,
     "shufflenet_v2": shufflenet.V2 | ssd.SSD_SHUFFLENET_V2 | nanodet_plus.NANODET_PLUS,
     "squeezenet": plain.SQUEEZENET | ssd.SSD_SQUEEZENET,
@@ -107,7 +111,7 @@ _FAMILIES: Mapping[str, Mapping[str, Make]] = {
 
 NETWORKS: Mapping[str, Make] = {key: make for group in _FAMILIES.values() for key, make in group.items()}
 _FAMILY_OF = {key: name for name, group in _FAMILIES.items() for key in group}
-_GRAY = frozenset(superresolution.SUPER_RESOLUTION)  # they take one channel
+_GRAY = frozenset(superresolution.SUPER_RESOLUTION | tiny.DS_CNN)  # they take one channel
 _SIZED = frozenset(
     vit.VIT | vit.MIXER | levit.LEVIT | yolo.DETECTORS
 )  # their weights or constants depend on the image size
@@ -129,6 +133,7 @@ _NAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"mlperf:ssd-mobilenet(?:-v1-edgetpu|-(?:non-)?quantized)?", "ssd_mobilenet_v1_1.0"),
     (r"mlperf:ssd-mobilenet-v2-edgetpu", "ssd_mobilenet_v2"),
     (r"mlperf:ssd-resnet34", "ssd_resnet34"),
+    (r"mlperf-tiny:(autoencoder|ds_cnn|mobilenet_v1|resnet8)", r"tiny_\1"),
     # torchvision, timm, NVIDIA
     (r"(?:torchvision:|timm:)?(resnet(?:18|34|50|101|152)|resnext\w+|wide_resnet50_2|seresnet50)", r"\1"),
     (
@@ -235,7 +240,7 @@ _NAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"fcn-resnet18-[\w-]+", "fcn_resnet18"),
     (r"trt_pose:(resnet18|densenet121)_baseline_att_\w+", r"\1_pose"),
 )
-_SOURCE = re.compile(r"(?:coral|ion|larq|mlperf|ncnn|opencv_zoo|tf1zoo|tfslim|timm|torchvision|trt_pose):")
+_SOURCE = re.compile(r"(?:coral|ion|larq|mlperf|mlperf-tiny|ncnn|opencv_zoo|tf1zoo|tfslim|timm|torchvision|trt_pose):")
 _COMPILED = tuple((re.compile(pattern), key) for pattern, key in _NAMES)
 
 
@@ -266,13 +271,15 @@ def _shape(key: str, input_shape: str) -> tuple[int, ...] | None:
     """The shape that the network `key` takes, from a row's; None where the row does not say one.
 
     Images are (batch, channels, height, width), from NHWC or NCHW; embedded tokens are (batch, tokens, width) from a
-    row's `8x384`; spectrograms (batch, 80, frames).
+    row's `8x384`; spectrograms (batch, 80, frames), or flat as (batch, bins).
     """
     if not re.fullmatch(r"\d+(?:x\d+)*", input_shape):
         return None
     sizes = tuple(int(part) for part in input_shape.split("x"))
     if key in bert.BERT:
         return (*sizes, bert.WIDTHS[key]) if len(sizes) == 2 else None
+    if key in tiny.AUTOENCODER:
+        return sizes if sizes[1:] == (640,) else None
     if key in whisper.WHISPER:
         return sizes if sizes[1:] == (80, 3000) else None
     return _nchw(sizes, 1 if key in _GRAY else 3) if len(sizes) == 4 else None
