@@ -18,9 +18,9 @@ import inspect
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cache, partial
+from functools import cache
 from statistics import median
 from typing import Any
 
@@ -28,24 +28,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from passes.context import Batch, Budget, Context
+from passes.context import Batch, Context
 from passes.contract import Pass
 from passes.dataset import Array, Dataset
 from passes.metric import TOP1
 from passes.onnx_level.pack_weights import PackWeights
 from passes.onnx_level.shorten_names import ShortenNames
 from passes.onnxruntime import Session
-from passes.program import Level, Program
-from passes.proof import Decision
-from passes.recipe import Recipe, float32
-from passes.running import run
+from passes.program import Program
 from passes.torch_level.distil import Distil
 from passes.torch_level.prune_channels import PruneChannels
 from passes.torch_level.qat import TrainQuantized
-from targets.cost import estimate
-from targets.target import load_stack, load_target, target_names
 from toolkit import units
-from toolkit.bench.timing import in_turns_s
+from toolkit.bench.steps import FLOAT, SEEN_AS_IT_IS, STACK, Made, ladder, measured_s, predicted_s
 from toolkit.bench.trained import mnist
 from toolkit.cache import cache_folder
 from toolkit.models.digits import DigitsNet
@@ -56,10 +51,6 @@ from toolkit.training.trainer import Settings, Trainer
 __all__ = ["NETWORKS", "Row", "Subject", "compress"]
 
 PARTS = 5
-STACK = load_stack("desktop_cpu/onnxruntime-int8")
-SEEN_AS_IT_IS = Budget(min_sqnr_db=-200.0, max_metric_drop=1.0)
-"""Nothing is reverted here: what a step costs is what is asked."""
-
 _Z_95 = 1.96
 _JUDGES = 0.1  # of the images to learn from: they choose among epochs
 
@@ -90,8 +81,8 @@ class Row:
 
     Args:
         difference, interval: Of the share of right answers to that of the float network, and its 95 % interval.
-        latency_s: Median on this machine with one thread; None where it was not measured.
-        predicted_s: By target, in its default stack's own precision.
+        latency_s: Median on this machine with one thread, all steps in turns.
+        predicted_s: By target, on its default stack in the precision of the file.
         notes: What a pass of the step did not do, or only in part.
     """
 
@@ -104,18 +95,9 @@ class Row:
     accuracy: float = 0.0
     difference: float = 0.0
     interval: tuple[float, float] = (0.0, 0.0)
-    latency_s: float | None = None
+    latency_s: float = 0.0
     predicted_s: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Made:
-    """A network after a step, in one cut of the data."""
-
-    program: Program
-    right: Array
-    notes: tuple[str, ...]
 
 
 def compress(name: str, repeats: int) -> Iterator[Row]:
@@ -124,30 +106,32 @@ def compress(name: str, repeats: int) -> Iterator[Row]:
     if subject is None:
         yield Row(network=name, step="", notes=("what it needs is not installed: see README",))
         return
-    right = {step: np.zeros((repeats, len(subject.images))) for step in ("float32", *subject.steps)}
+    right = {step: np.zeros((repeats, len(subject.images))) for step in (FLOAT, *subject.steps)}
     sizes: dict[str, list[int]] = {step: [] for step in right}
     for repeat in range(repeats):
         for part, (learnt, asked) in enumerate(_cuts(len(subject.images), repeat)):
-            made = _on_one_cut(name, subject, learnt, asked, seed=repeat * PARTS + part)
+            made = _on_one_cut(name, subject, learnt, seed=repeat * PARTS + part)
             for step, result in made.items():
-                right[step][repeat, asked] = result.right
+                found = _answers(result.program, subject.images[asked]).argmax(axis=1)
+                right[step][repeat, asked] = found == subject.labels[asked]
                 sizes[step].append(len(result.program.onnx_bytes))
             print(f"{name}: {repeat * PARTS + part + 1} of {repeats * PARTS} cuts", file=sys.stderr)
-    times = _measured({step: result.program for step, result in made.items()})
+    programs = {step: result.program for step, result in made.items()}
+    times = measured_s(programs, {programs[FLOAT].signature.inputs[0].name: subject.images[:1]})
     for step, result in made.items():
-        difference, interval = _compared(right[step], right["float32"])
+        difference, interval = _compared(right[step], right[FLOAT])
         yield Row(
             network=name,
             step=step,
             images=len(subject.images),
             repeats=repeats,
             size_bytes=int(median(sizes[step])),
-            smaller=median(sizes["float32"]) / median(sizes[step]),
+            smaller=median(sizes[FLOAT]) / median(sizes[step]),
             accuracy=float(right[step].mean()),
             difference=difference,
             interval=interval,
             latency_s=times[step],
-            predicted_s=_predicted(result.program),
+            predicted_s=predicted_s(result.program),
             notes=result.notes,
         )
 
@@ -159,8 +143,8 @@ def _cuts(images: int, repeat: int) -> Iterator[tuple[Array, Array]]:
         yield np.concatenate([order[i::PARTS] for i in range(PARTS) if i != part]), order[part::PARTS]
 
 
-def _on_one_cut(name: str, subject: Subject, learnt: Array, asked: Array, *, seed: int) -> dict[str, _Made]:
-    """Train, then go down step by step. What a recipe shares with the one before comes from its checkpoints."""
+def _on_one_cut(name: str, subject: Subject, learnt: Array, *, seed: int) -> dict[str, Made]:
+    """Train, then go down step by step."""
     judges, learnt = learnt[: int(_JUDGES * len(learnt))], learnt[int(_JUDGES * len(learnt)) :]
     start = _seeded(subject.network, seed)
     key = next(iter(inspect.signature(start.forward).parameters))
@@ -171,29 +155,7 @@ def _on_one_cut(name: str, subject: Subject, learnt: Array, asked: Array, *, see
         Dataset.of_arrays(name, {key: subject.images[which]}, subject.labels[which]) for which in (learnt, judges)
     )
     ctx = Context(stack=STACK, data=known, validation=held, metric=TOP1, seed=seed, fit=trainer, budget=SEEN_AS_IT_IS)
-    made = {}
-    passes: tuple[Pass, ...] = ()
-    for step, added in {"float32": (), **subject.steps}.items():
-        passes += added
-        outcome = run(Recipe(step, _in_order(passes)), program, ctx)
-        proofs = [p for p in outcome.proofs if p.name in {a.name for a in added}]
-        made[step] = _Made(
-            program=outcome.program,
-            right=_answers(outcome.program, subject.images[asked]).argmax(axis=1) == subject.labels[asked],
-            notes=tuple(f"{p.name} {p.decision}: {p.reason}" for p in proofs if p.decision is not Decision.KEPT),
-        )
-    return made
-
-
-def _in_order(added: Sequence[Pass]) -> tuple[Pass, ...]:
-    """The passes of recipe float32 with `added` between them, each where its kind of program is at hand."""
-    plain = float32(STACK, Level.TORCH).passes
-    export = next(i for i, step in enumerate(plain) if step.becomes is Level.ONNX)
-    folding = next(i for i, step in enumerate(plain) if "module_batch_norm_folded" in step.gives)
-    whole = [s for s in added if s.level is Level.TORCH and "module_batch_norm_folded" not in s.needs]
-    folded = [s for s in added if s.level is Level.TORCH and "module_batch_norm_folded" in s.needs]
-    graph = [s for s in added if s.level is Level.ONNX]
-    return (*plain[:folding], *whole, *plain[folding:export], *folded, *plain[export:], *graph)
+    return ladder(subject.steps, program, ctx)
 
 
 def _trainer(subject: Subject, key: str, learnt: Array, judges: Array, seed: int) -> Trainer:
@@ -233,20 +195,6 @@ def _compared(after: Array, before: Array) -> tuple[float, tuple[float, float]]:
     each = (after - before).mean(axis=0)
     mean, half = float(each.mean()), float(_Z_95 * each.std(ddof=1) / np.sqrt(len(each)))
     return mean, (mean - half, mean + half)
-
-
-def _measured(programs: Mapping[str, Program]) -> dict[str, float]:
-    """Median seconds of one image on this machine, all in turns."""
-    some = next(iter(programs.values()))
-    sample = {name: np.asarray(value) for name, value in some.example.items()}
-    sessions = {step: Session(program.onnx_bytes) for step, program in programs.items()}
-    durations = in_turns_s({step: partial(session, sample) for step, session in sessions.items()})
-    return {step: median(values) for step, values in durations.items()}
-
-
-def _predicted(program: Program) -> dict[str, float]:
-    stacks = {name: load_target(name).stack(None) for name in target_names()}
-    return {name: estimate(program.static_model, stack).latency_s for name, stack in stacks.items()}
 
 
 # ---- the networks
@@ -334,11 +282,10 @@ def _line(row: Row) -> str:
     if not row.step:
         return f"{row.network:10} {'; '.join(row.notes)}"
     points = [f"{100 * share:+.2f}" for share in (row.difference, *row.interval)]
-    here = "-" if row.latency_s is None else units.seconds(row.latency_s)
     there = "  ".join(f"{name} {units.seconds(seconds)}" for name, seconds in row.predicted_s.items())
     size = f"{row.network:10} {row.step:10} {units.bytes_(row.size_bytes):>8} {row.smaller:>5.1f}x"
     right = f"{row.accuracy:.4f} {points[0]} [{points[1]}, {points[2]}] points"
-    return " | ".join((size, right, f"here {here}", there, *row.notes))
+    return " | ".join((size, right, f"here {units.seconds(row.latency_s)}", there, *row.notes))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ from passes.torch_level.distil import Distil
 from passes.torch_level.low_rank import FactoriseAndTrain
 from passes.torch_level.prune_channels import PruneChannels
 from passes.torch_level.qat import TrainQuantized
-from toolkit.bench import character_steps, characters
+from toolkit.bench import characters
+from toolkit.bench.steps import SEEN_AS_IT_IS, STACK, in_order
 from toolkit.sources import load_source
 from toolkit.training.trainer import Settings, Trainer
 
@@ -48,14 +49,14 @@ def trained() -> tuple[Program, Context]:
     )
     model = fit(small_network(), characters.next_character, step="small", epochs=2, rate=5e-3).eval()
     program = load_source((model, (torch.zeros(1, SMALL, dtype=torch.int64),))).program
-    ctx = Context(stack=character_steps.STACK, data=windows(16), fit=fit, budget=character_steps.SEEN_AS_IT_IS)
+    ctx = Context(stack=STACK, data=windows(16), fit=fit, budget=SEEN_AS_IT_IS)
     return program, ctx
 
 
 def after(steps: Sequence[Pass], trained: tuple[Program, Context]) -> Program:
     """The graph that comes of the network by `steps`; every one of them must have been kept."""
     program, ctx = trained
-    outcome = run(Recipe("steps", character_steps.in_order(steps)), program, ctx)
+    outcome = run(Recipe("steps", in_order(steps)), program, ctx)
     names = {step.name for step in steps}
     said = {p.name: (p.decision, p.reason) for p in outcome.proofs if p.name in names}
     assert {decision for decision, _ in said.values()} <= {Decision.KEPT}, said
@@ -103,7 +104,7 @@ def test_every_matrix_is_stored_in_four_bits_tables_of_embeddings_too(trained: t
 @pytest.mark.slow
 def test_a_causal_mask_costs_no_bytes() -> None:
     program = load_source((small_network(128).eval(), (torch.zeros(1, 128, dtype=torch.int64),))).program
-    graph = run(float32(character_steps.STACK, Level.TORCH), program, Context(stack=character_steps.STACK)).program
+    graph = run(float32(STACK, Level.TORCH), program, Context(stack=STACK)).program
     largest = max(v.const_value.size for v in graph.graph.initializers.values())
     assert largest == 128 * 32  # the table of places: a mask would be 128 x 128
 
