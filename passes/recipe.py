@@ -74,9 +74,9 @@ PASSES: Mapping[str, type[Pass]] = {
         RoundAdaptively,
         CorrectBias,
         QuantizeWeights,
+        StoreInBytes,
         PackWeights,
         ShortenNames,
-        StoreInBytes,
     )
 }
 """Every pass, by the name that recipes use."""
