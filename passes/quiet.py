@@ -26,15 +26,20 @@ def quiet_libraries() -> Iterator[None]:
 
 
 @contextmanager
-def silent_output() -> Iterator[None]:
-    """Nothing on standard output inside the block, not from C++ either: torch prints whole graphs when it fails."""
-    sys.stdout.flush()
-    kept = os.dup(1)
+def silent_output(descriptor: int = 1) -> Iterator[None]:
+    """Nothing on standard output inside the block, not from C++ either: torch prints whole graphs when it fails.
+
+    Args:
+        descriptor: 2 for standard error instead.
+    """
+    stream = sys.stdout if descriptor == 1 else sys.stderr
+    stream.flush()
+    kept = os.dup(descriptor)
     with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), descriptor)
     try:
         yield
     finally:
-        sys.stdout.flush()
-        os.dup2(kept, 1)
+        stream.flush()
+        os.dup2(kept, descriptor)
         os.close(kept)

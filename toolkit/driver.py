@@ -134,7 +134,7 @@ def compile_model(model: Any = None, *, target: str, **options: Any) -> Bundle:
         backend = BACKENDS[stack.backend]
         artifact = backend.lower(program, stack, scratch)
         samples = list(islice(ctx.proof_data(program), GOLDEN_SAMPLES))
-        write_golden(scratch / "golden.npz", samples, backend.load(scratch / artifact.file), program.truth.run)
+        write_golden(scratch / "golden.npz", samples, backend.witness(scratch, artifact), program.truth.run)
         laps.end("artefact")
         shown = program.named or program
         after = _priced(shown, stack, as_is=True)

@@ -26,12 +26,14 @@ class Artifact:
         format: onnx, tflite and so on.
         complete: The stack runs this very file; where False, `remaining` says what is still to be done, and where.
         remaining: The next step towards the device, as a command where there is one.
+        checked: What gave the answers of golden.npz, where it was not the file itself.
     """
 
     file: str
     format: str
     complete: bool
     remaining: str = ""
+    checked: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -50,6 +52,9 @@ class Backend(Protocol):
 
     def lower(self, program: Program, stack: Stack, folder: Path) -> Artifact:
         """Write what `stack` runs into `folder`."""
+
+    def witness(self, folder: Path, artifact: Artifact) -> _Call:
+        """What gives the answers of golden.npz: the artefact, or what `Artifact.checked` names in its place."""
 
     def load(self, artifact: Path, *, threads: int = 1) -> _Call:
         """The artefact as a function on this machine.

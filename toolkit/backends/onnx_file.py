@@ -28,6 +28,10 @@ class OnnxFile:
         remaining = self.remaining(program, stack)
         return Artifact(file="model.onnx", format="onnx", complete=not remaining, remaining=remaining)
 
+    def witness(self, folder: Path, artifact: Artifact) -> Session:
+        """The file itself."""
+        return self.load(folder / artifact.file)
+
     def load(self, artifact: Path, *, threads: int = 1) -> Session:
         """The ONNX through onnxruntime's CPU kernels: the answers, not another runtime's speed."""
         return Session(artifact.read_bytes(), threads=threads)

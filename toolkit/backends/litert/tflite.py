@@ -1,0 +1,42 @@
+"""From a program to the bytes of a .tflite."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from passes.program import Program
+from targets.stack import Stack
+from toolkit.backends.litert.layout import identity
+from toolkit.backends.litert.lowering import Edges, Lowering, lowered
+from toolkit.backends.litert.operators import OPERATORS
+from toolkit.backends.litert.reading import readable
+from toolkit.backends.litert.writing import file_bytes
+
+__all__ = ["tflite_bytes"]
+
+
+def tflite_bytes(program: Program, stack: Stack, edges: Edges | None = None) -> bytes:
+    """The content of the file; equal programs give equal bytes.
+
+    Args:
+        edges: How it meets its caller: as the signature says, unless the stack's accelerator has no floats.
+
+    Raises:
+        InvalidInput: operators have no form in the file, or sizes beside the batch vary.
+    """
+    only_integers = bool(stack.rules) and "int8" in program.facts
+    edges = edges or Edges(integers=only_integers, channels_last=only_integers)
+    lowering = lowered(readable(program, stack).graph, OPERATORS, edges)
+    return file_bytes(lowering.draft, program.name, _described(program, lowering))
+
+
+def _described(program: Program, lowering: Lowering) -> dict[str, Any]:
+    """What the caller must know beside the file's own tensors: in which order axes lie, and whether batches are taken
+    sample by sample."""
+    signature = program.signature
+    specs = (*signature.inputs, *signature.outputs)
+    return {
+        "as_floats": [s.name for s in signature.outputs if s.dtype == "float32"],
+        "orders": {name: order for name, order in lowering.orders.items() if order != identity(len(order))},
+        "by_sample": all(spec.shape and isinstance(spec.shape[0], str) for spec in specs),
+    }
