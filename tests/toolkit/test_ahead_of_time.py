@@ -1,0 +1,284 @@
+"""Programs without dependencies answer as onnxruntime does, on this processor and on emulated ones."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from passes.compare import errors, sqnr_db
+from passes.context import synthetic_data
+from passes.dataset import Array, Sample
+from passes.program import Program
+from targets.errors import InvalidInput, MissingDependency, ToolkitError
+from toolkit.backends.ahead_of_time import MACHINES, Built, building, compile_executable, compile_source, executing
+from toolkit.backends.ahead_of_time.emitter import OUR_SOURCES
+from toolkit.driver import export_program
+from toolkit.models import digits
+
+ENOUGH_DB = 80
+HOST = MACHINES["x86_64"]
+PI = MACHINES["aarch64-cortex-a72"]
+
+
+@pytest.fixture(scope="module")
+def series() -> Program:
+    """The one-dimensional network of the benches, untrained: three convolutions over 150 samples."""
+    from toolkit.bench.trained import _series_network
+
+    return export_program((_series_network(2).eval(), (_torch(np.zeros((1, 1, 150), np.float32)),)))
+
+
+@pytest.fixture(scope="module")
+def emulated(series: Program, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    return compile_executable(series, PI, tmp_path_factory.mktemp("pi") / "series")
+
+
+def worst_db(program: Program, built: Built, samples: list[Sample], *, emulate: bool = False) -> float:
+    """The worst signal-to-noise ratio of any output of any sample against onnxruntime."""
+    found = []
+    for sample, answer in zip(samples, built.many(samples, emulate=emulate), strict=True):
+        for name, want in program.run(sample).items():
+            signal, noise, _ = errors(want, answer[name])
+            found.append(sqnr_db(signal, noise))
+    return min(found)
+
+
+def samples_of(program: Program) -> list[Sample]:
+    return list(synthetic_data(program.signature, 0))
+
+
+def _torch(array: Array) -> object:
+    import torch
+
+    return torch.from_numpy(array)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(MACHINES))
+def test_the_digits_network_on_every_machine(name: str, tmp_path: Path) -> None:
+    program = export_program("digits")
+    built = compile_executable(program, MACHINES[name], tmp_path / "digits")
+    samples = list(digits.validation())[:20]
+    assert worst_db(program, built, samples, emulate=True) >= ENOUGH_DB
+
+
+def test_a_series_network_on_an_emulated_board(series: Program, emulated: Built) -> None:
+    assert worst_db(series, emulated, samples_of(series)) >= ENOUGH_DB
+    assert emulated.memory.weight_bytes < emulated.path.stat().st_size
+
+
+def test_one_damaged_bit_of_the_weights_is_noticed(series: Program, emulated: Built, tmp_path: Path) -> None:
+    compile_source(series, tmp_path)
+    weights = (tmp_path / "weights.bin").read_bytes()
+    program = emulated.path.read_bytes()
+    assert program.count(weights) == 1
+    for place in (0, len(weights) // 2, len(weights) - 1):
+        damaged = bytearray(weights)
+        damaged[place] ^= 1
+        broken = replace(emulated, path=tmp_path / f"broken{place}")
+        broken.path.write_bytes(program.replace(weights, bytes(damaged)))
+        broken.path.chmod(0o755)
+        with pytest.raises(InvalidInput, match="ended with 5: error: the weights in this file are damaged"):
+            broken.many(samples_of(series))
+
+
+def test_slightly_other_weights_give_other_answers(series: Program, emulated: Built, tmp_path: Path) -> None:
+    other = onnx.load_from_string(series.onnx_bytes)
+    for tensor in other.graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        if array.dtype == np.float32:
+            tensor.CopyFrom(numpy_helper.from_array(array * np.float32(1.001), tensor.name))
+    assert worst_db(as_program(other, tmp_path), emulated, samples_of(series)) < ENOUGH_DB
+
+
+def test_a_program_for_another_core_is_caught(series: Program, tmp_path: Path) -> None:
+    newer = replace(PI, name="aarch64-neoverse-v1", cpu="neoverse-v1", c_flags=("-mcpu=neoverse-v1",))
+    built = compile_executable(series, newer, tmp_path / "sve")
+    with pytest.raises(InvalidInput, match="an instruction that cortex-a72 does not have"):
+        built.many(samples_of(series))
+    able = replace(built, machine=replace(newer, emulated_cpu="max"))
+    assert worst_db(series, able, samples_of(series)) >= ENOUGH_DB, "it fails for its instructions alone"
+
+
+def test_the_source_builds_without_a_warning_and_answers(series: Program, tmp_path: Path) -> None:
+    memory = compile_source(series, tmp_path)
+    for file in OUR_SOURCES:
+        strict = ["gcc", "-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror", "-c", file, "-o", "checked.o"]
+        subprocess.run(strict, cwd=tmp_path, check=True)
+    subprocess.run(["make", "CFLAGS=-O1"], cwd=tmp_path, check=True, capture_output=True)
+    spec_in, spec_out = series.signature.inputs[0], series.signature.outputs[0]
+    for sample in samples_of(series)[:2]:
+        said = subprocess.run(["./program"], cwd=tmp_path, input=sample[spec_in.name].tobytes(), capture_output=True)
+        want = series.run(sample)[spec_out.name]
+        signal, noise, _ = errors(want, np.frombuffer(said.stdout, np.float32).reshape(want.shape))
+        assert sqnr_db(signal, noise) >= ENOUGH_DB
+    assert len((tmp_path / "weights.bin").read_bytes()) == memory.weight_bytes
+    text = (tmp_path / "model.c").read_text() + (tmp_path / "support.c").read_text()
+    assert "malloc" not in text
+
+
+def test_the_program_refuses_half_a_sample(emulated: Built) -> None:
+    for given in (b"", b"\0" * (emulated.inputs[0].bytes + 4)):
+        with pytest.raises(InvalidInput, match=r"sample \d has \d bytes, 600 are wanted \(in"):
+            executing.execute(emulated.path, PI, given)
+    with pytest.raises(InvalidInput, match="ended with 2"):
+        executing.execute(emulated.path, PI, b"", arguments=["--nonsense"])
+    assert b"float32[1x1x150]" in executing.execute(emulated.path, PI, b"", arguments=["--help"])
+
+
+def test_a_sample_of_the_wrong_shape_is_refused(emulated: Built) -> None:
+    name = emulated.inputs[0].name
+    with pytest.raises(InvalidInput, match=r"wants float32\[1, 1, 150\], got float32\[1, 150\]"):
+        emulated({name: np.zeros((1, 150), np.float32)})
+
+
+# Graphs of a few operators
+
+
+def graph(nodes: list[onnx.NodeProto], inputs: dict[str, tuple[str, list[int | str]]], outputs: list[str],
+          weights: dict[str, Array] | None = None) -> onnx.ModelProto:  # fmt: skip
+    values = [
+        helper.make_tensor_value_info(name, getattr(TensorProto, dtype), shape)
+        for name, (dtype, shape) in inputs.items()
+    ]
+    results = [helper.make_empty_tensor_value_info(name) for name in outputs]
+    tensors = [numpy_helper.from_array(array, name) for name, array in (weights or {}).items()]
+    made = helper.make_graph(nodes, "graph", values, results, tensors)
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    return onnx.shape_inference.infer_shapes(model)
+
+
+def as_program(model: onnx.ModelProto, folder: Path) -> Program:
+    onnx.save(model, folder / "graph.onnx")
+    return export_program(folder / "graph.onnx")
+
+
+IMAGE: dict[str, tuple[str, list[int | str]]] = {"x": ("FLOAT", [1, 8, 9, 11])}
+
+STEPS: tuple[Callable[[str, str, np.random.Generator], tuple[list[onnx.NodeProto], dict[str, Array]]], ...] = (
+    lambda x, y, rng: (
+        [helper.make_node("Conv", [x, f"w{y}", f"b{y}"], [y], pads=[1, 1, 1, 1])],
+        {
+            f"w{y}": rng.normal(0, 0.2, (8, 8, 3, 3)).astype(np.float32),
+            f"b{y}": rng.normal(size=8).astype(np.float32),
+        },
+    ),
+    lambda x, y, rng: (
+        [helper.make_node("Conv", [x, f"w{y}"], [y], group=8, pads=[2, 2, 2, 2])],
+        {f"w{y}": rng.normal(0, 0.3, (8, 1, 5, 5)).astype(np.float32)},
+    ),
+    lambda x, y, rng: ([helper.make_node("MaxPool", [x], [y], kernel_shape=[3, 3], pads=[1, 1, 1, 1])], {}),
+    lambda x, y, rng: ([helper.make_node("AveragePool", [x], [y], kernel_shape=[3, 3], pads=[1, 1, 1, 1])], {}),
+    lambda x, y, rng: ([helper.make_node("Sigmoid", [x], [y])], {}),
+    lambda x, y, rng: ([helper.make_node("HardSwish", [x], [y])], {}),
+    lambda x, y, rng: ([helper.make_node("PRelu", [x, f"s{y}"], [y])], {f"s{y}": np.full((8, 1, 1), 0.1, np.float32)}),
+    lambda x, y, rng: ([helper.make_node("Add", [x, "x"], [y])], {}),
+    lambda x, y, rng: ([helper.make_node("Mul", [x, "x"], [y])], {}),
+    lambda x, y, rng: ([helper.make_node("Softmax", [x], [y], axis=1)], {}),
+    lambda x, y, rng: (
+        [
+            helper.make_node("Split", [x], [f"l{y}", f"r{y}"], axis=1, num_outputs=2),
+            helper.make_node("Tanh", [f"r{y}"], [f"t{y}"]),
+            helper.make_node("Concat", [f"t{y}", f"l{y}"], [y], axis=1),
+        ],
+        {},
+    ),
+    lambda x, y, rng: (
+        [
+            helper.make_node("Reshape", [x, f"a{y}"], [f"f{y}"]),
+            helper.make_node("Transpose", [f"f{y}"], [f"g{y}"], perm=[0, 2, 1]),
+            helper.make_node("MatMul", [f"g{y}", f"w{y}"], [f"h{y}"]),
+            helper.make_node("Transpose", [f"h{y}"], [f"i{y}"], perm=[0, 2, 1]),
+            helper.make_node("Reshape", [f"i{y}", f"z{y}"], [y]),
+        ],
+        {
+            f"a{y}": np.array([1, 8, 99]),
+            f"z{y}": np.array([1, 8, 9, 11]),
+            f"w{y}": rng.normal(0, 0.4, (8, 8)).astype(np.float32),
+        },
+    ),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(6))
+def test_random_graphs_answer_as_onnxruntime_does(seed: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(seed)
+    nodes: list[onnx.NodeProto] = []
+    weights: dict[str, Array] = {}
+    last = "x"
+    for i, kind in enumerate(rng.integers(0, len(STEPS), 6)):
+        more, arrays = STEPS[kind](last, f"y{i}", rng)
+        nodes += more
+        weights |= arrays
+        last = f"y{i}"
+    program = as_program(graph(nodes, IMAGE, [last, "y2"], weights), tmp_path)
+    built = compile_executable(program, HOST, tmp_path / "program")
+    assert worst_db(program, built, samples_of(program)) >= ENOUGH_DB
+
+
+def test_outputs_may_be_inputs_constants_integers_and_twins(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Gather", ["table", "index"], ["rows"]),
+        helper.make_node("Identity", ["table"], ["same_table"]),
+        helper.make_node("Identity", ["index"], ["same_index"]),
+        helper.make_node("Greater", ["rows", "zero"], ["positive"]),
+        helper.make_node("Reshape", ["rows", "flat"], ["flat_rows"]),
+    ]
+    rng = np.random.default_rng(0)
+    weights = {"table": rng.normal(size=(7, 3)).astype(np.float32), "zero": np.float32([0]), "flat": np.array([-1])}
+    outputs = ["rows", "same_table", "same_index", "positive", "flat_rows"]
+    program = as_program(graph(nodes, {"index": ("INT64", [4])}, outputs, weights), tmp_path)
+    built = compile_executable(program, HOST, tmp_path / "program")
+    sample = {"index": np.array([6, 0, 3, 3])}
+    for name, want in program.run(sample).items():
+        np.testing.assert_array_equal(built(sample)[name], want)
+
+
+# What is refused
+
+
+def test_an_operator_without_a_converter_is_named(tmp_path: Path) -> None:
+    weights = {"w": np.zeros((1, 8, 3), np.float32), "r": np.zeros((1, 8, 2), np.float32)}
+    node = helper.make_node("LSTM", ["x", "w", "r"], ["y"], name="recurrent", hidden_size=2)
+    program = as_program(graph([node], {"x": ("FLOAT", [5, 1, 3])}, ["y"], weights), tmp_path)
+    with pytest.raises(InvalidInput, match=r"no converter for LSTM \(recurrent\)"):
+        compile_executable(program, HOST, tmp_path / "program")
+
+
+def test_a_varying_size_is_refused(tmp_path: Path) -> None:
+    node = helper.make_node("Relu", ["x"], ["y"])
+    program = as_program(graph([node], {"x": ("FLOAT", ["N", 3])}, ["y"]), tmp_path)
+    with pytest.raises(InvalidInput, match=r"x: float32\[N, 3\] varies"):
+        compile_executable(program, HOST, tmp_path / "program")
+
+
+def test_a_type_that_c_lacks_is_refused(tmp_path: Path) -> None:
+    node = helper.make_node("Add", ["x", "x"], ["y"])
+    program = as_program(graph([node], {"x": ("FLOAT16", [2, 3])}, ["y"]), tmp_path)
+    with pytest.raises(InvalidInput, match="float16"):
+        compile_executable(program, HOST, tmp_path / "program")
+
+
+def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(building.shutil, "which", lambda name: None)
+    monkeypatch.setattr(building, "find_spec", lambda name: None)
+    with pytest.raises(MissingDependency) as no_compiler:
+        building.compiler(PI)
+    with pytest.raises(MissingDependency) as no_emulator:
+        executing.command(PI)
+    assert "gcc-aarch64-linux-gnu" in no_compiler.value.hint
+    assert "qemu-user-static" in no_emulator.value.hint
+
+
+def test_what_the_compiler_refuses_is_said(tmp_path: Path) -> None:
+    (tmp_path / "bad.c").write_text("int main(void) { return nothing; }\n")
+    with pytest.raises(ToolkitError, match="undeclared"):
+        building.link(tmp_path, ["bad.c"], HOST, "bad")

@@ -1,0 +1,9 @@
+"""TVM ahead-of-time: a program without dependencies for one processor, or its C source, with every byte planned."""
+
+from __future__ import annotations
+
+from toolkit.backends.ahead_of_time.compiling import Built, compile_executable, compile_source
+from toolkit.backends.ahead_of_time.executing import execute
+from toolkit.backends.ahead_of_time.machines import MACHINES, Machine
+
+__all__ = ["MACHINES", "Built", "Machine", "compile_executable", "compile_source", "execute"]

@@ -1,0 +1,224 @@
+"""The C around the kernels: a header, one function that calls them in order, the constants, a command line, a Makefile.
+
+No allocation, no dependency but memcpy and what kernels take of libm. Our part is C99 without a warning.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.resources import files
+
+import numpy as np
+
+from targets.errors import InvalidInput
+from toolkit.backends.ahead_of_time.plan import Plan, scratch_name
+from toolkit.backends.ahead_of_time.trace import Kernel, Tensor, Trace
+
+__all__ = ["OUR_SOURCES", "kernel_source", "makefile", "sources"]
+
+OUR_SOURCES = ("main.c", "model.c", "support.c")
+
+_TYPES = {
+    "bool": "bool", "float32": "float", "float64": "double",
+    "int8": "int8_t", "int16": "int16_t", "int32": "int32_t", "int64": "int64_t",
+    "uint8": "uint8_t", "uint16": "uint16_t", "uint32": "uint32_t", "uint64": "uint64_t",
+}  # fmt: skip
+
+
+def sources(plan: Plan, name: str) -> dict[str, bytes]:
+    """Every file but the kernels, by its name. `name` is what comments call the network."""
+    fixed = {file: (files(__package__) / "c" / file).read_bytes() for file in _FIXED}
+    written = {"model.h": _header(plan.trace, name), "model.c": _model(plan)}
+    return fixed | {file: text.encode() for file, text in written.items()} | {"weights.bin": plan.weights}
+
+
+_FIXED = ("main.c", "support.c", "support.h", "weights.S")
+
+
+_TVM_ALONE = ('#include "tvm/', "void* __tvm_ffi__", "#define TVM_EXPORTS")
+
+
+def kernel_source(code: bytes) -> bytes:
+    """TVM's C with our header in the place of TVM's own, of which it needs a few names."""
+    lines = code.decode().splitlines()
+    kept = [line for line in lines if not line.startswith(_TVM_ALONE)]
+    return "\n".join(['#include "support.h"', "#include <string.h>", *kept, ""]).encode()
+
+
+def _type(dtype: str) -> str:
+    if dtype not in _TYPES:
+        raise InvalidInput(
+            f"C has no type for {dtype}, which a kernel of this network takes",
+            hint=f"compile with --precision float32; C has {', '.join(_TYPES)}",
+        )
+    return _TYPES[dtype]
+
+
+def _header(trace: Trace, name: str) -> str:
+    return f"""/* {_comment(name)}: made by a compiler, not to be edited. */
+#ifndef MODEL_H
+#define MODEL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum {{ MODEL_OK = 0, MODEL_KERNEL_FAILED = 1 }};
+
+#define MODEL_INPUT_BYTES {sum(t.bytes for t in trace.inputs)}
+#define MODEL_OUTPUT_BYTES {sum(t.bytes for t in trace.outputs)}
+#define MODEL_INPUTS "{_described(trace.inputs)}"
+#define MODEL_OUTPUTS "{_described(trace.outputs)}"
+
+/* Row-major arrays, aligned as C aligns their type: {_described(trace.inputs)} -> {_described(trace.outputs)}.
+   Returns MODEL_OK or MODEL_KERNEL_FAILED. Not to be called by two threads at once: there is one arena. */
+int model_run({_parameters(trace)});
+
+/* The same, with the inputs one after another in one block of bytes, and the outputs in another. */
+int model_run_packed(const void *inputs, void *outputs);
+
+/* Whether the constants are those that the compiler wrote; no single changed byte escapes. */
+int model_weights_intact(void);
+
+#endif
+"""
+
+
+def _comment(text: str) -> str:
+    return re.sub(r"[^\w .,:;()\[\]-]", "_", text)
+
+
+def _described(tensors: Sequence[Tensor]) -> str:
+    return ", ".join(f"{_comment(t.name)} {t.dtype}[{'x'.join(map(str, t.shape))}]" for t in tensors)
+
+
+def _arguments(trace: Trace) -> tuple[list[str], list[str]]:
+    return [f"in{i}" for i in range(len(trace.inputs))], [f"out{i}" for i in range(len(trace.outputs))]
+
+
+def _parameters(trace: Trace) -> str:
+    names_in, names_out = _arguments(trace)
+    given = [f"const {_type(t.dtype)} *{name}" for name, t in zip(names_in, trace.inputs, strict=True)]
+    return ", ".join([*given, *(f"{_type(t.dtype)} *{n}" for n, t in zip(names_out, trace.outputs, strict=True))])
+
+
+def _model(plan: Plan) -> str:
+    trace = plan.trace
+    names_in, names_out = _arguments(trace)
+    sums = _checksum(plan.weights)
+    return f"""#include <string.h>
+
+#include "model.h"
+#include "support.h"
+
+#if !defined(__GNUC__)
+#error "tell this compiler how to align an array to 64 bytes"
+#endif
+
+enum {{ WEIGHT_BYTES = {len(plan.weights)} }};
+extern const unsigned char model_weights[];
+static unsigned char arena[{max(plan.memory.arena_bytes, 1)}] __attribute__((aligned(64)));
+
+#define ARENA(offset) ((void *)(arena + (offset)))
+#define WEIGHT(offset) ((void *)(uintptr_t)(model_weights + (offset)))
+
+{_lines(map(_prototype, trace.kernels.values()), 0)}
+
+int model_weights_intact(void) {{
+  uint64_t sum = 0, sum_of_sums = 0;
+  size_t i;
+  for (i = 0; i < WEIGHT_BYTES; i += 4) {{
+    uint32_t word;
+    memcpy(&word, model_weights + i, 4);
+    sum += word;
+    sum_of_sums += sum;
+  }}
+  return sum == UINT64_C({sums[0]}) && sum_of_sums == UINT64_C({sums[1]});
+}}
+
+static int run(const void *const *inputs, void *const *outputs) {{
+{_lines(_statements(plan), 2)}
+  return MODEL_OK;
+}}
+
+int model_run({_parameters(trace)}) {{
+  const void *const inputs[] = {{{", ".join(names_in)}}};
+  void *const outputs[] = {{{", ".join(names_out)}}};
+  return run(inputs, outputs);
+}}
+
+int model_run_packed(const void *packed_inputs, void *packed_outputs) {{
+  const unsigned char *from = packed_inputs;
+  unsigned char *to = packed_outputs;
+  const void *const inputs[] = {{{", ".join(_within("from", trace.inputs))}}};
+  void *const outputs[] = {{{", ".join(_within("to", trace.outputs))}}};
+  return run(inputs, outputs);
+}}
+"""
+
+
+def _checksum(weights: bytes) -> tuple[int, int]:
+    """The sum of all 32-bit words, and the sum of its partial sums, modulo 2^64 (Fletcher 1982, without the -1)."""
+    words = np.frombuffer(weights, "<u4").astype(np.uint64)
+    left = np.arange(len(words), 0, -1, dtype=np.uint64)
+    return int(words.sum(dtype=np.uint64)), int((words * left).sum(dtype=np.uint64))
+
+
+def _lines(lines: Iterable[str], indent: int) -> str:
+    return "\n".join(" " * indent + line for line in lines)
+
+
+def _within(pointer: str, tensors: Sequence[Tensor]) -> Iterator[str]:
+    """Where each of `tensors` begins when they lie one after another."""
+    offset = 0
+    for tensor in tensors:
+        yield f"{pointer} + {offset}"
+        offset += tensor.bytes
+
+
+def _prototype(kernel: Kernel) -> str:
+    return f"int32_t {kernel.name}({', '.join(f'{_type(p)} *' for p in kernel.parameters)});"
+
+
+def _statements(plan: Plan) -> Iterator[str]:
+    """Copy in, call, copy out."""
+    trace = plan.trace
+    for index, tensor in enumerate(trace.inputs):
+        yield f"memcpy({_place(plan, tensor.name)}, inputs[{index}], {tensor.bytes});"
+    for index, call in enumerate(trace.calls):
+        if (scratch := scratch_name(index)) in plan.offsets:
+            yield f"model_scratch(arena + {plan.offsets[scratch]}, {trace.kernels[call.kernel].scratch_bytes});"
+        yield f"if ({call.kernel}({', '.join(_place(plan, name) for name in call.arguments)}) != 0)"
+        yield "  return MODEL_KERNEL_FAILED;"
+    for index, (name, tensor) in enumerate(zip(trace.results, trace.outputs, strict=True)):
+        yield f"memcpy(outputs[{index}], {_place(plan, name)}, {tensor.bytes});"
+
+
+def _place(plan: Plan, name: str) -> str:
+    return f"WEIGHT({plan.constants[name]})" if name in plan.constants else f"ARENA({plan.offsets[name]})"
+
+
+def makefile() -> bytes:
+    """Builds the command line program and leaves the objects; CC and CFLAGS choose the processor."""
+    return b"""# CC=aarch64-linux-gnu-gcc CFLAGS="-O3 -mcpu=cortex-a72" make
+CC ?= cc
+CFLAGS ?= -O3
+OURS = main.o model.o support.o
+
+program: $(OURS) kernels.o weights.o
+\t$(CC) $(CFLAGS) -o $@ $^ -lm
+
+$(OURS): %.o: %.c model.h support.h
+\t$(CC) $(CFLAGS) -std=c99 -Wall -Wextra -c $< -o $@
+
+kernels.o: kernels.c support.h
+\t$(CC) $(CFLAGS) -std=c99 -c $< -o $@
+
+weights.o: weights.S weights.bin
+\t$(CC) -c $< -o $@
+
+clean:
+\trm -f program *.o
+
+.PHONY: clean
+"""

@@ -1,0 +1,74 @@
+"""What TVM reads: the ONNX graph with static shapes, constants folded by onnxruntime, no operator that it lacks."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from passes.onnxruntime import import_onnxruntime, mapped_errors
+from passes.program import Program
+from targets.errors import InvalidInput
+from toolkit.backends.ahead_of_time import adapter
+from toolkit.backends.ahead_of_time.trace import Tensor
+
+__all__ = ["outputs_of", "prepared"]
+
+_QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
+_SHOWN = 3
+
+
+def prepared(program: Program) -> Any:
+    """The ModelProto that `adapter.lowered` takes.
+
+    Raises:
+        InvalidInput: a size varies, the graph is quantized, or TVM has no converter for a node.
+    """
+    _refuse_varying(program)
+    simplified = _simplified(program.onnx_bytes)
+    if any(node.op_type in _QUANTIZED for node in simplified.graph.node):
+        raise InvalidInput(
+            "the ahead-of-time compiler takes float graphs so far, and this one is quantized",
+            hint="compile with --precision float32",
+        )
+    if missing := adapter.unsupported(simplified):
+        nodes = ", ".join(f"{operator} ({name or 'unnamed'})" for operator, name in missing[:_SHOWN])
+        more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+        raise InvalidInput(
+            f"TVM has no converter for {nodes}{more}",
+            hint="replace it in the model, or compile for a stack with another runtime (onnxruntime takes most)",
+        )
+    return simplified
+
+
+def outputs_of(program: Program) -> tuple[Tensor, ...]:
+    """The outputs of a program of static shapes, as the signature has them."""
+    return tuple(
+        Tensor(spec.name, spec.dtype, tuple(d for d in spec.shape if isinstance(d, int)))
+        for spec in program.signature.outputs
+    )
+
+
+def _refuse_varying(program: Program) -> None:
+    for spec in (*program.signature.inputs, *program.signature.outputs):
+        if any(isinstance(dim, str) for dim in spec.shape):
+            raise InvalidInput(
+                f"the ahead-of-time compiler plans memory for one size, and {spec} varies",
+                hint="state the size of each input, for instance --input 1x3x224x224",
+            )
+
+
+def _simplified(model: bytes) -> Any:
+    """The graph after onnxruntime's basic optimisations: constants folded, identities gone, standard operators only."""
+    import onnx
+
+    ort = import_onnxruntime()
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.log_severity_level = 4
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "basic.onnx"
+        options.optimized_model_filepath = str(path)
+        with mapped_errors("simplifying the graph"):
+            ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return onnx.load(path)
