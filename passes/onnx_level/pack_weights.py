@@ -9,7 +9,6 @@ import numpy as np
 
 from passes.context import Context
 from passes.contract import Kind, Pass, PassFailed
-from passes.onnx_level.matching import made_by, only_user
 from passes.program import Program
 
 if TYPE_CHECKING:
@@ -65,8 +64,6 @@ class PackWeights(Pass):
             _leave_out_zero_point(node)
             _leave_out_defaults(node, program.opset)
         DeduplicateInitializersPass()(model)
-        for node in model.graph.all_nodes():
-            _leave_out_repeat(node)
         RemoveUnusedNodesPass()(model)
         for graph in model.graphs():
             for value in [v for v in graph.initializers.values() if _fits_in_four_bits(v)]:
@@ -111,23 +108,6 @@ def _leave_out_zero_point(node: ir.Node) -> None:
     convolves = all(use.node.op_type in _CONVOLUTIONS for use in node.outputs[0].uses())
     if is_weight and convolves and zero is not None and not np.any(zero.numpy()):
         node.resize_inputs(2)
-
-
-def _leave_out_repeat(node: ir.Node) -> None:
-    """A rounding, and its way back, of values that a view of rounded ones has in another order: they stay as they are.
-
-    onnxruntime carries the integers over the view by itself.
-    """
-    import onnx_ir
-
-    back = only_user(node.outputs[0]) if node.op_type == "QuantizeLinear" and not node.domain else None
-    view = made_by(node.inputs[0], "Reshape") if back is not None and back.op_type == "DequantizeLinear" else None
-    first = made_by(view.inputs[0], "DequantizeLinear") if view is not None else None
-    if back is None or view is None or first is None or back.outputs[0].is_graph_output():
-        return
-    is_one_scale = node.inputs[1] is not None and node.inputs[1].shape is not None and not len(node.inputs[1].shape)
-    if is_one_scale and first.inputs[1:] == node.inputs[1:] == back.inputs[1:]:
-        onnx_ir.convenience.replace_all_uses_with(back.outputs[0], view.outputs[0])
 
 
 def _leave_out_shapes(model: ir.Model) -> None:

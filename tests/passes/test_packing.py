@@ -132,22 +132,6 @@ def test_the_price_is_that_of_the_graph_before(quantized: Program, ctx: Context)
     assert proof.cost_s[0] == proof.cost_s[1]
 
 
-def test_what_a_view_reorders_is_not_rounded_again(
-    program: Callable[..., Program], context: Callable[..., Context]
-) -> None:
-    rounded = """net (float[2,8] x) => (float[16] y) {
-        q = QuantizeLinear(x, s, z)  d = DequantizeLinear(q, s, z)  v = Reshape(d, flat)
-        r = QuantizeLinear(v, s, OTHER)  e = DequantizeLinear(r, s, OTHER)  y = Neg(e) }"""
-    values = {"s": np.float32(0.1), "z": np.uint8(7), "flat": np.array([-1]), "o": np.uint8(9)}
-    for zero, left in (("z", 1), ("o", 2)):
-        given = {name: value for name, value in values.items() if name != "o" or zero == "o"}
-        graph = program(rounded.replace("OTHER", zero), opset=21, **given)
-        packed = PackWeights().apply(graph, context())
-        assert sum(node.op_type == "QuantizeLinear" for node in packed.graph) == left
-        sample = {"x": np.linspace(-3, 30, 16, dtype=np.float32).reshape(2, 8)}
-        np.testing.assert_array_equal(packed.run(sample)["y"], graph.run(sample)["y"])
-
-
 def test_an_old_opset_has_no_four_bits(program: Callable[..., Program], context: Callable[..., Context]) -> None:
     old = program("net (float[1,4] x) => (float[1,4] y) { y = Relu(x) }")
     with pytest.raises(PassFailed, match="opset 21"):
