@@ -17,6 +17,7 @@ import numpy as np
 from passes.dataset import Array
 from targets.errors import InvalidInput
 from targets.graph import SOURCE_KEY
+from toolkit.backends.litert.kernels import refused_type
 from toolkit.backends.litert.layout import Order, View, channels_last, identity, same_memory
 from toolkit.backends.litert.reading import Step, steps
 from toolkit.backends.litert.tensors import Draft, Operator, Quantization, Tensor
@@ -63,6 +64,8 @@ def lowered(graph: ir.Graph, operators: Mapping[str, Lower], edges: Edges) -> Lo
         try:
             if step.node.domain or step.node.op_type not in operators:
                 raise Refused("has no form in a .tflite here")
+            if (second := _second_result(step.node)) and step.node.op_type != "Split":
+                raise Refused(f"gives a second result that is used, {second!r}")
             operators[step.node.op_type](lowering, step)
         except Refused as reason:
             refusals[step.node] = str(reason)
@@ -81,6 +84,10 @@ def _refusal(refusals: Mapping[ir.Node, str]) -> InvalidInput:
         f"the network cannot be written as a .tflite: {shown}",
         hint="replace these operators in the model, or choose a stack that runs ONNX (`toolkit targets` lists them)",
     )
+
+
+def _second_result(node: ir.Node) -> str:
+    return next((str(v.name) for v in node.outputs[1:] if v.uses() or v.is_graph_output()), "")
 
 
 def _where(node: ir.Node) -> str:
@@ -115,7 +122,10 @@ class Lowering:
         """Its static shape."""
         if value.shape is None or not value.shape.is_static():
             raise Refused(f"has a result whose size is not known: {value.name!r}")
-        return tuple(int(d) for d in value.shape.dims)  # type: ignore[arg-type]
+        sizes = tuple(int(d) for d in value.shape.dims)  # type: ignore[arg-type]
+        if 0 in sizes:
+            raise Refused(f"has an operand or result without elements: {value.name!r}")
+        return sizes
 
     def view(self, value: ir.Value) -> View:
         """Where a value is stored; constants are taken into the draft."""
@@ -280,7 +290,13 @@ class Lowering:
         options: Mapping[str, Any] | None = None,
         name: str = "",
     ) -> Tensor:
-        """Draft an operator with one result."""
+        """Draft an operator with one result.
+
+        Raises:
+            Refused: its kernel does not compute in these types.
+        """
+        if other := refused_type(code, inputs):
+            raise Refused(f"computes in {other}")
         result = Tensor(name, tuple(int(s) for s in shape), dtype, quantization)
         self.draft.operators.append(Operator(code, list(inputs), [result], options or {}))
         return result

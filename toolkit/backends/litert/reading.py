@@ -56,6 +56,8 @@ def readable(program: Program, stack: Stack) -> ir.Model:
         InvalidInput: a size beside the batch varies.
     """
     for spec in program.signature.inputs:
+        if 0 in spec.shape:
+            raise InvalidInput(f"an input without elements has no form in a .tflite: {spec}", hint="remove the input")
         if any(isinstance(size, str) for size in spec.shape[1:]):
             raise InvalidInput(
                 f"{stack.runtime} runs files of fixed sizes, and this model's input may vary: {spec}",

@@ -67,8 +67,10 @@ class Interpreter:
         return {name: self._taken(name, answers[name]) for name in self._outputs}
 
     def _given(self, name: str, array: Array) -> Array:
+        if array.dtype == np.float16:
+            array = array.astype(np.float32)
         detail = self._inputs[name]
-        if detail["dtype"] != array.dtype and array.dtype == np.float32:
+        if detail["dtype"] == np.int8 and array.dtype == np.float32:
             scale, zero = detail["quantization"]
             array = np.clip(np.rint(array / np.float32(scale)) + zero, -128, 127).astype(np.int8)
         order = self._edges["orders"].get(name)
@@ -78,10 +80,11 @@ class Interpreter:
         order = self._edges["orders"].get(name)
         if order is not None:
             array = array.transpose(np.argsort(order))
-        scale, zero = self._outputs[name]["quantization"]
-        if array.dtype == np.int8 and name in self._edges["as_floats"]:
+        wanted = self._edges["types"][name]
+        if array.dtype == np.int8 and wanted.startswith("float"):
+            scale, zero = self._outputs[name]["quantization"]
             array = (array.astype(np.int32) - zero).astype(np.float32) * np.float32(scale)
-        return np.ascontiguousarray(array)
+        return np.ascontiguousarray(array).astype(wanted, copy=False)
 
 
 def _library() -> Any:

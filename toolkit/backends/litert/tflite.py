@@ -36,7 +36,7 @@ def _described(program: Program, lowering: Lowering) -> dict[str, Any]:
     signature = program.signature
     specs = (*signature.inputs, *signature.outputs)
     return {
-        "as_floats": [s.name for s in signature.outputs if s.dtype == "float32"],
+        "types": {spec.name: spec.dtype for spec in signature.outputs},
         "orders": {name: order for name, order in lowering.orders.items() if order != identity(len(order))},
         "by_sample": all(spec.shape and isinstance(spec.shape[0], str) for spec in specs),
     }

@@ -12,7 +12,7 @@ from toolkit.backends.litert.tensors import Operator
 __all__ = ["version_of"]
 
 _SECOND_FOR_INT8 = frozenset(
-    "ABS ADD ARG_MAX ARG_MIN AVERAGE_POOL_2D BATCH_MATMUL CONCATENATION DEPTH_TO_SPACE EQUAL EXP GATHER GELU GREATER "
+    "ABS ADD ARG_MAX ARG_MIN AVERAGE_POOL_2D BATCH_MATMUL CONCATENATION DEPTH_TO_SPACE EQUAL EXP GELU GREATER "
     "GREATER_EQUAL L2_NORMALIZATION LESS LESS_EQUAL LOG LOGISTIC LOG_SOFTMAX MEAN MIRROR_PAD REDUCE_PROD RELU RELU6 "
     "REDUCE_MAX REDUCE_MIN RSQRT SOFTMAX SPACE_TO_DEPTH SPLIT_V SQRT SQUARED_DIFFERENCE SUM TANH MAX_POOL_2D".split()
 )
@@ -74,6 +74,14 @@ def _mul(operator: Operator) -> int:
     if first is not None and second is not None and result is not None:
         return 3 if first.step * second.step / result.step >= 1 else 2
     return {"int64": 5}.get(_type(operator), 1)
+
+
+def _cast(operator: Operator) -> int:
+    return 3 if "int8" in (_type(operator), operator.outputs[0].dtype) else 1
+
+
+def _gather(operator: Operator) -> int:
+    return {"bool": 3, "int8": 2}.get(_type(operator), 1)
 
 
 def _add(operator: Operator) -> int:
@@ -148,11 +156,13 @@ def _broadcast_to(operator: Operator) -> int:
 _RULES: Mapping[str, Callable[[Operator], int]] = {
     "ADD": _add,
     "BROADCAST_TO": _broadcast_to,
+    "CAST": _cast,
     "CONV_2D": _conv,
     "DEPTHWISE_CONV_2D": _depthwise,
     "DEQUANTIZE": _dequantize,
     "DIV": _div,
     "FULLY_CONNECTED": _fully_connected,
+    "GATHER": _gather,
     "MAXIMUM": _extreme,
     "MINIMUM": _extreme,
     "MUL": _mul,

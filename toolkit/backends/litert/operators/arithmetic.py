@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from passes.dataset import Array
 from toolkit.backends.litert.layout import Order, View, identity, widened
-from toolkit.backends.litert.lowering import Lower, Lowering
+from toolkit.backends.litert.lowering import Lower, Lowering, Refused
 from toolkit.backends.litert.reading import Step
 from toolkit.backends.litert.schema import ACTIVATIONS
 from toolkit.backends.litert.tensors import Quantization, Tensor
@@ -55,6 +56,8 @@ def _binary(code: str) -> Lower:
         order = order_for(lowering, values, len(shape))
         rounding = _rounding(lowering, step, code, values)
         operands = [operand(lowering, value, order, real=rounding is None) for value in values]
+        if len(types := {tensor.dtype for tensor in operands}) > 1 and rounding is None:
+            raise Refused(f"computes with {' and '.join(sorted(types))}")
         if rounding is not None:
             operands = [_stored(lowering, tensor, code, rounding) for tensor in operands]
         made = _chained(lowering, step, code, operands, tuple(shape[axis] for axis in order), rounding)
@@ -75,18 +78,20 @@ def _rounding(lowering: Lowering, step: Step, code: str, values: list[ir.Value])
         if numbers is None or lowering.quantization(value) is not None:
             continue
         others = [q for v in values if v is not value and (q := lowering.quantization(v)) is not None]
-        if code in _SAME_SCALE or _spoiled(code, _scale_for(numbers).step, others, rounding) > 0.25:
+        if code in _SAME_SCALE or _spoiled(code, numbers, others, rounding) > 0.5:
             return None
     return rounding
 
 
-def _spoiled(code: str, step: float, others: list[Quantization], rounding: Quantization) -> float:
+def _spoiled(code: str, numbers: Array, others: list[Quantization], rounding: Quantization) -> float:
     """How far the rounding of a constant may move the result, in steps of the result."""
+    q = _scale_for(numbers)
+    error = float(np.abs(q.real(np.rint(numbers / q.step)) - numbers).max(initial=0))
     gain = max(abs(others[0].lowest), abs(others[0].highest)) if code == "MUL" and others else 1.0
-    return step / 2 * gain / rounding.step
+    return error * gain / rounding.step
 
 
-def _scale_for(numbers: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> Quantization:
+def _scale_for(numbers: Array) -> Quantization:
     """Symmetric; exact where all elements have one magnitude."""
     largest = float(np.abs(numbers).max(initial=0)) or 1.0
     alike = len(np.unique(np.abs(numbers))) == 1

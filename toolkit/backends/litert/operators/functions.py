@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -41,18 +41,19 @@ class _Function:
     code: str
     any_scale: bool = False
     fixed: Quantization | None = None
+    options: Mapping[str, float] = field(default_factory=dict)
 
     def __call__(self, lowering: Lowering, step: Step) -> None:
         rounding = lowering.integers(step)
         to = rounding if self.any_scale else self.fixed
         if rounding is None or to is None or not (self.any_scale or rounded_twice(lowering, to, rounding)):
-            _floats(lowering, step, self.code)
+            _floats(lowering, step, self.code, self.options)
             return
         value = step.node.inputs[0]
         assert value is not None
         order = lowering.view(value).order
         x = lowering.laid(value, order)
-        made = lowering.emit(self.code, [x], x.shape, "int8", to)
+        made = lowering.emit(self.code, [x], x.shape, "int8", to, self.options)
         lowering.set(step.output, lowering.requantized(made, rounding), order)
 
 
@@ -158,6 +159,8 @@ def _prelu(lowering: Lowering, step: Step) -> None:
 def _without_batch(lowering: Lowering, slopes: Tensor, x: Tensor) -> Tensor:
     """Slopes with the axes of `x` but the first, as the kernel wants them."""
     sizes = (1,) * (len(x.shape) - len(slopes.shape)) + slopes.shape
+    if sizes[0] != 1:
+        raise Refused("has slopes for each sample")
     return lowering.reshaped(slopes, sizes[1:])
 
 
@@ -177,13 +180,13 @@ def _hard_sigmoid(lowering: Lowering, step: Step) -> None:
 
 def _gelu(lowering: Lowering, step: Step) -> None:
     tanh = step.node.attributes.get_string("approximate", "none") == "tanh"
-    _floats(lowering, step, "GELU", {"approximate": tanh})
+    _Function("GELU", any_scale=True, options={"approximate": tanh})(lowering, step)
 
 
 def _elu(lowering: Lowering, step: Step) -> None:
     if step.node.attributes.get_float("alpha", 1.0) != 1:
         raise Refused("has another alpha than 1")
-    _floats(lowering, step, "ELU")
+    _Function("ELU", any_scale=True)(lowering, step)
 
 
 def _reciprocal(lowering: Lowering, step: Step) -> None:
@@ -238,13 +241,13 @@ def _truth(lowering: Lowering, step: Step) -> None:
 
 
 _FUNCTIONS = {
-    "Abs": _Function("ABS"),
+    "Abs": _Function("ABS", any_scale=True),
     "Ceil": _Function("CEIL"),
     "Cos": _Function("COS"),
-    "Exp": _Function("EXP"),
+    "Exp": _Function("EXP", any_scale=True),
     "Floor": _Function("FLOOR"),
-    "HardSwish": _Function("HARD_SWISH"),
-    "Log": _Function("LOG"),
+    "HardSwish": _Function("HARD_SWISH", any_scale=True),
+    "Log": _Function("LOG", any_scale=True),
     "Neg": _Function("NEG"),
     "Round": _Function("ROUND"),
     "Sigmoid": _Function("LOGISTIC", fixed=UNIT),

@@ -277,18 +277,22 @@ def _depth_to_space(lowering: Lowering, step: Step) -> None:
     x = lowering.laid(value, channels_last(4))
     if step.node.attributes.get_string("mode", "DCR") == "CRD":
         x = _channels(lowering, x, _blocks_first(shape[1], block))
-    _blocks(lowering, step, "DEPTH_TO_SPACE", x, block)
+    lowering.set(step.output, _blocks(lowering, step, "DEPTH_TO_SPACE", x, block), channels_last(4))
 
 
 def _space_to_depth(lowering: Lowering, step: Step) -> None:
     x = lowering.laid(_first(step), channels_last(4))
-    _blocks(lowering, step, "SPACE_TO_DEPTH", x, step.node.attributes.get_int("blocksize", 1))
+    block = step.node.attributes.get_int("blocksize", 1)
+    made = _blocks(lowering, step, "SPACE_TO_DEPTH", x, block)
+    if step.node.attributes.get_string("mode", "DCR") == "CRD":
+        made = _channels(lowering, made, np.argsort(_blocks_first(made.shape[-1], block)))
+    lowering.set(step.output, made, channels_last(4))
 
 
-def _blocks(lowering: Lowering, step: Step, code: str, x: Tensor, block: int) -> None:
-    target, order = lowering.shape(step.output), channels_last(4)
-    made = lowering.emit(code, [x], [target[a] for a in order], x.dtype, x.quantization, {"block_size": block})
-    lowering.set(step.output, made, order)
+def _blocks(lowering: Lowering, step: Step, code: str, x: Tensor, block: int) -> Tensor:
+    target = lowering.shape(step.output)
+    shape = [target[a] for a in channels_last(4)]
+    return lowering.emit(code, [x], shape, x.dtype, x.quantization, {"block_size": block})
 
 
 def _blocks_first(channels: int, block: int) -> Array:

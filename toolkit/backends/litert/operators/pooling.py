@@ -45,8 +45,6 @@ def _options(step: Step, windows: Windows, padding: str) -> dict[str, int]:
 
 
 def _max_pool(lowering: Lowering, step: Step) -> None:
-    if len(step.node.outputs) > 1 and step.node.outputs[1].uses():
-        raise Refused("also gives positions")
     windows, wanted = _windows(lowering, step)
     image = image_of(lowering, step, real=False)
     if image.dtype not in ("float32", "int8"):

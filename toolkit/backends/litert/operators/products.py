@@ -20,15 +20,14 @@ __all__ = ["LOWERINGS"]
 
 def _gemm(lowering: Lowering, step: Step) -> None:
     attributes = step.node.attributes
-    alpha, beta = attributes.get_float("alpha", 1.0), attributes.get_float("beta", 1.0)
+    if any(attributes.get_float(name, 1.0) != 1 for name in ("alpha", "beta")):
+        raise Refused("multiplies its product or its bias by a number")
     weights = step.input(1)
     assert weights is not None
     if attributes.get_int("transA", 0):
         raise Refused("transposes its input")
     if not lowering.is_constant(weights):
         raise Refused("has weights that vary with the input")
-    if alpha != 1 or (beta != 1 and step.input(2) is not None):
-        raise Refused(f"scales its product (alpha {alpha:g}, beta {beta:g})")
     bias = lowering.numbers(step.input(2))
     if bias is None and step.input(2) is not None:
         raise Refused("has a bias that varies with the input")

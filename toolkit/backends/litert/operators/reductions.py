@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from toolkit.backends.litert.layout import Order
-from toolkit.backends.litert.lowering import Lower, Lowering, dtype_of
+from toolkit.backends.litert.lowering import Lower, Lowering, Refused, dtype_of
 from toolkit.backends.litert.reading import Step
 from toolkit.backends.litert.schema import TYPES
 from toolkit.backends.litert.tensors import Tensor
@@ -93,6 +93,8 @@ def _arg(code: str) -> Lower:
     def lower(lowering: Lowering, step: Step) -> None:
         value = step.node.inputs[0]
         assert value is not None
+        if step.node.attributes.get_int("select_last_index", 0) != 0:
+            raise Refused("wants the last of equal elements")
         order = lowering.view(value).order
         axis = step.node.attributes.get_int("axis", 0) % len(order)
         keep = bool(step.node.attributes.get_int("keepdims", 1))

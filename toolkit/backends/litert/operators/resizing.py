@@ -85,6 +85,8 @@ def _positions(lowering: Lowering, step: Step, axis: int) -> Array:
         return at * (size - 1) / (result - 1) if result > 1 else at * 0
     if mode == "pytorch_half_pixel" and result <= 1:
         return at * 0
+    if mode == "half_pixel_symmetric":
+        return size / 2 * (1 - result / (scale * size)) + (at + 0.5) / scale - 0.5
     if mode in ("half_pixel", "pytorch_half_pixel"):
         return (at + 0.5) / scale - 0.5
     raise Refused(f"maps pixels by {mode!r}")

@@ -55,6 +55,8 @@ def _dequantize(lowering: Lowering, step: Step) -> None:
         lowering.set_view(step.output, _stored(lowering, step))
         return
     q, view = lowering.scale_of(step.node), lowering.view(source)
+    if not q.whole:
+        raise Refused("reads an activation with a scale for each channel")
     if view.tensor.quantization is None:
         view = _given(lowering, view, q)
     if view.tensor.quantization != q:
