@@ -32,6 +32,7 @@ next of 255 steps, and so on in every layer: measured 60 dB and more over six la
 Lite0, which rounding itself leaves at 22 dB); a wrong scale costs far more."""
 
 _SLOWER = 1.001  # predicted times within a thousandth count as equal
+_SLOWER_OTHERWISE = 1.03  # of inexact passes: costs of two precisions are fitted apart, and repeats differ by as much
 
 
 class PassFailed(InvalidInput):
@@ -219,7 +220,8 @@ def _price_of(first: Proof | None, proof: Proof) -> str:
 
 
 def _predicted_slower(proof: Proof, ctx: Context) -> str:
-    if proof.cost_s is None or proof.cost_s[1] <= proof.cost_s[0] * _SLOWER:
+    margin = _SLOWER if proof.kind == Kind.EXACT else _SLOWER_OTHERWISE
+    if proof.cost_s is None or proof.cost_s[1] <= proof.cost_s[0] * margin:
         return ""
     before_ms, after_ms = (1e3 * s for s in proof.cost_s)
     return f"predicted to be slower on {ctx.stack.id}: {before_ms:.4g} ms before, {after_ms:.4g} ms after"

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["apart", "estimate"]
 
+_CONVERSIONS = frozenset({"DequantizeLinear", "QuantizeLinear"})
 _FOREIGN_FACTOR = 3.0  # either way, on the time of operators that lie outside what was measured
 _SIZE_MARGIN = 2.0  # a network may have half or twice the arithmetic of those measured before it counts as outside
 _WIDEN_PER_DECADE = 0.5  # assumed: relative widening of the interval for each factor of ten beyond that
@@ -111,12 +112,13 @@ def _read(model: ir.Model, stack: Stack) -> Workload:
 
 
 def _fit_for(op: Operator, stack: Stack) -> tuple[LatencyFit, bool]:
-    """The costs that hold for the element type this operator computes in, and whether they are really its own."""
-    if op.op_class not in MAC_CLASSES or op.dtype.removeprefix("u") == stack.dtype:
-        return stack.latency, True
-    if op.dtype == "float32" and stack.float_stack:
+    """The costs that hold for the element type this operator computes in, and whether they are really its own.
+
+    A conversion moves floats, and costs what floats do: a byte of integers is four times as many elements.
+    """
+    if stack.float_stack and (op.dtype == "float32" or op.op_type in _CONVERSIONS):
         return beside(stack, stack.float_stack).latency, True
-    return stack.latency, False
+    return stack.latency, op.op_class not in MAC_CLASSES or op.dtype.removeprefix("u") == stack.dtype
 
 
 class _Bill:

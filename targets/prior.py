@@ -43,8 +43,8 @@ def prior_fit(
 
     `stack` is the stack's table. Its `prior` may state `fixed_s`, `operator_s`, `peak_share` (the part of the device
     that the stack uses, for instance one core of six), the share of the peak that a cause reaches (`utilisation`), the
-    share of the usual cost at which patches and transforms are made (`gathering`) and, for another card,
-    `peak_flop_s` and `dram_bytes_s`.
+    share of the usual cost at which patches and transforms are made (`gathering`), how well a cost is known that was
+    measured by itself (`spread`, as in SPREAD) and, for another card, `peak_flop_s` and `dram_bytes_s`.
     """
     stated = stack.get("prior", {})
     peaks = stated.get("peak_flop_s", peak_flop_s)
@@ -63,9 +63,10 @@ def prior_fit(
         costs[cause] *= stated.get("gathering", _GATHERED.get(device_type, 1.0))
     if stack.get("rules"):
         costs |= _accelerator(load_rules(stack["rules"]), stack["link_bytes_s"])
+    spread = {**SPREAD, **stated.get("spread", {})}
     return LatencyFit(
         costs={cause: costs[cause] for cause in CAUSES},
-        covariance=[[SPREAD[a] ** 2 if a == b else 0.0 for b in CAUSES] for a in CAUSES],
+        covariance=[[spread[a] ** 2 if a == b else 0.0 for b in CAUSES] for a in CAUSES],
         scatter=_SCATTER,
         quantile=_QUANTILE,
         lowering=lowering_of(stack),
