@@ -186,8 +186,8 @@ class Pass(ABC):
         )
         if reason := self._drifted(proof, ctx, after):
             return replace(proof, reason=reason)
-        if self.prepares:
-            return proof
+        if self.prepares or ("int8" in self.gives and ctx.stack.rules):
+            return proof  # an accelerator takes integers: whether its host were faster is for the verdict to say
         if ctx.pace is None or before.level is not Level.ONNX or not proof.changed:
             return replace(proof, reason=_predicted_slower(proof, ctx))
         verdict = ctx.pace.slower(self.name, before, after)

@@ -29,7 +29,7 @@ from targets.cost import estimate
 from targets.errors import InvalidInput
 from targets.stack import Stack
 from targets.target import load_stack
-from toolkit.bundle.bundle import NAMES, Bundle, open_bundle
+from toolkit.bundle.bundle import GRAPH, NAMES, Bundle, open_bundle
 from toolkit.cache import DiskCache, fingerprint
 from toolkit.config import Config, load_config
 from toolkit.data import first_sample, load_data
@@ -239,9 +239,9 @@ def _shipped(bundle: Bundle, like: Program) -> Program:
     import onnx
     import onnx_ir
 
-    file = bundle.path / bundle.artifact.file
-    if file.suffix != ".onnx":
-        raise InvalidInput(f"{file.name} is not an ONNX graph", hint="compile for a stack that ships ONNX")
+    file = bundle.path / GRAPH
+    if not file.exists():
+        raise InvalidInput(f"{bundle.path.name} holds no {GRAPH}", hint="compile again with this version")
     model = onnx_ir.from_proto(onnx.load_model_from_string(file.read_bytes()))
     if (bundle.path / NAMES).exists():
         restore_names(model, json.loads((bundle.path / NAMES).read_text("utf-8")))

@@ -34,6 +34,7 @@ __all__ = ["PruneChannels"]
 
 _TAYLOR_SAMPLES = 256
 _LEAST_RATIO = 0.1  # less is not worth a training
+_LEAST_STEP = 4
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ class PruneChannels(Reshapes):
             data (Molchanov et al. 2019, arXiv:1906.10771); without labels of the answers in any direction. `latency`:
             the latter (without data the former) for each second that the stack is predicted to gain, step by step.
         global_: Take channels wherever they are worth least, not the same share of each layer.
-        round_to: Layers keep a multiple of so many channels; 0: what the stack's processor takes at once.
+        round_to: Layers keep a multiple of so many channels; 0: of what the stack's processor takes at once, or, where
+            layers are too narrow to lose `ratio` that way, of half of that, and so on down to four.
         iterations: Prune in so many equal steps, and train after each.
         epochs, rate: Of each training; 0 epochs: none.
         protect: Names or globs of modules whose outputs stay as they are.
@@ -88,7 +90,7 @@ class PruneChannels(Reshapes):
         budget = whole.work(whole.all)
         teacher = teacher_for(program, ctx)
         for step in range(1, self.iterations + 1):
-            plan = self._plan(model, args, ctx)
+            plan = self._plan(model, args, ctx, whole.round_to)
             left = budget * (1 - self.ratio * step / self.iterations)
             remove(model, args, self._gone(plan, model, args, left, program, ctx))
             if self.epochs:
@@ -129,14 +131,23 @@ class PruneChannels(Reshapes):
             *(f"{root} kept its width: {why}" for root, why in held.items()),
         )
 
-    def _step(self, ctx: Context) -> int:
-        return self.round_to or vector_width(ctx.stack)
-
-    def _plan(self, model: nn.Module, args: Sequence[torch.Tensor], ctx: Context) -> Plan:
+    def _plan(self, model: nn.Module, args: Sequence[torch.Tensor], ctx: Context, round_to: int = 0) -> Plan:
+        """What may go, in steps of `round_to`; where that is open, in the widest of `_steps` that reaches the ratio."""
         groups = tied_channels(model, args, self.protect)
         free = [tied for tied in groups if not tied.held and tied.units > 1]
         stack = ctx.stack if self.importance == "latency" else None
-        return Plan(tuple(free), layers_of(model, args), self._step(ctx), stack)
+        layers = layers_of(model, args)
+        plans = [Plan(tuple(free), layers, step, stack) for step in ([round_to] if round_to else self._steps(ctx))]
+        return next((plan for plan in plans if self._reaches(plan)), plans[-1])
+
+    def _steps(self, ctx: Context) -> list[int]:
+        if self.round_to:
+            return [self.round_to]
+        width = vector_width(ctx.stack)
+        return [width >> i for i in range(width.bit_length()) if width >> i >= min(width, _LEAST_STEP)]
+
+    def _reaches(self, plan: Plan) -> bool:
+        return plan.work(plan.least) <= plan.work(plan.all) * (1 - self.ratio)
 
     def _held(self, model: nn.Module, args: Sequence[torch.Tensor]) -> dict[str, str]:
         return {tied.root: tied.held for tied in tied_channels(model, args, self.protect) if tied.held}
@@ -170,8 +181,8 @@ class PruneChannels(Reshapes):
                 f"no layer can lose a channel ({'; '.join((*reasons, *narrow)) or 'there are none with weights'})",
                 hint="protect less, or set a smaller round_to",
             )
-        whole, least = plan.work(plan.all), plan.work(plan.least)
-        if least > whole * (1 - self.ratio):
+        if not self._reaches(plan):
+            whole, least = plan.work(plan.all), plan.work(plan.least)
             raise PassFailed(
                 f"a ratio of {self.ratio} would empty a layer: with {plan.round_to} channels left in each that may "
                 f"lose some, {1 - least / whole:.1%} of the {_unit(plan)} go",

@@ -20,7 +20,10 @@ from toolkit.backends import BACKENDS
 from toolkit.backends.backend import Artifact
 from toolkit.bundle.golden import Golden, read_golden
 
-__all__ = ["MANIFEST", "NAMES", "SCHEMA", "TIMINGS", "Bundle", "hashes_of", "open_bundle"]
+__all__ = ["GRAPH", "MANIFEST", "NAMES", "SCHEMA", "TIMINGS", "Bundle", "hashes_of", "open_bundle"]
+
+GRAPH = "model.onnx"
+"""The graph that every artefact is lowered from, beside it."""
 
 MANIFEST, TIMINGS = "manifest.json", "timings.json"
 NAMES = "names.json"
