@@ -17,7 +17,18 @@ from passes.context import synthetic_data
 from passes.dataset import Array, Sample
 from passes.program import Program
 from targets.errors import InvalidInput, MissingDependency, ToolkitError
-from toolkit.backends.ahead_of_time import MACHINES, Built, building, compile_executable, compile_source, executing
+from toolkit.backends.ahead_of_time import (
+    MACHINES,
+    Built,
+    adapter,
+    building,
+    compile_executable,
+    compile_source,
+    count_instructions,
+    counting,
+    executing,
+    schedules,
+)
 from toolkit.backends.ahead_of_time.emitter import OUR_SOURCES
 from toolkit.driver import export_program
 from toolkit.models import digits
@@ -137,6 +148,32 @@ def test_a_sample_of_the_wrong_shape_is_refused(emulated: Built) -> None:
     name = emulated.inputs[0].name
     with pytest.raises(InvalidInput, match=r"wants float32\[1, 1, 150\], got float32\[1, 150\]"):
         emulated({name: np.zeros((1, 150), np.float32)})
+
+
+# How kernels walk their loops
+
+
+def test_sums_stay_in_registers_and_take_fewer_instructions(
+    series: Program, emulated: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapter, "scheduled", lambda function, lanes: function)
+    plain = compile_executable(series, PI, tmp_path / "plain")
+    given = samples_of(series)[0][emulated.inputs[0].name].tobytes()
+    counted = [count_instructions(built.path, PI, given) for built in (emulated, emulated, plain)]
+    assert counted[0] == counted[1], "the same on every run"
+    assert counted[0].other == 0
+    assert 2 * counted[0].total < counted[2].total
+    padded = 64 * (150 + 2) * 4  # bytes of what the third convolution reads: its sums are nowhere else
+    assert emulated.memory.scratch_bytes == padded < plain.memory.scratch_bytes
+    assert emulated.memory.arena_bytes < plain.memory.arena_bytes
+
+
+@pytest.mark.parametrize(("length", "rows", "lanes"), [(196, 40, 4), (150, 64, 4), (49, 7, 8), (1, 1, 4), (64, 6, 8)])
+def test_a_tile_divides_what_it_covers(length: int, rows: int, lanes: int) -> None:
+    tile = schedules._best_tile(length, rows, lanes)
+    assert length % (tile.vectors * tile.lanes) == 0
+    assert rows % tile.rows == 0
+    assert not tile.in_registers or tile.vectors * tile.rows <= schedules._ACCUMULATORS
 
 
 # Graphs of a few operators
@@ -267,13 +304,16 @@ def test_a_type_that_c_lacks_is_refused(tmp_path: Path) -> None:
         compile_executable(program, HOST, tmp_path / "program")
 
 
-def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(building.shutil, "which", lambda name: None)
     monkeypatch.setattr(building, "find_spec", lambda name: None)
     with pytest.raises(MissingDependency) as no_compiler:
         building.compiler(PI)
     with pytest.raises(MissingDependency) as no_emulator:
         executing.command(PI)
+    with pytest.raises(MissingDependency) as no_counter:
+        counting.count_instructions(tmp_path / "program", PI, b"")
+    assert "qemu-user " in no_counter.value.hint
     assert "gcc-aarch64-linux-gnu" in no_compiler.value.hint
     assert "qemu-user-static" in no_emulator.value.hint
 

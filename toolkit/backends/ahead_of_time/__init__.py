@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from toolkit.backends.ahead_of_time.compiling import Built, compile_executable, compile_source
+from toolkit.backends.ahead_of_time.counting import Instructions, count_instructions
 from toolkit.backends.ahead_of_time.executing import execute
 from toolkit.backends.ahead_of_time.machines import MACHINES, Machine
 
-__all__ = ["MACHINES", "Built", "Machine", "compile_executable", "compile_source", "execute"]
+__all__ = [
+    "MACHINES",
+    "Built",
+    "Instructions",
+    "Machine",
+    "compile_executable",
+    "compile_source",
+    "count_instructions",
+    "execute",
+]

@@ -12,7 +12,7 @@ from pathlib import Path
 from targets.errors import InvalidInput, MissingDependency
 from toolkit.backends.ahead_of_time.machines import Machine
 
-__all__ = ["command", "execute"]
+__all__ = ["command", "execute", "run"]
 
 _LONGEST_S = 600
 
@@ -43,7 +43,12 @@ def execute(
         InvalidInput: it failed, or used an instruction that this processor does not have.
         MissingDependency: there is no emulator.
     """
-    words = [*command(machine, emulate=emulate), str(program.resolve()), *arguments]
+    return run(command(machine, emulate=emulate), program, machine, given, arguments)
+
+
+def run(before: Sequence[str], program: Path, machine: Machine, given: bytes, arguments: Sequence[str] = ()) -> bytes:
+    """The same with `before` as the emulator and its options."""
+    words = [*before, str(program.resolve()), *arguments]
     try:
         done = subprocess.run(words, input=given, capture_output=True, timeout=_LONGEST_S, check=False)
     except subprocess.TimeoutExpired as error:

@@ -16,6 +16,7 @@ class Machine:
         name: Architecture and core.
         triple: As LLVM and Debian's cross compilers write it.
         cpu: As LLVM writes it.
+        lanes: float32 in a vector register.
         float_abi: For LLVM, where the triple leaves it open.
         features: Instruction set extensions for LLVM, `+name` or `-name`.
         c_flags: The same choice for the C compiler.
@@ -28,6 +29,7 @@ class Machine:
     name: str
     triple: str
     cpu: str
+    lanes: int
     float_abi: str = ""
     features: tuple[str, ...] = ()
     c_flags: tuple[str, ...]
@@ -47,6 +49,7 @@ def _arm64(cpu: str) -> Machine:
         name=f"aarch64-{cpu}",
         triple="aarch64-linux-gnu",
         cpu=cpu,
+        lanes=4,
         c_flags=(f"-mcpu={cpu}",),
         zig="aarch64-linux-musl",
         emulator="qemu-aarch64-static",
@@ -65,6 +68,7 @@ _ALL = (
         name="armv7-cortex-a7",
         triple="armv7-linux-gnueabihf",
         cpu="cortex-a7",
+        lanes=4,
         float_abi="hard",
         features=("+neon", "+vfp4"),
         c_flags=("-mcpu=cortex-a7", "-mfpu=neon-vfpv4", "-mfloat-abi=hard"),
@@ -78,6 +82,7 @@ _ALL = (
         name="x86_64",
         triple="x86_64-linux-gnu",
         cpu="x86-64-v3",
+        lanes=8,
         c_flags=("-march=x86-64-v3",),
         zig="x86_64-linux-musl",
         emulator="qemu-x86_64-static",

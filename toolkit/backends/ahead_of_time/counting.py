@@ -1,0 +1,62 @@
+"""Instructions that a program executes on an emulated processor, by kind: a plugin of QEMU's user mode counts them.
+
+The numbers are the same on every run. They say how much a processor has to do, not how long it takes.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from targets.errors import MissingDependency
+from toolkit.backends.ahead_of_time.executing import run
+from toolkit.backends.ahead_of_time.machines import Machine
+
+__all__ = ["Instructions", "count_instructions"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instructions:
+    """Executed instructions: loads and stores, branches, integer arithmetic, floating point and vectors.
+
+    Kinds are told apart on 64-bit ARM alone; elsewhere every instruction is `other`.
+    """
+
+    memory: int
+    branch: int
+    integer: int
+    vector: int
+    other: int
+
+    @property
+    def total(self) -> int:
+        return self.memory + self.branch + self.integer + self.vector + self.other
+
+
+def count_instructions(program: Path, machine: Machine, given: bytes) -> Instructions:
+    """What the whole process executes for `given` on standard input, from its start to its end.
+
+    Raises:
+        MissingDependency: QEMU's dynamically linked user mode or a C compiler is not installed.
+        InvalidInput: the program failed.
+    """
+    emulator = shutil.which(machine.emulator.removesuffix("-static"))
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if not emulator or not compiler:
+        raise MissingDependency(
+            f"instructions of {machine.name} cannot be counted without {'QEMU' if not emulator else 'a C compiler'}",
+            hint="apt-get install qemu-user gcc (the static QEMU loads no plugins)",
+        )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        source, plugin, said = folder / "counting.c", folder / "counting.so", folder / "said.txt"
+        source.write_bytes((files(__package__) / "c" / "counting.c").read_bytes())
+        subprocess.run([compiler, "-std=c99", "-O2", "-shared", "-fPIC", source, "-o", plugin], check=True)
+        options = ("-cpu", machine.emulated_cpu, "-plugin", str(plugin), "-d", "plugin", "-D", str(said))
+        run((emulator, *options), program, machine, given)
+        counts = dict(line.split() for line in said.read_text().splitlines())
+    return Instructions(**{kind: int(count) for kind, count in counts.items()})
