@@ -67,6 +67,7 @@ def test_voice_activity_with_its_branches(target: str, tmp_path: Path) -> None:
     bundle = toolkit.compile(
         inside("silero_vad", "data/silero_vad.onnx"),
         target=target,
+        stack="onnxruntime-fp32",
         fixed=["sr=16000"],
         inputs=["input=1x576", "state=2x1x128"],
         output=tmp_path / "bundle",
@@ -95,10 +96,25 @@ def test_voice_activity_whose_branches_stay(target: str, tmp_path: Path) -> None
     bundle = toolkit.compile(
         inside("silero_vad", "data/silero_vad_op18_ifless.onnx"),
         target=target,
+        stack="onnxruntime-fp32",
         inputs=["input=1x576", "state=2x1x128"],
         output=tmp_path / "bundle",
     )
     assert bundle.report["after"]["latency_s"] > 0
+
+
+def test_a_recurrence_has_no_form_in_a_tflite(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput) as refusal:
+        toolkit.compile(
+            inside("silero_vad", "data/silero_vad.onnx"),
+            target="raspberry_pi_4",
+            fixed=["sr=16000"],
+            inputs=["input=1x576", "state=2x1x128"],
+            output=tmp_path / "bundle",
+        )
+    assert "LSTM" in refusal.value.problem
+    assert "--stack onnxruntime-int8" in refusal.value.hint
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_voice_activity_in_torchscript_is_refused_with_the_operator(capfd: pytest.CaptureFixture[str]) -> None:

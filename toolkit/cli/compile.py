@@ -264,6 +264,8 @@ def _show(bundle: Bundle) -> None:
         limit = units.quantity(check["quantity"], check["limit"])
         say(f"{check['quantity'].rpartition('_')[0]}: {check['outcome']} (limit {limit})")
     say(f"bundle: {bundle.path}  (report.html to read, `toolkit verify {bundle.path}` to check)")
+    if report["artifact"]["checked"]:
+        say(report["artifact"]["checked"])
     if report["artifact"]["remaining"]:
         say(f"next: {report['artifact']['remaining']}")
 

@@ -38,6 +38,8 @@ def verify_(bundle: BundleArg, json: JsonOpt = False, verbose: VerboseOpt = 0, q
         f" {units.decibels(result.reference_sqnr_db)} from the float model"
     )
     say("verified" if result.passed else "NOT verified: the answers on this machine are not those recorded")
+    if opened.artifact.checked:
+        say(f"when it was compiled: {opened.artifact.checked}")
     if not opened.artifact.complete:
         say(f"not run here: the device's own runtime; next: {opened.artifact.remaining}")
     return 0 if result.passed else 1

@@ -93,7 +93,7 @@ CASES = [
     case("Pow", IMAGE, constants=[number(1.5)], note="other", low=0.1),
     # functions
     *(case(op, IMAGE) for op in ("Relu", "Sigmoid", "Tanh", "HardSwish", "Abs", "Neg", "Exp", "Floor", "Ceil", "Round",
-                                 "Sin", "Cos", "Elu", "Softplus", "HardSigmoid", "Identity")),
+                                 "Sin", "Cos", "Elu", "Erf", "Softplus", "HardSigmoid", "Identity")),
     *(case(op, IMAGE, low=0.1) for op in ("Sqrt", "Log", "Reciprocal")),
     case("Sigmoid", IMAGE, low=-9.0, high=-4.0, note="small"),
     case("Tanh", IMAGE, low=-0.1, high=0.1, note="small"),

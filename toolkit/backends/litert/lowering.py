@@ -48,12 +48,20 @@ class Edges:
     channels_last: bool = False
 
 
+_UNKNOWN = "has no form in a .tflite here"
+_SHOWN = 3
+
 Lower = Callable[["Lowering", Step], None]
 """Adds to the draft what computes a step."""
 
 
-def lowered(graph: ir.Graph, operators: Mapping[str, Lower], edges: Edges) -> Lowering:
+def lowered(
+    graph: ir.Graph, operators: Mapping[str, Lower], edges: Edges, elsewhere: str = "choose a stack that runs ONNX"
+) -> Lowering:
     """The draft of `graph`.
+
+    Args:
+        elsewhere: What to do with a network that cannot be written.
 
     Raises:
         InvalidInput: operators have no form in the file; every one is named.
@@ -63,7 +71,7 @@ def lowered(graph: ir.Graph, operators: Mapping[str, Lower], edges: Edges) -> Lo
     for step in steps(graph):
         try:
             if step.node.domain or step.node.op_type not in operators:
-                raise Refused("has no form in a .tflite here")
+                raise Refused(_UNKNOWN)
             if (second := _second_result(step.node)) and step.node.op_type != "Split":
                 raise Refused(f"gives a second result that is used, {second!r}")
             operators[step.node.op_type](lowering, step)
@@ -71,18 +79,23 @@ def lowered(graph: ir.Graph, operators: Mapping[str, Lower], edges: Edges) -> Lo
             refusals[step.node] = str(reason)
             lowering.stand_in(step)
     if refusals:
-        raise _refusal(refusals)
+        raise _refusal(refusals, elsewhere)
     lowering.finish(graph)
     return lowering
 
 
-def _refusal(refusals: Mapping[ir.Node, str]) -> InvalidInput:
-    lines = [f"{node.op_type} {node.name or node.outputs[0].name!r}{_where(node)} {why}"
-             for node, why in refusals.items()]  # fmt: skip
-    shown = "; ".join(lines[:3]) + (f"; and {len(lines) - 3} more" if len(lines) > 3 else "")
+def _refusal(refusals: Mapping[ir.Node, str], elsewhere: str) -> InvalidInput:
+    """One operator of each kind; those without any form by kind alone, where there are many."""
+    unknown = sorted({node.op_type for node, why in refusals.items() if why == _UNKNOWN})
+    kinds: dict[str, str] = {}
+    for node, why in sorted(refusals.items(), key=lambda item: item[1] != _UNKNOWN):
+        kinds.setdefault(node.op_type, f"{node.op_type} {node.name or node.outputs[0].name!r}{_where(node)} {why}")
+    shown = "; ".join(list(kinds.values())[:_SHOWN])
+    if len(kinds) > _SHOWN and unknown:
+        shown = f"{len(refusals)} operators, among them {', '.join(unknown)}, have no form there; {shown}"
     return InvalidInput(
         f"the network cannot be written as a .tflite: {shown}",
-        hint="replace these operators in the model, or choose a stack that runs ONNX (`toolkit targets` lists them)",
+        hint=f"replace these operators in the model, or {elsewhere}",
     )
 
 
@@ -196,11 +209,13 @@ class Lowering:
             Refused: they vary, or are those of another type.
         """
         scale = self.numbers(node.inputs[1])
-        zero = self.numbers(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else None
-        if scale is None or (len(node.inputs) > 2 and zero is None):
+        given = node.inputs[2] if len(node.inputs) > 2 else None
+        zero = self.numbers(given)
+        if scale is None or (given is not None and zero is None):
             raise Refused("finds its scale at run time")
         if zero is None:
-            zero = np.zeros(scale.shape, np.uint8)
+            stored = node.inputs[0] if node.op_type == "DequantizeLinear" else node.outputs[0]
+            zero = np.zeros(scale.shape, stored.dtype.numpy() if stored is not None and stored.dtype else np.uint8)
         if zero.dtype.name not in _SHIFTS:
             raise Refused(f"stores {zero.dtype.name}")
         if scale.ndim > 1:

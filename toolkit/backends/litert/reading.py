@@ -53,12 +53,12 @@ def readable(program: Program, stack: Stack) -> ir.Model:
     """A copy of the graph for one sample, with static shapes and every constant an initializer.
 
     Raises:
-        InvalidInput: a size beside the batch varies.
+        InvalidInput: a size beside the batch varies, and nobody stated it.
     """
     for spec in program.signature.inputs:
         if 0 in spec.shape:
             raise InvalidInput(f"an input without elements has no form in a .tflite: {spec}", hint="remove the input")
-        if any(isinstance(size, str) for size in spec.shape[1:]):
+        if any(axis > 0 for axis in program.assumed.get(spec.name, ())):
             raise InvalidInput(
                 f"{stack.runtime} runs files of fixed sizes, and this model's input may vary: {spec}",
                 hint=f"state its size, for instance --input {spec.name}={_example(program, spec.name)}",

@@ -74,7 +74,14 @@ class Interpreter:
             scale, zero = detail["quantization"]
             array = np.clip(np.rint(array / np.float32(scale)) + zero, -128, 127).astype(np.int8)
         order = self._edges["orders"].get(name)
-        return np.ascontiguousarray(array if order is None else array.transpose(order))
+        if order is not None:
+            array = array.transpose(order)
+        if array.shape != tuple(detail["shape"]):
+            raise InvalidInput(
+                f"this .tflite takes {name} in one size, {list(detail['shape'])}; got {list(array.shape)}",
+                hint="compile again with the size that you need: --input",
+            )
+        return np.ascontiguousarray(array)
 
     def _taken(self, name: str, array: Array) -> Array:
         order = self._edges["orders"].get(name)

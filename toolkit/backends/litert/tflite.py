@@ -6,6 +6,7 @@ from typing import Any
 
 from passes.program import Program
 from targets.stack import Stack
+from targets.target import load_target
 from toolkit.backends.litert.layout import identity
 from toolkit.backends.litert.lowering import Edges, Lowering, lowered
 from toolkit.backends.litert.operators import OPERATORS
@@ -26,8 +27,15 @@ def tflite_bytes(program: Program, stack: Stack, edges: Edges | None = None) -> 
     """
     only_integers = bool(stack.rules) and "int8" in program.facts
     edges = edges or Edges(integers=only_integers, channels_last=only_integers)
-    lowering = lowered(readable(program, stack).graph, OPERATORS, edges)
+    lowering = lowered(readable(program, stack).graph, OPERATORS, edges, _elsewhere(stack))
     return file_bytes(lowering.draft, program.name, _described(program, lowering))
+
+
+def _elsewhere(stack: Stack) -> str:
+    """A stack of the same device that takes what a .tflite cannot hold."""
+    others = [s for s in load_target(stack.target).stacks.values() if s.artifact == "onnx" and not s.superseded_by]
+    runs = next((s for s in others if s.precision == stack.precision), others[0] if others else None)
+    return f"choose a stack that runs ONNX: --stack {runs.name}" if runs else "choose a target that runs ONNX"
 
 
 def _described(program: Program, lowering: Lowering) -> dict[str, Any]:

@@ -215,6 +215,37 @@ def _softplus(lowering: Lowering, step: Step) -> None:
     lowering.set(step.output, lowering.emit("ADD", [positive, above], x.shape, x.dtype, None, options), order)
 
 
+_ERF = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
+_ERF_BEND = 0.3275911
+_STEEP = 1e30
+
+
+def _erf(lowering: Lowering, step: Step) -> None:
+    """To 1.5e-7, as sign(x) (1 - t (a1 + t (a2 + ...)) exp(-x^2)) with t = 1 / (1 + p |x|).
+
+    Source: Abramowitz and Stegun 1964, 7.1.26.
+    """
+    value = step.node.inputs[0]
+    assert value is not None
+    order = lowering.view(value).order
+    x = lowering.laid(value, order, real=True)
+
+    def both(code: str, a: Tensor | float, b: Tensor | float) -> Tensor:
+        pair = [t if isinstance(t, Tensor) else lowering.constant(np.array(t, np.float32)) for t in (a, b)]
+        return lowering.emit(code, pair, x.shape, x.dtype, None, {"fused_activation_function": ACTIVATIONS[""]})
+
+    def one(code: str, a: Tensor) -> Tensor:
+        return lowering.emit(code, [a], x.shape, x.dtype)
+
+    t = both("DIV", 1.0, both("ADD", both("MUL", one("ABS", x), _ERF_BEND), 1.0))
+    series = both("MUL", t, _ERF[-1])
+    for factor in reversed(_ERF[:-1]):
+        series = both("MUL", both("ADD", series, factor), t)
+    size = both("SUB", 1.0, both("MUL", series, one("EXP", one("NEG", both("MUL", x, x)))))
+    sign = one("RELU_N1_TO_1", both("MUL", x, _STEEP))
+    lowering.set(step.output, both("MUL", size, sign), order)
+
+
 def _same(lowering: Lowering, step: Step) -> None:
     value = step.node.inputs[0]
     assert value is not None
@@ -262,6 +293,7 @@ LOWERINGS: Mapping[str, Lower] = {
     "Clip": _clamped,
     "Dropout": _same,
     "Elu": _elu,
+    "Erf": _erf,
     "Gelu": _gelu,
     "HardSigmoid": _hard_sigmoid,
     "Identity": _same,
