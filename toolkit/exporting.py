@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from passes.proof import Drift
 from passes.quiet import quiet_libraries
 from passes.torch_level.capture import export_errors, is_script, to_tensor
 from targets.errors import InvalidInput, UsageError
+from targets.target import load_stack
 from toolkit.driver import export_program, load_program
 from toolkit.sources import load_source
 
 __all__ = ["SUFFIXES", "export_model"]
 
-SUFFIXES = {"onnx": ".onnx", "torchscript": ".pt", "pt2": ".pt2"}
+SUFFIXES = {"onnx": ".onnx", "torchscript": ".pt", "pt2": ".pt2", "litert": ".tflite"}
+_LITERT_STACK = "raspberry_pi_4/tflite-fp32"  # float32; every stack of LiteRT gets the same file
 
 
 def export_model(
@@ -40,24 +43,40 @@ def export_model(
     Raises:
         UsageError: an ONNX model cannot become a torch file; or --opset with a torch format.
         InvalidInput: the file exists, or cannot be written.
+        MissingDependency: nothing here runs the file, so that nothing could be proved of it.
     """
     if opset is not None and to != "onnx":
         raise UsageError(f"--opset means nothing for {to}", hint="leave it out")
-    program = export_program(model, opset=opset, **options) if to == "onnx" else load_program(model, **options)
+    graph = to in ("onnx", "litert")
+    program = export_program(model, opset=opset, **options) if graph else load_program(model, **options)
     path = output or Path(program.name + SUFFIXES[to])
     if path.exists() and not force:
         raise InvalidInput(f"{path} exists", hint="choose another --output, or replace it with --force")
-    if to != "onnx" and program.level is Level.ONNX:
+    if not graph and program.level is Level.ONNX:
         raise UsageError("an ONNX model cannot be written as a torch file", hint="export it --to onnx")
-    _replace(path, {"onnx": _onnx, "torchscript": _torchscript, "pt2": _pt2}[to](program))
-    back = load_source(path, inputs=[], sample=program.example).program
-    return path, compare(
-        program.truth, _renamed(back, program), synthetic_data(program.signature, 0, example=program.example)
-    )
+    content = {"onnx": _onnx, "torchscript": _torchscript, "pt2": _pt2, "litert": _litert}[to](program)
+    back = _run_by_litert(content, program) if to == "litert" else None
+    _replace(path, content)
+    if back is None:
+        back = _renamed(load_source(path, inputs=[], sample=program.example).program, program)
+    return path, compare(program.truth, back, synthetic_data(program.signature, 0, example=program.example))
 
 
 def _onnx(program: Program) -> bytes:
     return program.onnx_bytes
+
+
+def _litert(program: Program) -> bytes:
+    from toolkit.backends.litert.tflite import tflite_bytes
+
+    return tflite_bytes(program, load_stack(_LITERT_STACK))
+
+
+def _run_by_litert(content: bytes, program: Program) -> Program:
+    """The program, with answers that LiteRT gives."""
+    from toolkit.backends.litert.runtime import Interpreter
+
+    return replace(program, reference=None, _answers={}, _kept={"runner": Interpreter(content)})
 
 
 def _torchscript(program: Program) -> bytes:
@@ -90,8 +109,6 @@ def _saved(save: Any) -> bytes:
 
 def _renamed(back: Program, like: Program) -> Program:
     """The loaded file under the signature of the model it was made from: formats rename inputs and outputs."""
-    from dataclasses import replace
-
     if back.level is Level.ONNX or len(back.signature.outputs) != len(like.signature.outputs):
         return back
     return replace(back, signature=like.signature, reference=None, _answers={}, _kept={})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -298,6 +299,17 @@ def test_export_writes_a_file_that_answers_the_same(
     assert "SQNR" in (said := capsys.readouterr().out) or "identical" in said
     assert main(["export", "--to", form, "-q"]) == 5, "an existing file is not replaced without --force"
     assert main(["estimate", f"digits{suffix}", "-t", "jetson_nano", "--input", "1x1x8x8", "-q"]) == 0
+
+
+def test_export_writes_a_tflite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", "--to", "litert", "-q"]) == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["digits.tflite"]
+    said = capsys.readouterr().out
+    assert float(re.findall(r"within ([\d.]+) dB", said)[0]) > 100, "float32 sums in another order"
+    assert main(["export", "--to", "litert", "--opset", "13", "-q"]) == 2
 
 
 @pytest.fixture

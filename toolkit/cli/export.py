@@ -30,6 +30,7 @@ class Format(StrEnum):
     ONNX = "onnx"
     TORCHSCRIPT = "torchscript"
     PT2 = "pt2"
+    LITERT = "litert"
 
 
 @app.command("export")
@@ -37,7 +38,9 @@ def export_(
     model: ModelArg = None,
     model_option: ModelOpt = None,
     to: Annotated[Format, typer.Option("--to", help="Format of the file.")] = Format.ONNX,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="The file. [MODEL.onnx, .pt or .pt2]")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file. [MODEL.onnx, .pt, .pt2 or .tflite]")
+    ] = None,
     opset: Annotated[int | None, typer.Option(help="ONNX operator set. [18, or the file's own]")] = None,
     inputs: InputOpt = None,
     fix: FixOpt = None,
@@ -47,7 +50,7 @@ def export_(
     verbose: VerboseOpt = 0,
     quiet: QuietOpt = False,
 ) -> int:
-    """Just the file: ONNX, TorchScript or pt2.
+    """Just the file: ONNX, TorchScript, pt2 or .tflite, in float32.
 
     Its answers are compared with the model's on synthetic inputs.
     """
