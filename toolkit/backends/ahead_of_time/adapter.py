@@ -18,7 +18,7 @@ import numpy as np
 from passes.dataset import Array
 from passes.quiet import quiet_libraries
 from targets.errors import InvalidInput, MissingDependency, ToolkitError
-from toolkit.backends.ahead_of_time.machines import Machine
+from toolkit.backends.ahead_of_time.machines import Machine, Vectors
 from toolkit.backends.ahead_of_time.schedules import scheduled
 from toolkit.backends.ahead_of_time.trace import Call, Kernel, Tensor, Trace
 
@@ -93,7 +93,7 @@ def compiled_object(network: Lowered, machine: Machine, outputs: tuple[Tensor, .
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernels.o"
         with _mapped(f"compiling for {machine.name}"):
-            built, kernels = _built(network, wanted, machine.lanes)
+            built, kernels = _built(network, wanted, machine.vectors)
             built.write_to_file(str(path), "o")
         return Compiled(_trace(network, kernels, outputs), path.read_bytes())
 
@@ -101,7 +101,7 @@ def compiled_object(network: Lowered, machine: Machine, outputs: tuple[Tensor, .
 def compiled_source(network: Lowered, outputs: tuple[Tensor, ...]) -> Compiled:
     """The kernels as C99, which needs math.h and the functions of `support.h`."""
     with _mapped("writing C"):
-        built, kernels = _built(network, {"kind": "c"}, 1)
+        built, kernels = _built(network, {"kind": "c"}, Vectors(1))
         code = str(built.inspect_source()).encode()
     return Compiled(_trace(network, kernels, outputs), code)
 
@@ -136,14 +136,14 @@ def _mapped(doing: str) -> Iterator[None]:
 # Kernels
 
 
-def _built(network: Lowered, wanted: Mapping[str, Any], lanes: int) -> tuple[Any, dict[str, Kernel]]:
+def _built(network: Lowered, wanted: Mapping[str, Any], vectors: Vectors) -> tuple[Any, dict[str, Kernel]]:
     """TVM's module of machine code or C, and what its functions are called with."""
     import tvm
     from tvm import tirx
 
     target = tvm.target.Target(dict(wanted))
     plain = {
-        _PREFIX + v.name_hint: _of_pointers(scheduled(f, lanes))
+        _PREFIX + v.name_hint: _of_pointers(scheduled(f, vectors))
         for v, f in network.module.functions.items()
         if _is_kernel(f)
     }

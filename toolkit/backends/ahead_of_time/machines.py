@@ -4,8 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
-__all__ = ["MACHINES", "Machine"]
+__all__ = ["MACHINES", "Machine", "Vectors"]
+
+
+class Vectors(NamedTuple):
+    """float32 in a register, and whether the compiler vectorizes plain loops over them by itself.
+
+    It must not on 32-bit ARM, whose vector unit rounds tiny numbers to zero; asked for vectors, it uses them.
+    """
+
+    lanes: int
+    automatic: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,9 +25,10 @@ class Machine:
 
     Args:
         name: Architecture and core.
-        triple: As LLVM and Debian's cross compilers write it.
+        triple: As LLVM writes it, with a vendor: without one it takes `linux` for the vendor, and calls helpers of
+            another convention than that of the C library.
         cpu: As LLVM writes it.
-        lanes: float32 in a vector register.
+        vectors: What loops are arranged for.
         float_abi: For LLVM, where the triple leaves it open.
         features: Instruction set extensions for LLVM, `+name` or `-name`.
         c_flags: The same choice for the C compiler.
@@ -29,7 +41,7 @@ class Machine:
     name: str
     triple: str
     cpu: str
-    lanes: int
+    vectors: Vectors
     float_abi: str = ""
     features: tuple[str, ...] = ()
     c_flags: tuple[str, ...]
@@ -47,9 +59,9 @@ class Machine:
 def _arm64(cpu: str) -> Machine:
     return Machine(
         name=f"aarch64-{cpu}",
-        triple="aarch64-linux-gnu",
+        triple="aarch64-unknown-linux-gnu",
         cpu=cpu,
-        lanes=4,
+        vectors=Vectors(4),
         c_flags=(f"-mcpu={cpu}",),
         zig="aarch64-linux-musl",
         emulator="qemu-aarch64-static",
@@ -66,9 +78,9 @@ _ALL = (
     _arm64("cortex-a76"),
     Machine(
         name="armv7-cortex-a7",
-        triple="armv7-linux-gnueabihf",
+        triple="armv7-unknown-linux-gnueabihf",
         cpu="cortex-a7",
-        lanes=4,
+        vectors=Vectors(4, automatic=False),
         float_abi="hard",
         features=("+neon", "+vfp4"),
         c_flags=("-mcpu=cortex-a7", "-mfpu=neon-vfpv4", "-mfloat-abi=hard"),
@@ -80,9 +92,9 @@ _ALL = (
     ),
     Machine(
         name="x86_64",
-        triple="x86_64-linux-gnu",
+        triple="x86_64-unknown-linux-gnu",
         cpu="x86-64-v3",
-        lanes=8,
+        vectors=Vectors(8),
         c_flags=("-march=x86-64-v3",),
         zig="x86_64-linux-musl",
         emulator="qemu-x86_64-static",

@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+from toolkit.backends.ahead_of_time.machines import Vectors
+
 __all__ = ["scheduled"]
 
 _ACCUMULATORS = 16
@@ -34,13 +36,13 @@ _LONGEST_ROW, _ROWS = 64, 4
 """Elements of a tile in memory: 1 KiB, which TVM still puts on the stack."""
 
 
-def scheduled(function: Any, lanes: int) -> Any:
+def scheduled(function: Any, vectors: Vectors) -> Any:
     """The same function with its loops rearranged, or the function itself where the rules do not fit."""
     from tvm.error import InternalError
     from tvm.s_tir import ScheduleError
 
     try:
-        return _rearranged(function, lanes)
+        return _rearranged(function, vectors)
     except (ScheduleError, InternalError, _Unfit):
         return function
 
@@ -82,7 +84,7 @@ class _Nest:
     planes: Any
 
 
-def _rearranged(function: Any, lanes: int) -> Any:
+def _rearranged(function: Any, vectors: Vectors) -> Any:
     from tvm import s_tir
 
     schedule = s_tir.Schedule(function)
@@ -92,7 +94,7 @@ def _rearranged(function: Any, lanes: int) -> Any:
     if len(sums) > 1:
         raise _Unfit
     if sums:
-        _tile(schedule, sums[0], lanes)
+        _tile(schedule, sums[0], vectors)
     return schedule.mod["main"]
 
 
@@ -138,7 +140,7 @@ def _axes(schedule: Any, block: Any) -> list[_Axis]:
     return [_Axis(a.var, _whole(a.dom.extent), int(a.iter_type) == 2) for a in axes]
 
 
-def _tile(schedule: Any, block: Any, lanes: int) -> None:
+def _tile(schedule: Any, block: Any, vectors: Vectors) -> None:
     """Sums in registers: outer loops, the sums, then the tile; what follows is done for each tile."""
     consumers, pads = schedule.get_consumers(block), schedule.get_producers(block)
     if len(consumers) > 1:
@@ -146,7 +148,7 @@ def _tile(schedule: Any, block: Any, lanes: int) -> None:
     after = consumers[0] if consumers else schedule.cache_write(block, 0, "global")
     if _is_pointwise(schedule, block):
         _flatten_planes(schedule, block, after)
-    nest = _split(schedule, block, lanes)
+    nest = _split(schedule, block, vectors)
     schedule.reorder(*nest.tiles, *nest.sums, *nest.within)
     schedule.reverse_compute_at(after, nest.tiles[-1])
     _finish(schedule, after, len(nest.tiles), nest.tile)
@@ -158,14 +160,14 @@ def _tile(schedule: Any, block: Any, lanes: int) -> None:
     schedule.decompose_reduction(block, nest.sums[0])  # what sets the sums to zero is unrolled like the tile
 
 
-def _split(schedule: Any, block: Any, lanes: int) -> _Nest:
+def _split(schedule: Any, block: Any, vectors: Vectors) -> _Nest:
     """The last loop in vectors, the reused one in rows."""
     axes, loops = _axes(schedule, block), schedule.get_loops(block)
     spatial = [i for i, axis in enumerate(axes) if not axis.summed]
     if len(loops) != len(axes) or not spatial:
         raise _Unfit
     reused = _reused(schedule, block, axes, spatial)
-    tile = _best_tile(axes[spatial[-1]].extent, axes[reused].extent if reused is not None else 1, lanes)
+    tile = _best_tile(axes[spatial[-1]].extent, axes[reused].extent if reused is not None else 1, vectors)
     tiles = [loops[i] for i in spatial[:-1] if i != reused]
     planes = tiles[1] if reused is None and len(tiles) > 1 else None
     last, *within = schedule.split(loops[spatial[-1]], [None, tile.vectors, tile.lanes])
@@ -233,15 +235,20 @@ def _flatten_planes(schedule: Any, block: Any, after: Any) -> None:
     schedule.transform_block_layout(after, lambda n, c, y, x: (n, c, y * width + x))
 
 
-def _best_tile(length: int, rows: int, lanes: int) -> _Tile:
+def _best_tile(length: int, rows: int, wanted: Vectors) -> _Tile:
     """The tile that needs the fewest loads for each multiplication: v vectors and r rows load v + r for v r.
 
-    A length that no vector divides stays one row, which LLVM vectorizes with a remainder and keeps in memory.
+    A length that no vector divides stays one row of memory, which the compiler vectorizes with a remainder; where it
+    cannot, sums are kept in registers one by one.
     """
+    lanes = wanted.lanes
     while lanes > 1 and length % lanes:
         lanes //= 2
     if lanes < _FEWEST_LANES:
-        return _Tile(1, max(_divisors(length, _LONGEST_ROW)), max(_divisors(rows, _ROWS)), in_registers=False)
+        if wanted.automatic:
+            row = max(_divisors(length, _LONGEST_ROW))
+            return _Tile(1, row, max(_divisors(rows, _ROWS)), in_registers=False)
+        lanes = 1
     choices = [
         ((vectors + high) / (vectors * high), _Tile(vectors, lanes, high))
         for vectors in _divisors(length // lanes, _MOST_VECTORS)
