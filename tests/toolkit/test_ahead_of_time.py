@@ -33,6 +33,7 @@ from toolkit.backends.ahead_of_time import (
     executing,
     schedules,
 )
+from toolkit.backends.ahead_of_time.c_numbers import with_exact_numbers
 from toolkit.backends.ahead_of_time.emitter import OUR_SOURCES
 from toolkit.backends.ahead_of_time.machines import Vectors
 from toolkit.driver import export_program
@@ -155,6 +156,22 @@ def test_the_backend_loads_what_it_wrote(series: Program, tmp_path: Path) -> Non
         (tmp_path / "program.json").write_text(damaged)
         with pytest.raises(InvalidInput, match="does not describe a program"):
             backend.load(tmp_path / "program")
+
+
+def test_constants_keep_all_their_digits_in_c(tmp_path: Path) -> None:
+    node = helper.make_node("HardSigmoid", ["x"], ["y"], alpha=1 / 6, beta=0.1)
+    program = as_program(graph([node], IMAGE, ["y"]), tmp_path)
+    compile_source(program, tmp_path)
+    text = (tmp_path / "kernels.c").read_text()
+    assert "1.66666672e-01f" in text
+    assert "1.666667e-01f" not in text
+
+
+def test_constants_that_agree_in_seven_digits_are_left_alone() -> None:
+    code = "a * 1.000000e+00f + -2.500000e-01f + 3.333333e-01 + x1.000000e+00f"
+    numbers = [("float32", 1.0), ("float32", 1.0000001), ("float32", -0.25), ("float64", 1 / 3), ("int8", 1.0)]
+    wanted = "a * 1.000000e+00f + -2.50000000e-01f + 3.3333333333333331e-01 + x1.000000e+00f"
+    assert with_exact_numbers(code, numbers) == wanted
 
 
 def test_the_program_refuses_half_a_sample(emulated: Built) -> None:

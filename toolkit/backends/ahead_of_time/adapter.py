@@ -18,6 +18,7 @@ import numpy as np
 from passes.dataset import Array
 from passes.quiet import quiet_libraries
 from targets.errors import InvalidInput, MissingDependency, ToolkitError
+from toolkit.backends.ahead_of_time.c_numbers import with_exact_numbers
 from toolkit.backends.ahead_of_time.machines import Machine, Vectors
 from toolkit.backends.ahead_of_time.schedules import scheduled
 from toolkit.backends.ahead_of_time.trace import Call, Kernel, Tensor, Trace
@@ -93,17 +94,18 @@ def compiled_object(network: Lowered, machine: Machine, outputs: tuple[Tensor, .
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernels.o"
         with _mapped(f"compiling for {machine.name}"):
-            built, kernels = _built(network, wanted, machine.vectors)
-            built.write_to_file(str(path), "o")
+            module, kernels = _finished(network, wanted, machine.vectors)
+            _built(module, wanted).write_to_file(str(path), "o")
         return Compiled(_trace(network, kernels, outputs), path.read_bytes())
 
 
 def compiled_source(network: Lowered, outputs: tuple[Tensor, ...]) -> Compiled:
     """The kernels as C99, which needs math.h and the functions of `support.h`."""
     with _mapped("writing C"):
-        built, kernels = _built(network, {"kind": "c"}, Vectors(1))
-        code = str(built.inspect_source()).encode()
-    return Compiled(_trace(network, kernels, outputs), code)
+        wanted = {"kind": "c"}
+        module, kernels = _finished(network, wanted, Vectors(1))
+        code = str(_built(module, wanted).inspect_source())
+    return Compiled(_trace(network, kernels, outputs), with_exact_numbers(code, _numbers(module)).encode())
 
 
 def _import() -> Any:
@@ -136,8 +138,8 @@ def _mapped(doing: str) -> Iterator[None]:
 # Kernels
 
 
-def _built(network: Lowered, wanted: Mapping[str, Any], vectors: Vectors) -> tuple[Any, dict[str, Kernel]]:
-    """TVM's module of machine code or C, and what its functions are called with."""
+def _finished(network: Lowered, wanted: Mapping[str, Any], vectors: Vectors) -> tuple[Any, dict[str, Kernel]]:
+    """The kernels as code generation takes them, and what they are called with."""
     import tvm
     from tvm import tirx
 
@@ -157,7 +159,30 @@ def _built(network: Lowered, wanted: Mapping[str, Any], vectors: Vectors) -> tup
         for v, f in module.functions.items()
         if v.name_hint in plain
     }
-    return tvm.get_global_func(f"target.build.{target.kind.name}")(module, target), kernels
+    return module, kernels
+
+
+def _built(module: Any, wanted: Mapping[str, Any]) -> Any:
+    """TVM's module of machine code or C."""
+    import tvm
+
+    target = tvm.target.Target(dict(wanted))
+    return tvm.get_global_func(f"target.build.{target.kind.name}")(module, target)
+
+
+def _numbers(module: Any) -> list[tuple[str, float]]:
+    """Every floating-point constant inside the kernels, as (numpy's name of its type, value)."""
+    import tvm_ffi
+    from tvm import tirx
+
+    found: list[tuple[str, float]] = []
+
+    def visit(number: Any) -> None:
+        found.append((str(number.ty.dtype), float(number.value)))
+
+    for function in module.functions.values():
+        tvm_ffi.structural_walk(function.body, (tirx.FloatImm, visit), order="post")
+    return found
 
 
 def _is_kernel(function: Any) -> bool:
