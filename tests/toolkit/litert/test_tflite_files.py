@@ -25,6 +25,7 @@ from targets.target import load_target, target_names
 from toolkit.backends import BACKENDS
 from toolkit.backends.litert import runtime
 from toolkit.backends.litert.edgetpu import COMPILER, parse_log
+from toolkit.backends.litert.edgetpu_list import forecast, left_to_host
 from toolkit.backends.litert.layout import regrouped
 from toolkit.backends.litert.lowering import Edges, lowered
 from toolkit.backends.litert.operators import OPERATORS
@@ -32,7 +33,7 @@ from toolkit.backends.litert.reading import readable
 from toolkit.backends.litert.runtime import Interpreter
 from toolkit.backends.litert.schema import OPERATORS as CODES
 from toolkit.backends.litert.schema import OPTIONS, PADDINGS, TABLES, TYPES
-from toolkit.backends.litert.tensors import Operator, Quantization, Tensor
+from toolkit.backends.litert.tensors import Draft, Operator, Quantization, Tensor
 from toolkit.backends.litert.tflite import tflite_bytes
 from toolkit.backends.litert.versions import version_of
 from toolkit.cli.main import main
@@ -329,12 +330,50 @@ def test_the_log_of_the_compiler_tells_where_operators_run() -> None:
         parse_log("nothing")
 
 
+def test_its_list_is_held_against_each_operator() -> None:
+    q = Quantization.of(0.5, 0)
+
+    def why(code: str, *shapes: tuple[int, ...], dtype: str = "int8", **options: int) -> str:
+        tensors = [Tensor("t", shape, dtype, q if dtype == "int8" else None) for shape in shapes]
+        return left_to_host(Operator(code, list(tensors[:-1]), [tensors[-1]], options))
+
+    image, row = (1, 8, 8, 4), (1, 12)
+    assert why("ADD", image, image, image) == ""
+    assert why("ADD", image, image, image, dtype="float32") == "computes in float32"
+    assert why("GELU", image, image) == "is not in its list"
+    assert (
+        why("ADD", (2, 8, 8, 4), (2, 8, 8, 4), (2, 8, 8, 4)) == "has more than three dimensions beside a batch of one"
+    )
+    assert why("MAX_POOL_2D", image, (1, 4, 4, 4), fused_activation_function=1) == "has a fused activation function"
+    assert why("SOFTMAX", row, row) == ""
+    assert why("SOFTMAX", (1, 20_000), (1, 20_000)) == "has more than 16000 elements"
+    assert why("FULLY_CONNECTED", (3, 12), (3, 4)) == "gives more than one row"
+    assert why("PRELU", image, (1, 1, 4), image) == ""
+    assert why("PRELU", image, (8, 8, 4), image) == "has slopes for each position"
+    dilated = {"dilation_h_factor": 1, "dilation_w_factor": 2}
+    assert why("CONV_2D", image, (1, 1, 3, 4), (1, 8, 6, 1), **dilated) == "is dilated differently in height and width"
+
+
+def test_what_follows_an_operator_of_the_host_stays_there() -> None:
+    q = Quantization.of(0.5, 0)
+    a, b, c, d = (Tensor(name, (1, 4), "int8", q) for name in "abcd")
+    draft = Draft([Operator("RELU", [a], [b]), Operator("GELU", [b], [c]), Operator("RELU", [c], [d])])
+    partition = forecast(draft)
+    assert (partition.on_chip, partition.on_host) == (1, 2)
+    assert {row.status for row in partition.operators if row.operator == "RELU"} == {
+        "Mapped to Edge TPU", "comes after an operator that stays on the host",
+    }  # fmt: skip
+
+
 def test_without_the_compiler_the_file_is_what_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     made = toolkit.compile(target="coral_tpu", output=tmp_path / "bundle")
     assert (made.artifact.file, made.artifact.complete) == ("model.tflite", False)
     assert made.artifact.remaining.startswith("edgetpu_compiler model.tflite")
     assert not list(made.path.glob("*edgetpu*"))
+    partition = json.loads((made.path / "partition.json").read_text())
+    assert partition["compiler"].startswith("not asked")
+    assert (partition["on_chip"], partition["on_host"]) == (11, 0)
     runner = Interpreter((made.path / "model.tflite").read_bytes())
     details = [*runner._inputs.values(), *runner._outputs.values()]
     assert [d["dtype"] for d in details] == [np.int8, np.int8]

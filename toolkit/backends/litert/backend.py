@@ -35,11 +35,12 @@ class LiteRT:
         Raises:
             InvalidInput: an operator has no form in a .tflite; nothing is written then.
         """
-        from toolkit.backends.litert.edgetpu import compile_for_edgetpu
+        from toolkit.backends.litert.edgetpu import compile_for_edgetpu, write_partition
+        from toolkit.backends.litert.edgetpu_list import forecast
         from toolkit.backends.litert.runtime import has_runtime
-        from toolkit.backends.litert.tflite import tflite_bytes
+        from toolkit.backends.litert.tflite import drafted
 
-        content = tflite_bytes(program, stack)
+        content, draft = drafted(program, stack)
         (folder / "model.onnx").write_bytes(program.onnx_bytes)
         (folder / _FILE).write_bytes(content)
         checked = "" if has_runtime() else _NOT_RUN
@@ -49,6 +50,8 @@ class LiteRT:
         compiled = compile_for_edgetpu(folder / _FILE) if stack.rules == "edgetpu" else None
         if compiled is not None:
             return Artifact(file=compiled.name, format="tflite", complete=True, checked=checked)
+        if stack.rules == "edgetpu":
+            write_partition(folder, forecast(draft))
         remaining = stack.next_step
         return Artifact(file=_FILE, format="tflite", complete=not remaining, remaining=remaining, checked=checked)
 

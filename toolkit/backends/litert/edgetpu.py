@@ -11,12 +11,12 @@ from pathlib import Path
 
 from targets.errors import InvalidInput
 
-__all__ = ["COMPILER", "Mapped", "Partition", "compile_for_edgetpu", "parse_log"]
+__all__ = ["COMPILER", "ON_CHIP", "Mapped", "Partition", "compile_for_edgetpu", "parse_log", "write_partition"]
 
 COMPILER = "edgetpu_compiler"
 _LONGEST_S = 600
 _ROW = re.compile(r"^([A-Z][A-Z0-9_]+)\s+(\d+)\s+(\S.*?)\s*$", re.MULTILINE)
-_ON_CHIP = "Mapped to Edge TPU"
+ON_CHIP = "Mapped to Edge TPU"
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Partition:
 
 
 def compile_for_edgetpu(model: Path) -> Path | None:
-    """Compile `model` beside itself, with `partition.json`; None where the compiler is not on the path.
+    """Compile `model` beside itself, with its partition; None where the compiler is not on the path.
 
     Raises:
         InvalidInput: it refuses the model, with its own words.
@@ -60,9 +60,13 @@ def compile_for_edgetpu(model: Path) -> Path | None:
         raise InvalidInput(f"{COMPILER} refuses the model: {words}", hint=f"run it by hand: {COMPILER} -s model.tflite")
     said = log.read_text("utf-8", errors="replace") if log.is_file() else done.stdout
     log.unlink(missing_ok=True)  # it holds times and paths; what it says is kept
-    partition = asdict(parse_log(said + done.stdout if _ROW.search(said) is None else said))
-    model.with_name("partition.json").write_text(json.dumps(partition, indent=2) + "\n", "utf-8")
+    write_partition(model.parent, parse_log(said if _ROW.search(said) else done.stdout))
     return compiled
+
+
+def write_partition(folder: Path, partition: Partition) -> None:
+    """partition.json"""
+    (folder / "partition.json").write_text(json.dumps(asdict(partition), indent=2) + "\n", "utf-8")
 
 
 def parse_log(text: str) -> Partition:
@@ -75,5 +79,5 @@ def parse_log(text: str) -> Partition:
     if not rows:
         raise InvalidInput(f"{COMPILER}'s log holds no table of operators", hint="run it by hand with -s")
     version = re.search(r"Edge TPU Compiler version (\S+)", text)
-    on_chip = sum(row.count for row in rows if row.status == _ON_CHIP)
+    on_chip = sum(row.count for row in rows if row.status == ON_CHIP)
     return Partition(version[1] if version else "", on_chip, sum(row.count for row in rows) - on_chip, rows)

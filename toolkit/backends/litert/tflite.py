@@ -11,9 +11,10 @@ from toolkit.backends.litert.layout import identity
 from toolkit.backends.litert.lowering import Edges, Lowering, lowered
 from toolkit.backends.litert.operators import OPERATORS
 from toolkit.backends.litert.reading import readable
+from toolkit.backends.litert.tensors import Draft
 from toolkit.backends.litert.writing import file_bytes
 
-__all__ = ["tflite_bytes"]
+__all__ = ["drafted", "tflite_bytes"]
 
 
 def tflite_bytes(program: Program, stack: Stack, edges: Edges | None = None) -> bytes:
@@ -25,10 +26,15 @@ def tflite_bytes(program: Program, stack: Stack, edges: Edges | None = None) -> 
     Raises:
         InvalidInput: operators have no form in the file, or sizes beside the batch vary.
     """
+    return drafted(program, stack, edges)[0]
+
+
+def drafted(program: Program, stack: Stack, edges: Edges | None = None) -> tuple[bytes, Draft]:
+    """The content of the file, and the operators in it."""
     only_integers = bool(stack.rules) and "int8" in program.facts
     edges = edges or Edges(integers=only_integers, channels_last=only_integers)
     lowering = lowered(readable(program, stack).graph, OPERATORS, edges, _elsewhere(stack))
-    return file_bytes(lowering.draft, program.name, _described(program, lowering))
+    return file_bytes(lowering.draft, program.name, _described(program, lowering)), lowering.draft
 
 
 def _elsewhere(stack: Stack) -> str:
