@@ -373,7 +373,7 @@ def test_without_the_compiler_the_file_is_what_it_takes(tmp_path: Path, monkeypa
     assert not list(made.path.glob("*edgetpu*"))
     partition = json.loads((made.path / "partition.json").read_text())
     assert partition["compiler"].startswith("not asked")
-    assert (partition["on_chip"], partition["on_host"]) == (11, 0)
+    assert (partition["on_chip"], partition["on_host"]) == (12, 0)
     runner = Interpreter((made.path / "model.tflite").read_bytes())
     details = [*runner._inputs.values(), *runner._outputs.values()]
     assert [d["dtype"] for d in details] == [np.int8, np.int8]

@@ -21,12 +21,12 @@ from passes.onnxruntime import Session
 from passes.program import Program, onnx_program
 from passes.signature import Signature, TensorSpec
 from targets.target import load_target
+from toolkit.backends.litert.lowering import Edges
 from toolkit.backends.litert.runtime import Interpreter
-from toolkit.backends.litert.tflite import tflite_bytes
+from toolkit.backends.litert.tflite import drafted, tflite_bytes
 from toolkit.rng import generator
 
 FLOATS, INTEGERS = (load_target("raspberry_pi_4").stack(f"tflite-{p}") for p in ("fp32", "int8"))
-CORAL = load_target("coral_tpu").stack(None)
 
 
 @dataclass(frozen=True)
@@ -197,6 +197,14 @@ def program_of(model: onnx.ModelProto, example: Mapping[str, Array]) -> Program:
     return onnx_program("case", onnx_ir.from_proto(model), signature, example)
 
 
+PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""Operators whose constants are rounded: weights to int8 with a scale for each output, biases to int32."""
+
+
+def output_axis(given: Case) -> int:
+    return {"Conv": 0, "Gemm": 0 if given.attributes.get("transB") else 1}.get(given.op, 1)
+
+
 def affine(low: float, high: float) -> tuple[np.float32, np.int8]:
     low, high = min(low, 0.0), max(high, 0.0)
     scale = np.float32((high - low) / 255 or 1.0)
@@ -225,42 +233,29 @@ def rounded(given: Case) -> onnx.ModelProto:
     for name in names:
         pair(name, *scales[name], name, f"{name}_dq")
     operands = [f"{n}_dq" for n in names]
-    for i, values in enumerate(random_constants(given)):
-        if values.size == 0:
-            operands.append("")
-        elif given.op in ("Conv", "ConvTranspose", "Gemm", "MatMul") and i < 2:
-            channel = {"ConvTranspose": 1, "MatMul": 1}.get(given.op, 0 if given.attributes.get("transB", 1) else 1)
-            if given.op == "Gemm" and not given.attributes.get("transB", 0):
-                channel = 1
-            if i == 0:
-                others = tuple(a for a in range(values.ndim) if a != channel)
-                weight_scale = (np.abs(values).max(others) / 127).astype(np.float32)
-                along = [-1 if a == channel else 1 for a in range(values.ndim)]
-                ints_ = np.rint(values / weight_scale.reshape(along)).astype(np.int8)
-                zero: Any = np.zeros_like(weight_scale, np.int8)
-                params, axis = (ints_, weight_scale, zero), channel
-            else:
-                step = weight_scale * scales["x0"][0]
-                params, axis = (np.rint(values / step).astype(np.int32), step, np.zeros_like(step, np.int32)), 0
-            inputs = [keep(f"c{i}_{part}", v) for part, v in zip(("q", "scale", "zero"), params, strict=True)]
-            nodes.append(helper.make_node("DequantizeLinear", inputs, [f"c{i}"], axis=axis))
-            operands.append(f"c{i}")
+    constants = random_constants(given)
+    for i, values in enumerate(constants):
+        if given.op not in PRODUCTS:
+            operands.append(keep(f"c{i}", values) if values.size else "")
+            continue
+        axis = output_axis(given)
+        steps = (np.abs(constants[0]).max(axis=tuple({*range(constants[0].ndim)} - {axis})) / 127).astype(np.float32)
+        if i == 0:
+            along = [-1 if a == axis else 1 for a in range(values.ndim)]
+            stored_as: Any = np.rint(values / steps.reshape(along)).astype(np.int8)
         else:
-            operands.append(keep(f"c{i}", values))
+            steps, axis = steps * scales["x0"][0], 0
+            stored_as = np.rint(values / steps).astype(np.int32)
+        parts = (stored_as, steps, np.zeros(steps.shape, stored_as.dtype))
+        inputs = [keep(f"c{i}_{name}", part) for name, part in zip(("q", "scale", "none"), parts, strict=True)]
+        nodes.append(helper.make_node("DequantizeLinear", inputs, [f"c{i}"], axis=axis))
+        operands.append(f"c{i}")
     outputs = [f"y{i}" for i in range(given.outputs)]
     nodes.append(helper.make_node(given.op, operands, [f"{o}_real" for o in outputs], name="it", **given.attributes))
     for name in outputs:
-        low, high = (f(f(a[name]) for a in answers) for f in (min_of, max_of))
-        pair(name, *affine(low, high), f"{name}_real", name)
+        found = np.stack([answer[name] for answer in answers])
+        pair(name, *affine(float(found.min()), float(found.max())), f"{name}_real", name)
     return finished(nodes, names, given.inputs, outputs, stored)
-
-
-def min_of(values: Any) -> float:
-    return float(min(np.min(v) for v in values)) if not isinstance(values, np.ndarray) else float(values.min())
-
-
-def max_of(values: Any) -> float:
-    return float(max(np.max(v) for v in values)) if not isinstance(values, np.ndarray) else float(values.max())
 
 
 def steps_of(model: onnx.ModelProto) -> dict[str, float]:
@@ -299,3 +294,75 @@ def test_as_integers(given: Case) -> None:
             for name, want in truth(sample).items():
                 steps = np.rint((here(sample)[name] - want) / steps_of(model)[name])
                 assert np.abs(steps).max() <= 1, f"xnnpack {xnnpack}: {np.abs(steps).max():g} steps"
+
+
+ON_CHIP = ("Conv", "ConvTranspose", "Gemm", "Add", "Mul", "Concat", "MaxPool", "AveragePool", "ReduceMean", "PRelu")
+
+
+@pytest.mark.parametrize("given", [c for c in CASES if c.op in ON_CHIP], ids=str)
+def test_as_the_edge_tpu_wants_it(given: Case) -> None:
+    """int8 goes in, channels last, and int8 comes out; the signature is kept by who runs the file."""
+    model = rounded(given)
+    samples = feeds(given)
+    content = tflite_bytes(program_of(model, samples[0]), INTEGERS, Edges(integers=True, channels_last=True))
+    truth = Session(model.SerializeToString(), optimize=False)
+    here = Interpreter(content)
+    for sample in samples:
+        for name, want in truth(sample).items():
+            got = here(sample)[name]
+            assert got.dtype == np.float32
+            assert np.abs(np.rint((got - want) / steps_of(model)[name])).max() <= 1
+
+
+@pytest.mark.parametrize("op", ["Gemm", "MatMul"])
+def test_weights_of_one_scale_make_a_fully_connected_layer(op: str) -> None:
+    given = next(c for c in CASES if c.op == op)
+    model = rounded(given)
+    whole = np.float32(np.abs(random_constants(given)[0]).max() / 127)
+    for node in [n for n in model.graph.node if n.output[0].startswith("c")]:
+        del node.attribute[:]
+    for tensor in model.graph.initializer:
+        i, _, part = tensor.name.partition("_")
+        if i not in ("c0", "c1"):
+            continue
+        step = (
+            whole
+            if i == "c0"
+            else whole * next(numpy_helper.to_array(t) for t in model.graph.initializer if t.name == "x0_scale")
+        )
+        stored_as = np.rint(random_constants(given)[int(i[1])] / step).astype(np.int8 if i == "c0" else np.int32)
+        values = {"q": stored_as, "scale": step, "none": np.zeros((), stored_as.dtype)}[part]
+        tensor.CopyFrom(numpy_helper.from_array(np.asarray(values), tensor.name))
+    model = onnx.shape_inference.infer_shapes(bare(model), strict_mode=True)
+    sample = feeds(given)[0]
+    content, draft = drafted(program_of(model, sample), INTEGERS)
+    assert [o.code for o in draft.operators] == ["QUANTIZE", "FULLY_CONNECTED", "DEQUANTIZE"]
+    want = Session(model.SerializeToString(), optimize=False)(sample)["y0"]
+    for xnnpack in (True, False):
+        got = Interpreter(content, xnnpack=xnnpack)(sample)["y0"]
+        assert np.abs(np.rint((got - want) / steps_of(model)["y0"])).max() <= 1
+
+
+UNSIGNED = ("Conv-same", "Gemm-transposed", "Add", "MaxPool-padded", "Concat", "Sigmoid")
+
+
+@pytest.mark.parametrize("given", [c for c in CASES if str(c) in UNSIGNED], ids=str)
+def test_unsigned_integers_of_other_quantizers(given: Case) -> None:
+    """The same numbers as uint8, a zero point further on: what quantizers for x86 write."""
+    signed = rounded(given)
+    model = onnx.ModelProto()
+    model.CopyFrom(signed)
+    for tensor in model.graph.initializer:
+        if tensor.name.endswith("_zero") and tensor.name[0] in "xy":
+            moved = numpy_helper.to_array(tensor).astype(np.int16) + 128
+            tensor.CopyFrom(numpy_helper.from_array(moved.astype(np.uint8), tensor.name))
+    model = onnx.shape_inference.infer_shapes(bare(model), strict_mode=True)
+    example = feeds(given)[0]
+    files = [tflite_bytes(program_of(m, example), INTEGERS) for m in (signed, model)]
+    assert files[0] == files[1]
+
+
+def bare(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Without the types that inference found."""
+    del model.graph.value_info[:]
+    return model

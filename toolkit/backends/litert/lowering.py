@@ -146,7 +146,7 @@ class Lowering:
             if value.const_value is None:
                 raise Refused(f"reads {value.name!r}, which nothing computes here")
             data = value.const_value.numpy()
-            tensor = Tensor(str(value.name), tuple(data.shape), _written_dtype(data.dtype.name), data=data)
+            tensor = Tensor(str(value.name), tuple(data.shape), data.dtype.name, data=data)
             self._views[value] = View(tensor, identity(data.ndim))
         return self._views[value]
 
@@ -286,7 +286,7 @@ class Lowering:
         return self._once(("quantize", tensor, to), lambda: self.emit("QUANTIZE", [tensor], tensor.shape, "int8", to))
 
     def constant(self, data: Array, quantization: Quantization | None = None, name: str = "") -> Tensor:
-        return Tensor(name, tuple(data.shape), _written_dtype(data.dtype.name), quantization, data)
+        return Tensor(name, tuple(data.shape), data.dtype.name, quantization, data)
 
     def _once(self, key: tuple[Any, ...], make: Callable[[], Tensor]) -> Tensor:
         if key not in self._made:
@@ -373,10 +373,6 @@ def dtype_of(value: ir.Value) -> str:
     """numpy's name of a value's type; half precision is computed in float32."""
     name = value.dtype.numpy().name if value.dtype is not None else "float32"
     return "float32" if name == "float16" else name
-
-
-def _written_dtype(name: str) -> str:
-    return name
 
 
 def _permuted(tensor: Tensor, permutation: Order) -> Tensor:
