@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
@@ -384,7 +385,46 @@ def test_outputs_may_be_inputs_constants_integers_and_twins(tmp_path: Path) -> N
         np.testing.assert_array_equal(built(sample)[name], want)
 
 
+SINGLE: dict[str, tuple[onnx.NodeProto, dict[str, Array]]] = {
+    "einsum": (helper.make_node("Einsum", ["x", "x"], ["y"], equation="aij,akj->aik"), {}),
+    "scatter": (
+        helper.make_node("ScatterND", ["x", "i", "u"], ["y"]),
+        {"i": np.array([[0, 1, 2]]), "u": np.float32([5])},
+    ),
+    "cumulative sum": (helper.make_node("CumSum", ["x", "axis"], ["y"]), {"axis": np.array(2)}),
+    "argmax": (helper.make_node("ArgMax", ["x"], ["y"], axis=1), {}),
+    "erf": (helper.make_node("Erf", ["x"], ["y"]), {}),
+    "scalar": (helper.make_node("ReduceSum", ["x"], ["y"], keepdims=0), {}),
+    "instance norm": (
+        helper.make_node("InstanceNormalization", ["x", "s", "b"], ["y"]),
+        {"s": np.float32([1, 2, 3]), "b": np.float32([0, 1, -1])},
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SINGLE)
+def test_one_operator_alone(name: str, tmp_path: Path) -> None:
+    node, weights = SINGLE[name]
+    program = as_program(graph([node], {"x": ("FLOAT", [1, 3, 8])}, ["y"], weights), tmp_path)
+    built = compile_executable(program, HOST, tmp_path / "program")
+    assert worst_db(program, built, samples_of(program)) >= ENOUGH_DB
+
+
 # What is refused
+
+
+def test_what_only_tvms_runtime_computes_is_refused(tmp_path: Path) -> None:
+    node = helper.make_node("TopK", ["x", "k"], ["y", "i"])
+    program = as_program(graph([node], {"x": ("FLOAT", [2, 8])}, ["y", "i"], {"k": np.array([3])}), tmp_path)
+    with pytest.raises(InvalidInput, match=r"TVM's runtime would have to compute tvm.contrib.sort.topk"):
+        compile_executable(program, HOST, tmp_path / "program")
+
+
+def test_nothing_of_tvm_is_loaded_before_it_is_needed() -> None:
+    code = "import sys, toolkit.backends.ahead_of_time; print(sorted({'tvm', 'torch', 'onnx'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_an_operator_without_a_converter_is_named(tmp_path: Path) -> None:

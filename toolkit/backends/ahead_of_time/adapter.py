@@ -26,6 +26,7 @@ from toolkit.backends.ahead_of_time.trace import Call, Kernel, Tensor, Trace
 __all__ = ["Compiled", "compiled_object", "compiled_source", "lowered", "unsupported"]
 
 _ALLOCATE = "tirx.TVMBackendAllocWorkspace"
+_PACKED = {"tirx.tvm_call_packed", "tirx.tvm_call_cpacked", "tirx.tvm_call_packed_lowered"}
 _ALIGNMENT = 64
 _PREFIX = "kernel_"
 
@@ -63,9 +64,11 @@ def lowered(model: Any) -> Lowered:
     """
     tvm = _import()
     from tvm.relax import transform
+    from tvm.relax.backend import DispatchSortScan
     from tvm.relax.frontend.onnx import from_onnx
 
     steps = [
+        DispatchSortScan(),
         transform.DecomposeOpsForInference(),
         transform.CanonicalizeBindings(),
         transform.FoldConstant(),
@@ -152,6 +155,7 @@ def _finished(network: Lowered, wanted: Mapping[str, Any], vectors: Vectors) -> 
     module = tirx.transform.BindTarget(target.with_host(target))(tvm.IRModule(plain))
     lower, finish, _ = tirx.get_default_tir_pipeline(target)
     module = lower(module)
+    _refuse_runtime(module)
     public = {v.name_hint: _public(f, v.name_hint) for v, f in module.functions.items()}
     module = finish()(tvm.IRModule(public))
     kernels = {
@@ -185,6 +189,30 @@ def _numbers(module: Any) -> list[tuple[str, float]]:
     return found
 
 
+def _refuse_runtime(module: Any) -> None:
+    """A kernel may call functions that TVM's runtime looks up by name, sorting above all: no one is there to answer.
+
+    Raises:
+        InvalidInput: one does.
+    """
+    import tvm
+    import tvm_ffi
+
+    asked: set[str] = set()
+
+    def visit(call: Any) -> None:
+        if _operator(call) in _PACKED:
+            asked.add(str(getattr(call.args[0], "value", call.args[0])))
+
+    for function in module.functions.values():
+        tvm_ffi.structural_walk(function.body, (tvm.ir.Call, visit), order="post")
+    if asked:
+        raise InvalidInput(
+            f"TVM's runtime would have to compute {', '.join(sorted(asked))}, which a program does not have",
+            hint="leave sorting and top-k to the code after the model, or compile for a stack with another runtime",
+        )
+
+
 def _is_kernel(function: Any) -> bool:
     from tvm import tirx
 
@@ -198,7 +226,12 @@ def _of_pointers(function: Any) -> Any:
 
     pointers = [tvm.ir.Var(p.name, tvm.ir.PointerType(p.ty.dtype, "global")) for p in function.params]
     views = [tirx.DeclBuffer(p, data=pointer) for p, pointer in zip(function.params, pointers, strict=True)]
-    body = tirx.SeqStmt([*views, function.body, tirx.stmt.Return(tirx.IntImm("int32", 0))])
+    origins = [
+        tirx.stmt.Bind(p.ty.elem_offset, tirx.IntImm(str(p.ty.elem_offset.ty.dtype), 0))
+        for p in function.params
+        if isinstance(p.ty.elem_offset, tvm.ir.Var)
+    ]
+    body = tirx.SeqStmt([*origins, *views, function.body, tirx.stmt.Return(tirx.IntImm("int32", 0))])
     return tirx.PrimFunc(pointers, body, tvm.ir.PrimType("int32"), function.attrs)
 
 

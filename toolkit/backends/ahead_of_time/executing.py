@@ -58,6 +58,11 @@ def run(before: Sequence[str], program: Path, machine: Machine, given: bytes, ar
             f"{program.name} holds an instruction that {machine.emulated_cpu} does not have",
             hint=f"compile it for {machine.name}",
         )
+    if done.returncode < 0:
+        raise InvalidInput(
+            f"{program.name} on {machine.name} was stopped by {signal.Signals(-done.returncode).name}",
+            hint="compile the model again; if it stops again, report the model",
+        )
     if done.returncode:
         said = done.stderr.decode("utf-8", "replace").strip().splitlines()
         raise InvalidInput(
