@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,15 @@ from toolkit.version import __version__
 
 __all__ = ["dump_json", "library_versions", "model_facts", "portable", "recipe_data", "write_manifest", "write_recipe"]
 
-_LIBRARIES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxscript", "torch")
+_LIBRARIES = ("flatbuffers", "numpy", "onnx", "onnx-ir", "onnxruntime", "onnxscript", "torch")
+_RUNTIMES = ("ai-edge-litert",)
+"""Extras whose answers golden.npz holds, where they are installed."""
 
 
 def library_versions() -> dict[str, str]:
     """The versions that decide a bundle's bytes."""
-    return {"edge-toolkit": __version__, **{name: version(name) for name in _LIBRARIES}}
+    installed = {name: version(name) for name in _RUNTIMES if find_spec(name.replace("-", "_")) is not None}
+    return {"edge-toolkit": __version__, **{name: version(name) for name in _LIBRARIES}, **installed}
 
 
 def model_facts(program: Program, spec: str, data: Dataset | None, validation: Dataset | None) -> dict[str, Any]:
