@@ -450,7 +450,7 @@ def limited(limit_bytes: int, *arguments: str, cache: Path) -> subprocess.Comple
 
 @pytest.mark.slow
 def test_a_full_disk(old: Path, tmp_path: Path) -> None:
-    done = limited(40_000, "compile", "-t", "desktop_cpu", "-o", str(old), "-q", cache=tmp_path / "cache")
+    done = limited(20_000, "compile", "-t", "desktop_cpu", "-o", str(old), "-q", cache=tmp_path / "cache")
     assert done.returncode == 5, done.stderr
     assert "cannot write" in done.stderr
     assert "space" in done.stderr

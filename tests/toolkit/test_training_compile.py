@@ -239,7 +239,7 @@ def test_the_compression_recipe_makes_the_digits_smaller_and_no_worse(tmp_path: 
     report = bundle.report
     decisions = {proof["pass"]: proof["decision"] for proof in report["proofs"]}
     assert {decisions[name] for name in ("PruneChannels", "Distil", "TrainQuantized")} <= {"kept", "narrowed"}
-    assert report["after"]["size_bytes"] == (bundle.path / "model.onnx").stat().st_size
+    assert report["after"]["size_bytes"] == (bundle.path / bundle.artifact.file).stat().st_size
     assert report["before"]["size_bytes"] > 3.5 * report["after"]["size_bytes"]
     assert report["before"]["latency_s"] > 2 * report["after"]["latency_s"]
     metric = report["accuracy"]["metric"]

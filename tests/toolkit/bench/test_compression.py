@@ -68,7 +68,7 @@ def test_each_step_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (whole.images, whole.repeats) == (150, 1)
     assert whole.accuracy > 0.5, "of ten classes, after twelve epochs"
     assert pruned.size_bytes == whole.size_bytes
-    assert pruned.notes[0].startswith("PruneChannels skipped: no layer can lose a channel")
+    assert pruned.notes[0].startswith("PruneChannels skipped: a ratio of 0.99 would empty a layer")
     assert packed.size_bytes < rounded.size_bytes < pruned.size_bytes
     assert packed.accuracy == rounded.accuracy
     assert packed.interval[0] <= packed.difference <= packed.interval[1]
