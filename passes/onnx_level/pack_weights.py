@@ -113,8 +113,8 @@ def _leave_out_zero_point(node: ir.Node) -> None:
 def _leave_out_shapes(model: ir.Model) -> None:
     """Of what lies between operators: every runtime infers those of the standard's."""
     for graph in model.graphs():
-        for value in (*graph.initializers.values(), *(value for node in graph for value in node.outputs)):
-            if not value.is_graph_input() and not value.is_graph_output():
+        for value in (value for node in graph for value in node.outputs):
+            if not value.is_graph_output():
                 value.shape = value.type = None
 
 

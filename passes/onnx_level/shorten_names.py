@@ -96,6 +96,8 @@ def _strip(model: ir.Model) -> None:
     for value in (*model.graph.inputs, *model.graph.outputs, *_inner_values(model)):
         value.doc_string = None
         value.metadata_props.clear()
+        if value.is_initializer() and not value.is_graph_input() and not value.is_graph_output():
+            value.shape = value.type = None  # the constant has both
 
 
 def _rename(model: ir.Model, names: Iterable[str]) -> None:

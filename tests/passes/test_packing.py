@@ -215,3 +215,9 @@ def test_a_packed_bundle_is_reported_and_explained_by_its_old_names(tmp_path: Pa
         assert one.report[part] == other.report[part]
     explained = [explain_bundle(bundle.path, samples=2).to_json() for bundle in (one, other)]
     assert explained[0]["layers"] == explained[1]["layers"]
+
+
+def test_what_is_packed_has_the_same_bytes_when_it_was_written_and_read_again(quantized: Program, ctx: Context) -> None:
+    packed = PackWeights().apply(quantized, ctx)
+    again = packed.with_model(onnx_ir.from_proto(onnx.load_model_from_string(packed.onnx_bytes)))
+    assert again.onnx_bytes == packed.onnx_bytes
