@@ -90,7 +90,8 @@ def _state(graph: ir.Graph, node: ir.Node) -> None:
     made = node.outputs[0]
     floats = stored.numpy().astype(scale.numpy().dtype) * scale.numpy()
     tensor = onnx_ir.tensor(floats, name=made.name)
-    value = onnx_ir.Value(name=made.name, shape=made.shape, type=onnx_ir.TensorType(tensor.dtype), const_value=tensor)
+    kind, shape = onnx_ir.TensorType(tensor.dtype), onnx_ir.Shape(floats.shape)
+    value = onnx_ir.Value(name=made.name, shape=shape, type=kind, const_value=tensor)
     onnx_ir.convenience.replace_all_uses_with(made, value)
     graph.remove(node, safe=True)
     graph.register_initializer(value)
