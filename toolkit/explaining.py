@@ -244,8 +244,15 @@ def _shipped(bundle: Bundle, like: Program) -> Program:
         raise InvalidInput(f"{bundle.path.name} holds no {GRAPH}", hint="compile again with this version")
     model = onnx_ir.from_proto(onnx.load_model_from_string(file.read_bytes()))
     if (bundle.path / NAMES).exists():
-        restore_names(model, json.loads((bundle.path / NAMES).read_text("utf-8")))
+        restore_names(model, _names(bundle.path / NAMES))
     return like.with_model(model)
+
+
+def _names(file: Path) -> object:
+    try:
+        return json.loads(file.read_text("utf-8"))
+    except ValueError as error:
+        raise InvalidInput(f"{file.name} is damaged", hint="compile again") from error
 
 
 def _remedies(board: Switchboard, shipped: Program, effects: Effects, stack: Stack) -> dict[str, Remedy]:
