@@ -8,7 +8,9 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from importlib.resources import files
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from targets.errors import MissingDependency
 from toolkit.backends.ahead_of_time.executing import run
 from toolkit.backends.ahead_of_time.machines import Machine
 
-__all__ = ["Instructions", "count_instructions"]
+__all__ = ["Counter", "Instructions", "count_instructions", "counter"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,17 +34,35 @@ class Instructions:
     vector: int
     other: int
 
+    def __sub__(self, other: Instructions) -> Instructions:
+        return Instructions(**{f.name: getattr(self, f.name) - getattr(other, f.name) for f in fields(self)})
+
     @property
     def total(self) -> int:
         return self.memory + self.branch + self.integer + self.vector + self.other
 
 
-def count_instructions(program: Path, machine: Machine, given: bytes) -> Instructions:
-    """What the whole process executes for `given` on standard input, from its start to its end.
+@dataclass(frozen=True)
+class Counter:
+    """An emulator that counts: `before` goes before a program, and `read` tells what was counted."""
+
+    before: tuple[str, ...]
+    _said: Path
+
+    def read(self) -> list[Instructions]:
+        """Since the start of the process: at each marked system call, and at its end."""
+        lines = [line.split() for line in self._said.read_text().splitlines()]
+        kinds = len(fields(Instructions))
+        blocks = [lines[i : i + kinds] for i in range(0, len(lines), kinds)]
+        return [Instructions(**{kind: int(count) for kind, count in block}) for block in blocks]
+
+
+@contextmanager
+def counter(machine: Machine, *, mark: int | None = None) -> Iterator[Counter]:
+    """Counts on `machine`; with `mark`, also whenever a program makes the system call of that number.
 
     Raises:
         MissingDependency: QEMU's dynamically linked user mode or a C compiler is not installed.
-        InvalidInput: the program failed.
     """
     emulator = shutil.which(machine.emulator.removesuffix("-static"))
     compiler = shutil.which("gcc") or shutil.which("cc")
@@ -56,7 +76,18 @@ def count_instructions(program: Path, machine: Machine, given: bytes) -> Instruc
         source, plugin, said = folder / "counting.c", folder / "counting.so", folder / "said.txt"
         source.write_bytes((files(__package__) / "c" / "counting.c").read_bytes())
         subprocess.run([compiler, "-std=c99", "-O2", "-shared", "-fPIC", source, "-o", plugin], check=True)
-        options = ("-cpu", machine.emulated_cpu, "-plugin", str(plugin), "-d", "plugin", "-D", str(said))
-        run((emulator, *options), program, machine, given)
-        counts = dict(line.split() for line in said.read_text().splitlines())
-    return Instructions(**{kind: int(count) for kind, count in counts.items()})
+        asked = str(plugin) if mark is None else f"{plugin},mark={mark}"
+        options = ("-cpu", machine.emulated_cpu, "-plugin", asked, "-d", "plugin", "-D", str(said))
+        yield Counter((emulator, *options), said)
+
+
+def count_instructions(program: Path, machine: Machine, given: bytes) -> Instructions:
+    """What the whole process executes for `given` on standard input, from its start to its end.
+
+    Raises:
+        MissingDependency: QEMU's dynamically linked user mode or a C compiler is not installed.
+        InvalidInput: the program failed.
+    """
+    with counter(machine) as counting:
+        run(counting.before, program, machine, given)
+        return counting.read()[-1]
