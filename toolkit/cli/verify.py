@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
+from targets.errors import UsageError
 from toolkit.cli.app import app
+from toolkit.cli.numerics import NumericsDataOpt, NumericsOpt, verify_numerics
 from toolkit.cli.options import JsonOpt, QuietOpt, VerboseOpt
 from toolkit.cli.output import say, show_json
 
@@ -17,16 +19,28 @@ BundleArg = Annotated[Path, typer.Argument(metavar="BUNDLE", help="The folder th
 
 
 @app.command("verify")
-def verify_(bundle: BundleArg, json: JsonOpt = False, verbose: VerboseOpt = 0, quiet: QuietOpt = False) -> int:
+def verify_(
+    bundle: BundleArg,
+    numerics: NumericsOpt = None,
+    data: NumericsDataOpt = None,
+    json: JsonOpt = False,
+    verbose: VerboseOpt = 0,
+    quiet: QuietOpt = False,
+) -> int:
     """Check a bundle: its hashes, then its golden inputs here.
 
-    Exits with 1 when the answers on this machine are not those recorded.
+    Exits with 1 when the answers on this machine are not those recorded; with --numerics, when an answer on that kind
+    of device is another one than here.
     """
     from toolkit import units
     from toolkit.bundle.bundle import open_bundle
     from toolkit.verify.golden import verify_bundle
 
+    if data is not None and numerics is None:
+        raise UsageError("--data is for --numerics", hint="add --numerics, or leave --data out")
     opened = open_bundle(bundle)
+    if numerics is not None:
+        return verify_numerics(opened, numerics, data, json=json, quiet=quiet)
     result = verify_bundle(opened)
     if json:
         show_json(result.to_json())

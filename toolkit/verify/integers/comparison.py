@@ -1,0 +1,172 @@
+"""Which answers of a bundle are others on a device than here, and where they part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from passes.dataset import Array, Dataset, Sample
+from targets.errors import InvalidInput
+from toolkit.bundle.bundle import GRAPH, Bundle
+from toolkit.verify.integers.interpreting import Device, Run, interpreter
+from toolkit.verify.integers.network import device_graph, watched
+from toolkit.verify.integers.numerics import Numerics
+
+__all__ = ["SCHEMA", "Comparison", "Flip", "Layer", "compare_numerics"]
+
+SCHEMA = "toolkit.numerics/1"
+
+_SHARE = 0.01
+"""Answers that are no classes have flipped where they moved by this share of the largest of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flip:
+    """A sample whose answer is another one on the device.
+
+    `here` and `device` are the class where the output is a row of scores; else the two numbers that are furthest
+    apart.
+    """
+
+    sample: int
+    output: str
+    here: float
+    device: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {"sample": self.sample, "output": self.output, "here": self.here, "device": self.device}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """8-bit integers of one operator over all samples: how many differ, and by how much at most."""
+
+    name: str
+    values: int
+    differing: int
+    largest: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "values": self.values, "differing": self.differing, "largest": self.largest}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A bundle's answers under a device's numerics, beside those that it gives here.
+
+    Args:
+        layers: In the order in which they run; both sides start from the same inputs, so a difference is handed on.
+        elsewhere: Operators without integer arithmetic of ours, and why: onnxruntime computed them on this machine, and
+            the device may differ there.
+    """
+
+    numerics: Numerics
+    samples: int
+    flips: tuple[Flip, ...]
+    layers: tuple[Layer, ...]
+    elsewhere: Mapping[str, str]
+
+    @property
+    def first(self) -> Layer | None:
+        """The first layer in which the device parts from this machine."""
+        return next((layer for layer in self.layers if layer.differing), None)
+
+    @property
+    def agrees(self) -> bool:
+        return not self.flips
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "numerics": self.numerics.name,
+            "stands_for": self.numerics.title,
+            "checked_against": self.numerics.checked,
+            "passed": self.agrees,
+            "samples": self.samples,
+            "flips": [flip.to_json() for flip in self.flips],
+            "first_differing_layer": self.first.name if self.first else None,
+            "layers": [layer.to_json() for layer in self.layers],
+            "not_bit_true": [{"operator": name, "why": why} for name, why in self.elsewhere.items()],
+        }
+
+
+def compare_numerics(
+    bundle: Bundle,
+    numerics: Numerics,
+    samples: Collection[Sample] | Dataset | None = None,
+    progress: Callable[[str, float], None] | None = None,
+) -> Comparison:
+    """Run `samples` as the device would and as this machine does.
+
+    Args:
+        bundle: An opened bundle.
+        numerics: One of `NUMERICS`.
+        samples: Inputs by name; the golden inputs if left out.
+        progress: Called after each sample.
+
+    Raises:
+        InvalidInput: the bundle computes nothing in integers, or holds no graph.
+    """
+    given = [golden.inputs for golden in bundle.golden] if samples is None else samples
+    device, host = _both(bundle, numerics)
+    flips: list[Flip] = []
+    layers: dict[str, Layer] = {}
+    elsewhere: dict[str, str] = {}
+    count = 0
+    for sample in given:
+        run = device(sample)
+        flips += _flips(count, bundle(sample), run.outputs)
+        _count(layers, run, host(sample))
+        elsewhere.update(run.elsewhere)
+        count += 1
+        if progress is not None:
+            progress(f"as {numerics.name}", count / len(given))
+    return Comparison(
+        numerics=numerics, samples=count, flips=tuple(flips), layers=tuple(layers.values()), elsewhere=elsewhere
+    )  # fmt: skip
+
+
+def _both(bundle: Bundle, numerics: Numerics) -> tuple[Device, Callable[[Sample], Mapping[str, Array]]]:
+    """The device, and the integers that this machine's own kernels make of the same operators."""
+    model = _graph(bundle)
+    return interpreter(model, numerics), watched(device_graph(model, numerics))
+
+
+def _graph(bundle: Bundle) -> bytes:
+    file = bundle.path / GRAPH
+    if not file.is_file():
+        raise InvalidInput(f"{bundle.path} holds no {GRAPH}", hint="compile again with this version")
+    return file.read_bytes()
+
+
+def _count(layers: dict[str, Layer], run: Run, here: Mapping[str, Array]) -> None:
+    for name, values in run.integers.items():
+        apart = np.abs(values.astype(np.int32) - here[name].astype(np.int32))
+        old = layers.get(name, Layer(name=name, values=0, differing=0, largest=0))
+        layers[name] = Layer(
+            name=name,
+            values=old.values + apart.size,
+            differing=old.differing + int(np.count_nonzero(apart)),
+            largest=max(old.largest, int(apart.max(initial=0))),
+        )
+
+
+def _flips(sample: int, here: Mapping[str, Array], device: Mapping[str, Array]) -> list[Flip]:
+    found = []
+    for name, mine in here.items():
+        theirs = device[name]
+        if mine.ndim == 2 and mine.shape[-1] > 1:
+            rows = np.flatnonzero(mine.argmax(-1) != theirs.argmax(-1))
+            found += [
+                Flip(sample=sample, output=name, here=int(mine[r].argmax()), device=int(theirs[r].argmax()))
+                for r in rows
+            ]
+        elif mine.size:
+            wide, there = mine.astype(np.float64).reshape(-1), theirs.astype(np.float64).reshape(-1)
+            worst = int(np.abs(wide - there).argmax())
+            if abs(wide[worst] - there[worst]) > _SHARE * np.abs(wide).max():
+                found.append(Flip(sample=sample, output=name, here=float(wide[worst]), device=float(there[worst])))
+    return found
