@@ -96,6 +96,7 @@ def _lower(node: ir.Node, source: int, opset: int) -> None:
         ) from error
     if now.since_version == then.since_version:
         return
+    _check_types(node, then, opset)
     if rewrite := _REWRITES.get(node.op_type):
         rewrite(node)
     for name in [n for n in node.attributes if n not in then.attributes]:
@@ -110,6 +111,20 @@ def _lower(node: ir.Node, source: int, opset: int) -> None:
             f"{node.op_type} ({node.name}) has more inputs than opset {opset} knows",
             hint="choose a stack with a newer runtime, or another operator in the model",
         )
+
+
+def _check_types(node: ir.Node, then: onnx.defs.OpSchema, opset: int) -> None:
+    import onnx_ir
+
+    for i, value in enumerate(node.inputs):
+        if value is None or not isinstance(value.type, onnx_ir.TensorType) or i >= then.max_input:
+            continue
+        formal = then.inputs[min(i, len(then.inputs) - 1)]  # the last one may stand for many
+        if f"tensor({value.type.dtype.name.lower()})" not in formal.types:
+            raise PassFailed(
+                f"{node.op_type} ({node.name}) of {value.type.dtype.name.lower()} does not exist in opset {opset}",
+                hint="choose a stack with a newer runtime, or another element type in the model",
+            )
 
 
 def _is_default(attribute: ir.Attr, schema: onnx.defs.OpSchema.Attribute) -> bool:

@@ -88,6 +88,7 @@ REFUSED = {
     ),
     "axes of Pad": (13, "float[1,4] x", "float[1,6] y", "y = Pad(x, p, , a)",
                     {"p": np.array([1, 1]), "a": np.array([1])}, "Pad"),
+    "an element type": (11, "int8[1,4] x", "int8[1,1] y", "y = ReduceMax(x)", {}, "int8"),
 }  # fmt: skip
 
 
