@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 
+from targets.errors import MissingDependency
 from toolkit.cache import cache_folder
 
 __all__ = ["Finding", "examine"]
@@ -28,7 +30,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Every check, required ones first."""
-    return [*_dependencies(), _own_packages(), _cache(), _integer_instructions(), *_extras()]
+    return [*_dependencies(), _own_packages(), _cache(), _integer_instructions(), *_extras(), *_emulator()]
 
 
 def _dependencies() -> list[Finding]:
@@ -98,3 +100,16 @@ def _extras() -> list[Finding]:
                 f"pip install '{DISTRIBUTION}[{extra}]'")
         for module, extra in sorted(names.items())
     ]  # fmt: skip
+
+
+def _emulator() -> list[Finding]:
+    """What `toolkit verify --emulate` needs: QEMU for a board's processor, and for networks a Python of its kind."""
+    from toolkit.emulator.root import installed_root
+
+    program = which("qemu-aarch64-static") or which("qemu-aarch64")
+    qemu = Finding("QEMU (arm64)", bool(program), False, program or "not installed", "apt-get install qemu-user-static")
+    try:
+        kept = installed_root().versions
+    except MissingDependency as error:
+        return [qemu, Finding("emulator's root", False, False, "not installed", error.hint)]
+    return [qemu, Finding("emulator's root", True, False, ", ".join(f"{name} {v}" for name, v in kept.items()))]

@@ -9,6 +9,7 @@ import typer
 
 from targets.errors import UsageError
 from toolkit.cli.app import app
+from toolkit.cli.emulation import EmulateOpt, verify_emulated
 from toolkit.cli.numerics import NumericsDataOpt, NumericsOpt, verify_numerics
 from toolkit.cli.options import JsonOpt, QuietOpt, VerboseOpt
 from toolkit.cli.output import say, show_json
@@ -21,15 +22,16 @@ BundleArg = Annotated[Path, typer.Argument(metavar="BUNDLE", help="The folder th
 @app.command("verify")
 def verify_(
     bundle: BundleArg,
+    emulate: EmulateOpt = False,
     numerics: NumericsOpt = None,
     data: NumericsDataOpt = None,
     json: JsonOpt = False,
     verbose: VerboseOpt = 0,
     quiet: QuietOpt = False,
 ) -> int:
-    """Check a bundle: its hashes, then its golden inputs here.
+    """Check a bundle: its hashes, then its golden inputs here, or on an emulated core of its target.
 
-    Exits with 1 when the answers on this machine are not those recorded; with --numerics, when an answer on that kind
+    Exits with 1 when the answers are not those recorded; with --numerics, when an answer on that kind
     of device is another one than here.
     """
     from toolkit import units
@@ -38,7 +40,11 @@ def verify_(
 
     if data is not None and numerics is None:
         raise UsageError("--data is for --numerics", hint="add --numerics, or leave --data out")
+    if emulate and numerics is not None:
+        raise UsageError("--emulate and --numerics are two different checks", hint="give one of them")
     opened = open_bundle(bundle)
+    if emulate:
+        return verify_emulated(opened, json=json, quiet=quiet)
     if numerics is not None:
         return verify_numerics(opened, numerics, data, json=json, quiet=quiet)
     result = verify_bundle(opened)

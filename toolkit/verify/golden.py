@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, isinf
 from typing import Any
 
 from passes.compare import errors, sqnr_db
+from passes.dataset import Array
 from targets.errors import InvalidInput
 from toolkit.bundle.bundle import Bundle
+from toolkit.bundle.golden import Golden
 
-__all__ = ["Verification", "verify_bundle"]
+__all__ = ["Verification", "judged", "verify_bundle"]
 
 _FLOAT32_FLOOR_DB = 80.0
 
@@ -49,10 +52,18 @@ def verify_bundle(bundle: Bundle) -> Verification:
     Raises:
         InvalidInput: golden.npz is damaged, or of another model.
     """
-    powers: dict[str, list[float]] = {}
     samples = bundle.golden
-    for golden in samples:
-        answers = bundle(golden.inputs)
+    return judged(samples, [bundle(golden.inputs) for golden in samples])
+
+
+def judged(samples: Sequence[Golden], given: Sequence[Mapping[str, Array]]) -> Verification:
+    """What `given`, answers to `samples` from elsewhere, are against those recorded.
+
+    Raises:
+        InvalidInput: they are of another model.
+    """
+    powers: dict[str, list[float]] = {}
+    for golden, answers in zip(samples, given, strict=True):
         if answers.keys() != golden.outputs.keys():
             raise InvalidInput(
                 f"golden.npz holds {', '.join(golden.outputs)}, the artefact answers {', '.join(answers)}",

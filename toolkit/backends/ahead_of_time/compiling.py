@@ -48,11 +48,19 @@ class Built:
             InvalidInput: a sample has another type or shape, or the program failed.
             MissingDependency: there is no emulator for the machine.
         """
-        given = b"".join(_packed(self.inputs, sample) for sample in samples)
+        given = b"".join(map(self.packed, samples))
         said = execute(self.path, self.machine, given, emulate=emulate)
         size = sum(t.bytes for t in self.outputs)
         assert len(said) == size * len(samples)
         return [_unpacked(self.outputs, said[i : i + size]) for i in range(0, len(said), size)]
+
+    def packed(self, sample: Sample) -> bytes:
+        """The sample as the program reads it.
+
+        Raises:
+            InvalidInput: it has another type or shape.
+        """
+        return _packed(self.inputs, sample)
 
 
 def compile_executable(program: Program, machine: Machine, path: Path) -> Built:

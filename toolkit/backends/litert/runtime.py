@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -56,15 +56,20 @@ class Interpreter:
 
     def __call__(self, inputs: Sample) -> dict[str, Array]:
         """Every output. Where the batch varies, its samples are taken one after the other."""
-        if not self._edges["by_sample"]:
-            return self._answer(inputs)
-        count = len(next(iter(inputs.values())))
-        rows = [self._answer({name: array[i : i + 1] for name, array in inputs.items()}) for i in range(count)]
-        return {name: np.concatenate([row[name] for row in rows]) for name in self._outputs}
+        return self.taken([self._runner(**given) for given in self.given(inputs)])
 
-    def _answer(self, inputs: Sample) -> dict[str, Array]:
-        answers = self._runner(**{name: self._given(name, inputs[name]) for name in self._inputs})
-        return {name: self._taken(name, answers[name]) for name in self._outputs}
+    def given(self, inputs: Sample) -> list[dict[str, Array]]:
+        """What the file itself takes for `inputs`, one mapping for each time that it is run."""
+        rows = [inputs]
+        if self._edges["by_sample"]:
+            count = len(next(iter(inputs.values())))
+            rows = [{name: array[i : i + 1] for name, array in inputs.items()} for i in range(count)]
+        return [{name: self._given(name, row[name]) for name in self._inputs} for row in rows]
+
+    def taken(self, answers: Sequence[Sample]) -> dict[str, Array]:
+        """The outputs from what the file itself gave, each time that it was run."""
+        rows = [{name: self._taken(name, row[name]) for name in self._outputs} for row in answers]
+        return {name: np.concatenate([row[name] for row in rows]) for name in self._outputs} if rows[1:] else rows[0]
 
     def _given(self, name: str, array: Array) -> Array:
         if array.dtype == np.float16:
