@@ -125,7 +125,8 @@ def _relu(call: Call) -> list[Array]:
 def _two(function: np.ufunc) -> Operator:
     def run(call: Call) -> list[Array]:
         first, second = _float(call)
-        return [function(first, second)]
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            return [function(first, second)]
 
     return run
 

@@ -1,0 +1,123 @@
+"""Numerics of processors that this machine does not have, against onnxruntime on them, emulated, bit for bit.
+
+Each processor runs all networks in one process of its own, as starting onnxruntime under an emulator takes seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+import toolkit
+from passes.dataset import Array
+from tests.toolkit.verify.quantized_operators import CASES, made
+from toolkit.models import digits
+from toolkit.verify.integers import NUMERICS, Run, interpreter
+from toolkit.verify.integers.network import device_graph
+
+Job = tuple[bytes, Sequence[Mapping[str, Array]]]
+"""A network, and samples for it."""
+
+_PROGRAM = """
+import os, sys
+import numpy as np
+import onnxruntime as ort
+folder, answers = sys.argv[1], {}
+for name in sorted(os.listdir(folder)):
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    path = os.path.join(folder, name)
+    session = ort.InferenceSession(os.path.join(path, "model.onnx"), options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    for sample in sorted(n for n in os.listdir(path) if n.endswith(".npz")):
+        with np.load(os.path.join(path, sample)) as given:
+            got = session.run(names, {key: given[key] for key in given})
+        answers.update({f"{name}|{sample[:-4]}|{key}": value for key, value in zip(names, got)})
+np.savez(os.path.join(folder, "answers.npz"), **answers)
+"""
+
+
+def every_integer(model: bytes, numerics: str) -> bytes:
+    """The device's graph, giving all 8-bit results."""
+    graph = device_graph(model, NUMERICS[numerics])
+    known = {output.name for output in graph.graph.output}
+    for node in graph.graph.node:
+        if node.op_type.startswith(("QLinear", "QGemm", "QuantizeLinear")) and node.output[0] not in known:
+            graph.graph.output.append(helper.make_empty_tensor_value_info(node.output[0]))
+    written: bytes = graph.SerializeToString()
+    return written
+
+
+def written(folder: Path, jobs: Mapping[str, Job], numerics: str) -> None:
+    for name, (model, samples) in jobs.items():
+        place = folder / name
+        place.mkdir(parents=True)
+        onnx.save(onnx.load_from_string(every_integer(model, numerics)), place / "model.onnx")
+        for i, sample in enumerate(samples):
+            np.savez(place / f"{i:03}.npz", **{k.replace("/", "|"): v for k, v in sample.items()})
+
+
+def on_haswell(folder: Path) -> Mapping[str, Array]:
+    program = shutil.which("qemu-x86_64-static") or shutil.which("qemu-x86_64")
+    assert program, "apt-get install qemu-user-static"
+    words = [program, "-cpu", "Haswell", os.path.realpath(sys.executable), "-c", _PROGRAM, str(folder)]
+    environment = {**os.environ, "PYTHONPATH": sysconfig.get_path("purelib"), "ORT_DISABLE_TELEMETRY": "1"}
+    ran = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    return np.load(folder / "answers.npz")
+
+
+def operators(seeds: int) -> dict[str, Job]:
+    """Every operator in both types, with weights of one scale and of many."""
+    jobs: dict[str, Job] = {}
+    for number, case in enumerate(CASES):
+        for dtype in (np.uint8, np.int8):
+            for seed in range(100, 100 + seeds):
+                model, sample = made(case, seed, dtype, per_channel=seed % 2 == 0)
+                jobs[f"{number:02}-{case.op}-{dtype.__name__}-{seed}"] = (model, [sample])
+    return jobs
+
+
+def digits_network(folder: Path) -> Job:
+    bundle = toolkit.compile(target="desktop_cpu", output=folder / "bundle")
+    return (bundle.path / "model.onnx").read_bytes(), list(digits.validation().take(16))
+
+
+def differing(job: Job, name: str, numerics: str, answers: Mapping[str, Array]) -> tuple[int, int, list[Run]]:
+    """How many integers differ from what the processor answered, of how many."""
+    device = interpreter(job[0], NUMERICS[numerics])
+    wrong = total = 0
+    runs = []
+    for i, sample in enumerate(job[1]):
+        run = device(sample)
+        runs.append(run)
+        for tensor, values in {**run.integers, **run.outputs}.items():
+            want = answers.get(f"{name}|{i:03}|{tensor}")
+            if want is not None:
+                wrong += int(np.count_nonzero(values != want))
+                total += values.size
+    return wrong, total, runs
+
+
+@pytest.mark.slow
+def test_avx2_is_what_an_emulated_haswell_computes(tmp_path: Path) -> None:
+    """Operators, a fair share of whose results would be others without saturation, and the digits network."""
+    jobs = {**operators(2), "digits": digits_network(tmp_path)}
+    written(tmp_path / "jobs", jobs, "avx2")
+    answers = on_haswell(tmp_path / "jobs")
+    found = {name: differing(job, name, "avx2", answers)[:2] for name, job in jobs.items()}
+    assert {name: counts for name, counts in found.items() if counts[0]} == {}
+    assert sum(total for _, total in found.values()) > 150_000
+    exact = {name: differing(job, name, "vnni", answers)[0] for name, job in jobs.items() if "uint8" in name}
+    assert sum(exact.values()) > 1_000, "nothing saturated: this would hold of any arithmetic"
