@@ -196,7 +196,7 @@ def _not_executed(stack: Stack, bundle: Bundle, file: str, core: Core) -> str:
     target = load_target(stack.target)
     if target.device_type != "cpu":
         part = {"gpu": "the GPU", "tpu": "the accelerator"}[target.device_type]
-        return f"{part} of {target.title}: no emulator exists; {file} ran on a {core.name} instead"
+        return f"{part} of {target.title}: no emulator exists; {file} ran on an emulated {core.machine.emulated_cpu} instead"
     if not stack.runtime.startswith(_EXECUTED[bundle.artifact.format]):
         step = f" (next: {bundle.artifact.remaining})" if bundle.artifact.remaining else ""
         return f"{stack.runtime} {stack.runtime_version}, the runtime of this stack{step}"
@@ -214,5 +214,5 @@ def _notes(bundle: Bundle, made: Emulated, core: Core) -> list[str]:
     if recorded not in (None, version):
         notes.append(f"the answers recorded are of {name} {recorded}, those here of {version}")
     if made.instructions is None:
-        notes.append("instructions were not counted: apt-get install qemu-user gcc")
+        notes.append("instructions were not counted: apt-get install qemu-user gcc (QEMU 4.2 to 8.1)")
     return notes

@@ -62,7 +62,7 @@ def counter(machine: Machine, *, mark: int | None = None) -> Iterator[Counter]:
     """Counts on `machine`; with `mark`, also whenever a program makes the system call of that number.
 
     Raises:
-        MissingDependency: QEMU's dynamically linked user mode or a C compiler is not installed.
+        MissingDependency: QEMU's dynamically linked user mode or a C compiler is not installed, or QEMU is too new.
     """
     emulator = shutil.which(machine.emulator.removesuffix("-static"))
     compiler = shutil.which("gcc") or shutil.which("cc")
@@ -77,8 +77,19 @@ def counter(machine: Machine, *, mark: int | None = None) -> Iterator[Counter]:
         source.write_bytes((files(__package__) / "c" / "counting.c").read_bytes())
         subprocess.run([compiler, "-std=c99", "-O2", "-shared", "-fPIC", source, "-o", plugin], check=True)
         asked = str(plugin) if mark is None else f"{plugin},mark={mark}"
+        _check_loads(emulator, plugin)
         options = ("-cpu", machine.emulated_cpu, "-plugin", asked, "-d", "plugin", "-D", str(said))
         yield Counter((emulator, *options), said)
+
+
+def _check_loads(emulator: str, plugin: Path) -> None:
+    """QEMU looks at plugins before it looks for the program, here an empty name."""
+    done = subprocess.run([emulator, "-plugin", plugin, ""], capture_output=True, text=True, check=False)
+    if "plugin" in done.stderr:
+        raise MissingDependency(
+            f"this QEMU does not take the counting plugin: {done.stderr.splitlines()[0].rpartition(': ')[2]}",
+            hint="count with QEMU 4.2 to 8.1, whose plugins have version 1",
+        )
 
 
 def count_instructions(program: Path, machine: Machine, given: bytes) -> Instructions:
