@@ -1,0 +1,299 @@
+"""Bundles answer on emulated boards as where they were compiled: through onnxruntime, through LiteRT, by themselves.
+
+The root is made once, from apt and pip, after an installation that was killed half way.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+import toolkit
+from targets.errors import InvalidInput, MissingDependency
+from toolkit.backends.ahead_of_time import MACHINES, compile_executable
+from toolkit.bundle.bundle import Bundle, open_bundle
+from toolkit.bundle.hashes import hashes_of
+from toolkit.cli.main import main
+from toolkit.driver import export_program
+from toolkit.emulator.cores import CORES
+from toolkit.emulator.installing import install_root
+from toolkit.emulator.programs import program_answers
+from toolkit.emulator.root import FACTS, Root, home, installed_root
+from toolkit.emulator.running import answers_of
+from toolkit.verify.emulation import emulate_bundle
+
+pytestmark = pytest.mark.slow
+
+PI = next(core for core in CORES if core.name == "Cortex-A72")
+ENOUGH_DB = 80
+KEYS = {
+    "schema", "passed", "file", "runtime", "cpu", "emulator", "samples", "floor_db", "recorded", "reference",
+    "memory_bytes", "network_bytes", "instructions", "not_executed", "notes",
+}  # fmt: skip
+DISTANCE = {"sqnr_db", "max_abs_error", "classes", "classes_agree", "identical"}
+INSTRUCTIONS = {"total", "memory", "branch", "integer", "vector", "other"}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Root]:
+    """Installed by the command, which was killed once before."""
+    before = os.environ["TOOLKIT_CACHE"]
+    os.environ["TOOLKIT_CACHE"] = str(tmp_path_factory.mktemp("emulator-cache"))
+    words = [sys.executable, "-c", "from toolkit.cli.main import run; run()", "doctor", "--install-emulator", "-q"]
+    killed = subprocess.Popen(words, stdout=subprocess.DEVNULL, start_new_session=True)
+    while not list(home().glob(".new-*/arm64/system/usr")):
+        assert killed.poll() is None, "it ended before it could be killed"
+        time.sleep(0.02)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    archives = {file: file.stat().st_mtime_ns for file in home().glob("downloads/cache/archives/*.deb")}
+    assert archives
+    with pytest.raises(MissingDependency):
+        installed_root()
+    seen = []
+
+    def look(step: str, done: float) -> None:
+        seen.append(done)
+        for file, when in archives.items():
+            assert not file.exists() or file.stat().st_mtime_ns == when, f"{file.name} was fetched again"
+
+    yield install_root(look)
+    assert seen == sorted(seen)
+    os.environ["TOOLKIT_CACHE"] = before
+
+
+@pytest.fixture(scope="module")
+def digits(root: Root, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Bundle]:
+    """The built-in example for a stack, compiled once."""
+    made: dict[str, Bundle] = {}
+
+    def compiled(stack: str) -> Bundle:
+        if stack not in made:
+            target, _, name = stack.partition("/")
+            folder = tmp_path_factory.mktemp("bundles") / "digits"
+            made[stack] = toolkit.compile("digits", target=target, stack=name, output=folder)
+        return made[stack]
+
+    return compiled
+
+
+def emulated(bundle: Path, capsys: pytest.CaptureFixture[str], code: int = 0) -> dict[str, Any]:
+    assert main(["verify", str(bundle), "--emulate", "--json"]) == code
+    document: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return document
+
+
+# ---- the root
+
+
+def test_a_killed_installation_left_nothing_and_a_second_one_changes_nothing(root: Root) -> None:
+    left = {path.name for path in home().iterdir()}
+    assert left == {"arm64", "lock"}
+    facts = json.loads((home() / "arm64" / FACTS).read_text())
+    assert all(len(digest) == 64 for digest in facts["packages"].values())
+    assert {"onnxruntime", "ai-edge-litert", "numpy"} <= facts["wheels"].keys()
+    before = (home() / "arm64").stat().st_ino
+    assert install_root() == root
+    assert (home() / "arm64").stat().st_ino == before
+
+
+def test_a_root_that_fails_is_made_again(root: Root) -> None:
+    """Only as far as the look: making it takes the time of the fixture once more."""
+    from toolkit.emulator import installing
+
+    file = next(root.site.glob("numpy/__init__.py"))
+    content = file.read_text()
+    assert installing._whole(lambda step, done: None) == root
+    file.write_text("raise ImportError('cut off')")
+    try:
+        assert installing._whole(lambda step, done: None) is None
+    finally:
+        file.write_text(content)
+
+
+# ---- bundles
+
+
+@pytest.mark.parametrize(
+    ("stack", "file", "runtime"),
+    [
+        ("raspberry_pi_4/onnxruntime-int8", "model.onnx", "onnxruntime"),
+        ("raspberry_pi_4/tflite-int8", "model.tflite", "LiteRT"),
+    ],
+)
+def test_digits_on_an_emulated_raspberry_pi_4(
+    stack: str, file: str, runtime: str, digits: Callable[[str], Bundle], capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = digits(stack)
+    before = hashes_of(bundle.path), (bundle.path / "manifest.json").read_bytes()
+    document = emulated(bundle.path, capsys)
+    assert document.keys() == KEYS
+    assert document["recorded"].keys() == document["reference"].keys() == DISTANCE
+    assert document["instructions"].keys() == INSTRUCTIONS
+    assert document["schema"] == "toolkit.emulation/1"
+    assert (document["passed"], document["file"], document["cpu"]) == (True, file, "cortex-a72")
+    assert document["runtime"].startswith(runtime)
+    assert document["recorded"]["identical"], "integers are the same on every processor"
+    assert document["reference"]["classes_agree"] == document["reference"]["classes"] == 4
+    assert document["reference"]["sqnr_db"] == pytest.approx(document["floor_db"], abs=0.1)
+    assert document["network_bytes"] < document["memory_bytes"] < 200e6
+    assert document["not_executed"] == ""
+    assert (hashes_of(bundle.path), (bundle.path / "manifest.json").read_bytes()) == before
+
+
+def test_instructions_are_the_same_every_time(digits: Callable[[str], Bundle]) -> None:
+    bundle = digits("raspberry_pi_4/tflite-int8")
+    first, second = (emulate_bundle(bundle).instructions for _ in range(2))
+    assert first == second
+    assert first is not None
+    assert first.vector > 0.3 * first.total, "XNNPACK works with vectors"
+    assert first.other == 0
+
+
+def test_float_answers_are_those_of_this_processor_to_rounding(digits: Callable[[str], Bundle]) -> None:
+    """onnxruntime here and there: two sets of kernels, neither of them ours."""
+    made = emulate_bundle(digits("raspberry_pi_4/onnxruntime-fp32"))
+    assert made.recorded.sqnr_db >= ENOUGH_DB
+    assert made.reference.sqnr_db >= ENOUGH_DB
+    assert made.recorded.classes_agree == 4
+
+
+def test_beside_an_accelerator_the_processor_is_emulated_and_that_is_said(
+    digits: Callable[[str], Bundle], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["verify", str(digits("jetson_nano/tensorrt-fp16").path), "--emulate"]) == 0
+    said = capsys.readouterr().out
+    assert "through model.onnx on an emulated cortex-a57" in said
+    assert "not executed: the GPU of NVIDIA Jetson Nano" in said
+    assert "a count, not a time" in said
+    made = emulate_bundle(digits("coral_dev_board/pcie"))
+    assert (made.cpu, made.file, made.passed) == ("cortex-a53", "model.tflite", True)
+    assert made.not_executed.startswith("the accelerator of Coral Dev Board")
+
+
+def test_another_x86_processor_is_emulated_with_this_environments_own_runtime(
+    digits: Callable[[str], Bundle],
+) -> None:
+    made = emulate_bundle(digits("desktop_cpu/onnxruntime-fp32"))
+    assert (made.cpu, made.passed) == ("Haswell", True)
+    assert made.recorded.sqnr_db >= ENOUGH_DB
+    assert made.notes == ("the emulated Haswell has no VNNI: int8 answers may differ for it",)
+
+
+def test_a_runtime_that_is_not_the_stacks_own_is_said(digits: Callable[[str], Bundle]) -> None:
+    made = emulate_bundle(digits("raspberry_pi_4/ncnn-fp32"))
+    assert made.passed
+    assert made.not_executed.startswith("ncnn 2026, the runtime of this stack (next: convert model.onnx on the desk")
+
+
+# ---- what must be noticed
+
+
+@pytest.mark.parametrize("stack", ["raspberry_pi_4/onnxruntime-int8", "raspberry_pi_4/tflite-int8"])
+def test_a_changed_byte_is_noticed_by_its_hash(
+    stack: str, digits: Callable[[str], Bundle], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damaged = copied(digits(stack), tmp_path)
+    file = damaged / open_bundle(damaged).artifact.file
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    assert "is not the file that was written" in emulated(damaged, capsys, code=5)["problem"]
+
+
+def test_other_weights_are_noticed_by_their_answers(
+    digits: Callable[[str], Bundle], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damaged = copied(digits("raspberry_pi_4/onnxruntime-int8"), tmp_path)
+    model = onnx.load(damaged / "model.onnx")
+    integers = [tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.INT8]
+    largest = max(integers, key=lambda tensor: tensor.ByteSize())
+    array = numpy_helper.to_array(largest).copy()
+    array.reshape(-1)[: array.size // 4] *= -1
+    largest.CopyFrom(numpy_helper.from_array(array, largest.name))
+    onnx.save(model, damaged / "model.onnx")
+    with_new_hashes(damaged)
+    document = emulated(damaged, capsys, code=1)
+    assert not document["passed"]
+    assert document["recorded"]["sqnr_db"] < document["floor_db"]
+    assert main(["verify", str(damaged), "--emulate"]) == 1
+    assert "NOT verified: the answers of the emulated core" in capsys.readouterr().out
+
+
+def test_other_weights_of_a_tflite_are_noticed_by_their_answers(
+    digits: Callable[[str], Bundle], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damaged = copied(digits("raspberry_pi_4/tflite-int8"), tmp_path)
+    from ai_edge_litert import schema_py_generated as schema
+
+    file = damaged / "model.tflite"
+    content = bytearray(file.read_bytes())
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(bytes(content), 0))
+    largest = bytes(max((b.data for b in model.buffers if b.data is not None), key=len))
+    assert content.count(largest) == 1
+    start = content.index(largest)
+    content[start : start + len(largest)] = bytes(reversed(largest))
+    file.write_bytes(content)
+    with_new_hashes(damaged)
+    assert not emulated(damaged, capsys, code=1)["passed"]
+
+
+def test_what_the_runtime_refuses_is_one_line(root: Root) -> None:
+    with pytest.raises(InvalidInput, match="on the emulated cortex-a72: InvalidProtobuf") as error:
+        answers_of("onnxruntime", b"no model", [{}], PI, 4)
+    assert "\n" not in error.value.problem
+
+
+def copied(bundle: Bundle, folder: Path) -> Path:
+    return Path(shutil.copytree(bundle.path, folder / "copy"))
+
+
+def with_new_hashes(folder: Path) -> None:
+    """As someone would who changes a bundle on purpose."""
+    file = folder / "manifest.json"
+    manifest = json.loads(file.read_text())
+    manifest["sha256"] = hashes_of(folder)
+    file.write_text(json.dumps(manifest))
+
+
+# ---- programs by themselves
+
+
+def test_a_program_is_run_and_measured(tmp_path: Path) -> None:
+    network = export_program("digits")
+    built = compile_executable(network, MACHINES["aarch64-cortex-a72"], tmp_path / "program")
+    samples = [{"image": np.full((1, 1, 8, 8), value, np.float32)} for value in (0.0, 0.5, 1.0)]
+    made, again = program_answers(built, samples), program_answers(built, samples[:1])
+    for answer, sample in zip(made.answers, samples, strict=True):
+        np.testing.assert_allclose(answer["output"], network.run(sample)["output"], rtol=1e-5, atol=1e-5)
+    assert made.instructions == again.instructions
+    planned = built.memory.arena_bytes + built.memory.weight_bytes
+    assert planned <= made.memory_bytes < planned + 2e6, "the C library and the kernels come on top"
+
+
+def test_a_program_for_sve_fails_on_a_cortex_a72(tmp_path: Path) -> None:
+    import torch
+
+    from toolkit.bench.trained import _series_network
+
+    plain = MACHINES["aarch64-cortex-a72"]
+    newer = replace(plain, cpu="neoverse-v1", c_flags=("-mcpu=cortex-a72+sve",))
+    series = export_program((_series_network(2).eval(), (torch.zeros(1, 1, 150),)))
+    built = compile_executable(series, newer, tmp_path / "program")
+    with pytest.raises(InvalidInput, match="program holds an instruction that cortex-a72 does not have") as error:
+        program_answers(built, [{series.signature.inputs[0].name: np.zeros((1, 1, 150), np.float32)}])
+    assert "\n" not in error.value.problem
