@@ -36,7 +36,6 @@ from toolkit.backends.ahead_of_time import (
     schedules,
 )
 from toolkit.backends.ahead_of_time.c_numbers import with_exact_numbers
-from toolkit.backends.ahead_of_time.emitter import OUR_SOURCES
 from toolkit.backends.ahead_of_time.machines import Vectors
 from toolkit.driver import export_program
 from toolkit.models import digits
@@ -132,7 +131,7 @@ def test_a_program_for_another_core_is_caught(series: Program, tmp_path: Path) -
 
 def test_the_source_builds_without_a_warning_and_answers(series: Program, tmp_path: Path) -> None:
     memory = compile_source(series, tmp_path)
-    for file in OUR_SOURCES:
+    for file in ("main.c", "model.c", "support.c"):
         strict = ["gcc", "-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror", "-c", file, "-o", "checked.o"]
         subprocess.run(strict, cwd=tmp_path, check=True)
     subprocess.run(["make", "CFLAGS=-O1"], cwd=tmp_path, check=True, capture_output=True)

@@ -12,13 +12,12 @@ import numpy as np
 from passes.dataset import Array, Sample
 from passes.program import Program
 from targets.errors import InvalidInput
-from toolkit.backends.ahead_of_time import adapter
 from toolkit.backends.ahead_of_time.building import link
-from toolkit.backends.ahead_of_time.emitter import OUR_SOURCES, kernel_source, makefile, sources
+from toolkit.backends.ahead_of_time.emitter import kernel_source, makefile, our_sources, sources
 from toolkit.backends.ahead_of_time.executing import execute
 from toolkit.backends.ahead_of_time.machines import Machine
+from toolkit.backends.ahead_of_time.networks import network_of
 from toolkit.backends.ahead_of_time.plan import Memory, Plan, planned
-from toolkit.backends.ahead_of_time.preparing import outputs_of, prepared
 from toolkit.backends.ahead_of_time.trace import Tensor
 
 __all__ = ["Built", "compile_executable", "compile_source"]
@@ -70,13 +69,13 @@ def compile_executable(program: Program, machine: Machine, path: Path) -> Built:
         InvalidInput: sizes vary, or TVM lacks an operator.
         MissingDependency: TVM or a C compiler for the machine is not installed.
     """
-    network = adapter.lowered(prepared(program))
-    compiled = adapter.compiled_object(network, machine, outputs_of(program))
+    compiled = network_of(program).compiled(machine)
     plan = planned(compiled.trace)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        _write(folder, sources(plan, program.name) | {"kernels.o": compiled.code})
-        made = link(folder, (*OUR_SOURCES, "weights.S", "kernels.o"), machine, "program")
+        theirs = {"kernels.o": compiled.code} if compiled.code else {}
+        _write(folder, sources(plan, program.name) | theirs)
+        made = link(folder, (*our_sources(plan.trace), "weights.S", *theirs), machine, "program")
         path.write_bytes(made.read_bytes())
     path.chmod(0o755)
     return Built(
@@ -95,11 +94,11 @@ def compile_source(program: Program, folder: Path) -> Memory:
         InvalidInput: sizes vary, or TVM lacks an operator.
         MissingDependency: TVM is not installed.
     """
-    compiled = adapter.compiled_source(adapter.lowered(prepared(program)), outputs_of(program))
+    compiled = network_of(program).written()
     plan = planned(compiled.trace)
     folder.mkdir(parents=True, exist_ok=True)
-    files = {"kernels.c": kernel_source(compiled.code), "Makefile": makefile()}
-    _write(folder, sources(plan, program.name) | files)
+    theirs = {"kernels.c": kernel_source(compiled.code)} if compiled.code else {}
+    _write(folder, sources(plan, program.name) | theirs | {"Makefile": makefile(plan.trace)})
     return plan.memory
 
 

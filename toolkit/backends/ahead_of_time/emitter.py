@@ -15,9 +15,17 @@ from targets.errors import InvalidInput
 from toolkit.backends.ahead_of_time.plan import Plan, scratch_name
 from toolkit.backends.ahead_of_time.trace import Kernel, Tensor, Trace
 
-__all__ = ["OUR_SOURCES", "kernel_source", "makefile", "sources"]
+__all__ = ["has_integers", "kernel_source", "makefile", "our_sources", "sources"]
 
-OUR_SOURCES = ("main.c", "model.c", "support.c")
+_ALWAYS = ("main.c", "model.c", "support.c")
+
+_INTEGERS = (
+    "integers_dense.c", "integers_depthwise.c", "integers_edges.c", "integers_elementwise.c", "integers_pooling.c",
+)  # fmt: skip
+"""The kernels of integers, in a network that has any."""
+
+_CALLS = "integers.c"
+"""Written for each network: the same kernels, each with what is known about one call."""
 
 _TYPES = {
     "bool": "bool", "float32": "float", "float64": "double",
@@ -28,12 +36,34 @@ _TYPES = {
 
 def sources(plan: Plan, name: str) -> dict[str, bytes]:
     """Every file but the kernels, by its name. `name` is what comments call the network."""
-    fixed = {file: (files(__package__) / "c" / file).read_bytes() for file in _FIXED}
+    copied = (*_FIXED, *((*_INTEGERS, "integers.h", "vectors.h") if has_integers(plan.trace) else ()))
+    fixed = {file: (files(__package__) / "c" / file).read_bytes() for file in copied}
     written = {"model.h": _header(plan.trace, name), "model.c": _model(plan)}
+    if has_integers(plan.trace):
+        written[_CALLS] = _calls(plan.trace)
     return fixed | {file: text.encode() for file, text in written.items()} | {"weights.bin": plan.weights}
 
 
 _FIXED = ("main.c", "support.c", "support.h", "weights.S")
+
+
+def has_integers(trace: Trace) -> bool:
+    """Whether some kernels are ours."""
+    return any(kernel.source for kernel in trace.kernels.values())
+
+
+def our_sources(trace: Trace) -> tuple[str, ...]:
+    """The C files that are not TVM's."""
+    return (*_ALWAYS, *((*_INTEGERS, _CALLS) if has_integers(trace) else ()))
+
+
+def _calls(trace: Trace) -> str:
+    written = [kernel.source for kernel in _ours(trace)]
+    return "\n".join(['#include "integers.h"\n#include "support.h"\n', *map(_prototype, _ours(trace)), "", *written])
+
+
+def _ours(trace: Trace) -> Iterator[Kernel]:
+    return (kernel for kernel in trace.kernels.values() if kernel.source)
 
 
 _TVM_ALONE = ('#include "tvm/', "void* __tvm_ffi__", "#define TVM_EXPORTS")
@@ -198,17 +228,20 @@ def _place(plan: Plan, name: str) -> str:
     return f"WEIGHT({plan.constants[name]})" if name in plan.constants else f"ARENA({plan.offsets[name]})"
 
 
-def makefile() -> bytes:
+def makefile(trace: Trace) -> bytes:
     """Builds the command line program and leaves the objects; CC and CFLAGS choose the processor."""
-    return b"""# CC=aarch64-linux-gnu-gcc CFLAGS="-O3 -mcpu=cortex-a72" make
+    ours = [file.replace(".c", ".o") for file in our_sources(trace)]
+    headers = ["model.h", "support.h", *(["integers.h", "vectors.h"] if has_integers(trace) else [])]
+    theirs = " kernels.o" if len(list(_ours(trace))) < len(trace.kernels) else ""
+    return f"""# CC=aarch64-linux-gnu-gcc CFLAGS="-O3 -mcpu=cortex-a72" make
 CC ?= cc
 CFLAGS ?= -O3
-OURS = main.o model.o support.o
+OURS = {" ".join(ours)}
 
-program: $(OURS) kernels.o weights.o
+program: $(OURS){theirs} weights.o
 \t$(CC) $(CFLAGS) -o $@ $^ -lm
 
-$(OURS): %.o: %.c model.h support.h
+$(OURS): %.o: %.c {" ".join(headers)}
 \t$(CC) $(CFLAGS) -std=c99 -Wall -Wextra -c $< -o $@
 
 kernels.o: kernels.c support.h
@@ -221,4 +254,4 @@ clean:
 \trm -f program *.o
 
 .PHONY: clean
-"""
+""".encode()

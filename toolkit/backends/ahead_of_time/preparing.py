@@ -12,25 +12,24 @@ from targets.errors import InvalidInput
 from toolkit.backends.ahead_of_time import adapter
 from toolkit.backends.ahead_of_time.trace import Tensor
 
-__all__ = ["outputs_of", "prepared"]
+__all__ = ["is_quantized", "outputs_of", "prepared", "refuse_varying"]
 
 _QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
 _SHOWN = 3
 
 
-def prepared(program: Program) -> Any:
-    """The ModelProto that `adapter.lowered` takes.
+def is_quantized(program: Program) -> bool:
+    """Whether integers stand for numbers somewhere in the graph."""
+    return any(node.op_type in _QUANTIZED for node in program.graph)
+
+
+def prepared(model: bytes) -> Any:
+    """The ModelProto that `adapter.lowered` takes, from one of static shapes.
 
     Raises:
-        InvalidInput: a size varies, the graph is quantized, or TVM has no converter for a node.
+        InvalidInput: TVM has no converter for a node.
     """
-    _refuse_varying(program)
-    simplified = _simplified(program.onnx_bytes)
-    if any(node.op_type in _QUANTIZED for node in simplified.graph.node):
-        raise InvalidInput(
-            "the ahead-of-time compiler takes float graphs so far, and this one is quantized",
-            hint="compile with --precision float32",
-        )
+    simplified = _simplified(model)
     if missing := adapter.unsupported(simplified):
         nodes = ", ".join(f"{operator} ({name or 'unnamed'})" for operator, name in missing[:_SHOWN])
         more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
@@ -49,7 +48,12 @@ def outputs_of(program: Program) -> tuple[Tensor, ...]:
     )
 
 
-def _refuse_varying(program: Program) -> None:
+def refuse_varying(program: Program) -> None:
+    """A program is planned for one size of everything.
+
+    Raises:
+        InvalidInput: a size varies.
+    """
     for spec in (*program.signature.inputs, *program.signature.outputs):
         if any(isinstance(dim, str) for dim in spec.shape):
             raise InvalidInput(

@@ -28,11 +28,15 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Kernel:
-    """A compiled function of pointers: numpy's names of what they point at, and the bytes it asks for while it runs."""
+    """A function of pointers: numpy's names of what they point at, and the bytes it asks for while it runs.
+
+    `source` is the C of those that TVM did not compile.
+    """
 
     name: str
     parameters: tuple[str, ...]
     scratch_bytes: int
+    source: str = ""
 
 
 @dataclass(frozen=True)
