@@ -22,7 +22,7 @@ NumericsOpt = Annotated[
     typer.Option(
         "--numerics",
         metavar="KIND",
-        help="Compare with the integers of a72, vnni, avx2 or tflite: whose answers flip, and where they part.",
+        help="Compare with the integers of a72, vnni, avx2, tflite or xnnpack: whose answers flip, and where they part.",
     ),
 ]
 NumericsDataOpt = Annotated[
@@ -67,7 +67,8 @@ def _show(made: Comparison, numerics: Numerics) -> None:
         table(["layer", "differing", "of", "largest"], rows, right=(1, 2, 3))
         if len(parted) > _SHOWN:
             say(f"and {len(parted) - _SHOWN} more: --json lists all")
+    owner = {"onnxruntime": "onnxruntime", "litert": "LiteRT"}[numerics.runtime]
     for name, why in list(made.elsewhere.items())[:_SHOWN]:
-        say(f"not bit-true: {name} ({why}) was computed by onnxruntime on this machine")
+        say(f"not bit-true: {name} ({why}) was computed by {owner} on this machine")
     if len(made.elsewhere) > _SHOWN:
         say(f"not bit-true: {len(made.elsewhere) - _SHOWN} more, listed by --json")

@@ -9,8 +9,9 @@
 The arithmetic of each kind of device is a `Numerics` value; the network is the one that its runtime makes of the graph.
 """
 
+from toolkit.verify.integers.calls import Run
 from toolkit.verify.integers.comparison import Comparison, compare_numerics
-from toolkit.verify.integers.interpreting import Run, interpreter
+from toolkit.verify.integers.interpreting import interpreter
 from toolkit.verify.integers.numerics import NUMERICS, Numerics
 
 __all__ = ["NUMERICS", "Comparison", "Numerics", "Run", "compare_numerics", "interpreter"]

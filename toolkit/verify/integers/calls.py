@@ -1,4 +1,4 @@
-"""An operator of the device's graph with the arrays it works on."""
+"""An operator of the device's graph with the arrays it works on, and what a whole run gives."""
 
 from __future__ import annotations
 
@@ -12,7 +12,22 @@ import onnx
 from passes.dataset import Array
 from toolkit.verify.integers.numerics import Numerics
 
-__all__ = ["Call", "Operator", "Unknown"]
+__all__ = ["Call", "Operator", "Run", "Unknown"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One sample through a device.
+
+    Args:
+        outputs: By name, as the network gives them.
+        integers: Every 8-bit tensor that was computed, not merely moved, by name, in the order in which they were made.
+        elsewhere: Operators that onnxruntime computed on this machine, with the reason: not bit-true.
+    """
+
+    outputs: dict[str, Array]
+    integers: dict[str, Array]
+    elsewhere: dict[str, str] = field(default_factory=dict)
 
 
 class Unknown(Exception):

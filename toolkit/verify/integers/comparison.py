@@ -7,13 +7,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx
+import onnx_ir
 
 from passes.dataset import Array, Dataset, Sample
+from passes.program import onnx_program
 from targets.errors import InvalidInput
+from targets.target import load_target
+from toolkit.backends.litert.lowering import Edges
+from toolkit.backends.litert.tflite import tflite_bytes
 from toolkit.bundle.bundle import GRAPH, Bundle
-from toolkit.verify.integers.interpreting import Device, Run, interpreter
+from toolkit.verify.integers.calls import Run
+from toolkit.verify.integers.interpreting import Device, interpreter
+from toolkit.verify.integers.lite_device import LiteDevice
 from toolkit.verify.integers.network import device_graph, watched
-from toolkit.verify.integers.numerics import Numerics
+from toolkit.verify.integers.numerics import NUMERICS, Numerics
 
 __all__ = ["SCHEMA", "Comparison", "Flip", "Layer", "compare_numerics"]
 
@@ -130,9 +138,36 @@ def compare_numerics(
 
 
 def _both(bundle: Bundle, numerics: Numerics) -> tuple[Device, Callable[[Sample], Mapping[str, Array]]]:
-    """The device, and the integers that this machine's own kernels make of the same operators."""
+    """The device, and the integers of the same operators as this machine computes them.
+
+    Of a .tflite XNNPACK computes them here, and shows none that lie between its operators: ours stand for it.
+    """
     model = _graph(bundle)
-    return interpreter(model, numerics), watched(device_graph(model, numerics))
+    graph = device_graph(model, numerics)
+    if numerics.runtime == "onnxruntime":
+        return interpreter(model, numerics), watched(graph)
+    device, here = (_lite(bundle, model, n) for n in (numerics, NUMERICS["xnnpack"]))
+    return device, lambda sample: here(sample).integers
+
+
+def _lite(bundle: Bundle, model: bytes, numerics: Numerics) -> LiteDevice:
+    """The bundle's network as a .tflite: the file in it, where there is one, else what would be written.
+
+    Raises:
+        InvalidInput: the file is not what this version writes from the graph beside it.
+    """
+    signature, name = bundle.signature, str(bundle.manifest["name"])
+    program = onnx_program(name, onnx_ir.from_proto(onnx.load_from_string(model)), signature, bundle.golden[0].inputs)
+    target, _, stack = str(bundle.manifest["stack"]).partition("/")
+    place = load_target(target).stack(stack)
+    file = bundle.path / "model.tflite"
+    if not file.is_file():
+        return LiteDevice(program, place, Edges(), numerics)
+    stored = file.read_bytes()
+    for edges in (Edges(), Edges(integers=True, channels_last=True)):
+        if tflite_bytes(program, place, edges) == stored:
+            return LiteDevice(program, place, edges, numerics)
+    raise InvalidInput(f"{file} is not what this version writes", hint="compile again with this version")
 
 
 def _graph(bundle: Bundle) -> bytes:

@@ -7,7 +7,6 @@ operator without arithmetic of its own here, and that one is named in the result
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from onnx import helper, numpy_helper
 from passes.dataset import Array, Sample
 from passes.onnxruntime import Session
 from toolkit.verify.integers import convolving, elementwise, pooling, tables
-from toolkit.verify.integers.calls import Call, Operator, Unknown
+from toolkit.verify.integers.calls import Call, Operator, Run, Unknown
 from toolkit.verify.integers.network import device_graph, makes_integers
 from toolkit.verify.integers.numerics import Numerics
 
@@ -32,21 +31,6 @@ _MOVES = frozenset(
     "Transpose Unsqueeze ArgMax Clip GlobalMaxPool Max MaxPool Min ReduceMax ReduceMin".split()
 )
 """Numbers come out as they went in, each of them one that went in: there is nothing to round."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """One sample through a device.
-
-    Args:
-        outputs: By name, as the network gives them.
-        integers: Every 8-bit tensor that was computed, not merely moved, by name, in the order in which they were made.
-        elsewhere: Operators that onnxruntime computed on this machine, with the reason: not bit-true.
-    """
-
-    outputs: dict[str, Array]
-    integers: dict[str, Array]
-    elsewhere: dict[str, str] = field(default_factory=dict)
 
 
 Device = Callable[[Sample], Run]

@@ -73,6 +73,20 @@ _ALL = (
         signed_activations=False,
         checked="onnxruntime on an emulated Haswell",
     ),
+    Numerics(
+        name="tflite",
+        title="TFLite's reference kernels, which the Edge TPU's compiler starts from",
+        runtime="litert",
+        multipliers="fixed_point",
+        checked="LiteRT's reference kernels; no oracle exists for the chip",
+    ),
+    Numerics(
+        name="xnnpack",
+        title="LiteRT with XNNPACK, as boards run a .tflite by default",
+        runtime="litert",
+        multipliers="float32",
+        checked="LiteRT with XNNPACK on x86",
+    ),
 )
 
 NUMERICS: Mapping[str, Numerics] = {numerics.name: numerics for numerics in _ALL}
