@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from html import escape
 from typing import Any
 
@@ -70,6 +70,17 @@ class Estimate:
     @property
     def macs(self) -> int:
         return sum(op.macs for op in self.operators)
+
+    def planned(self, parts_bytes: Mapping[str, int]) -> Estimate:
+        """The same with the memory of a program whose every byte was planned, in place of what was expected of it."""
+        total = sum(parts_bytes.values())
+        return replace(
+            self,
+            peak_memory_bytes=total,
+            memory_interval_bytes=(total, total),
+            memory_parts_bytes=dict(parts_bytes),
+            memory_provenance="planned to the byte when the program was compiled",
+        )
 
     def to_json(self) -> dict[str, Any]:
         """A plain document; units are in the keys."""

@@ -53,8 +53,9 @@ class Stack:
     `loads_float32` is set where the runtime converts a float32 file by itself; `batch` inferences are made at once,
     and every latency is then that of one of them. `winograd` and `multiprocessors` are those of
     targets.latency.Lowering. `sparsity` is the pattern of zeros in weights that it has faster kernels for; the latency
-    model does not know them. `superseded_by` names the stack to take instead: a newer version, or more threads.
-    `setting` says how the stack was scaled (targets.scaling).
+    model does not know them. `machine` is the processor that programs are compiled for, where the stack's artefact is
+    one: see toolkit.backends.ahead_of_time. `superseded_by` names the stack to take instead: a newer version, or more
+    threads. `setting` says how the stack was scaled (targets.scaling).
     `own_calibration` says what became of a calibration by the user: "used", or "outdated" and left aside.
     """
 
@@ -63,7 +64,7 @@ class Stack:
     runtime: str
     runtime_version: str
     precision: Precision
-    artifact: Literal["onnx", "tflite"]
+    artifact: Literal["onnx", "tflite", "executable"]
     backend: str
     opset: int
     latency: LatencyFit
@@ -85,6 +86,7 @@ class Stack:
     loads_float32: bool = False
     sparsity: Literal["", "2:4"] = ""
     next_step: str = ""
+    machine: str = ""
     superseded_by: str = ""
     measured_as: Mapping[str, str] = field(default_factory=dict)
     own_calibration: Literal["", "used", "outdated"] = ""
@@ -104,6 +106,8 @@ class Stack:
     def provenance(self) -> str:
         """Where a latency of this stack comes from, in one line."""
         text = self.latency.provenance if self.latency.calibrated else f"uncalibrated: {self.latency.provenance}"
+        if self.machine:
+            text += "; its loops follow rules and are not tuned on the device: no measure of what the device can do"
         if self.own_calibration == "used":
             return f"your own calibration: {text}"
         if self.own_calibration == "outdated":

@@ -123,6 +123,9 @@ def compile_model(model: Any = None, *, target: str, **options: Any) -> Bundle:
     pace = _pace(device, stack, opts)
     ctx = replace(_context(source, stack, opts), pace=pace)
     recipe = _recipe(source.program, stack, opts)
+    backend = BACKENDS[stack.backend]
+    if backend.refuses:
+        backend.check(float_program(source, stack, opts), stack)
     ctx = replace(ctx, fit=_fit(recipe, source, ctx, opts))
     folder = Path(opts.output or Path("build") / f"{source.program.name}-{target}")
     with replacing_folder(folder, marker=MANIFEST, force=opts.force) as scratch:
@@ -131,13 +134,13 @@ def compile_model(model: Any = None, *, target: str, **options: Any) -> Bundle:
                       dump=opts.dump, note=opts.note)  # fmt: skip
         program = outcome.program
         laps.end("passes")
-        backend = BACKENDS[stack.backend]
         artifact = backend.lower(program, stack, scratch)
         samples = list(islice(ctx.proof_data(program), GOLDEN_SAMPLES))
         write_golden(scratch / "golden.npz", samples, backend.witness(scratch, artifact), program.truth.run)
         laps.end("artefact")
         shown = program.named or program
         after = _priced(shown, stack, as_is=True)
+        after = after.planned(artifact.memory) if artifact.memory else after
         before = _as_it_came(source, stack, recipe, outcome, opts)
         report = build_report(
             model=model_facts(source.program, source.spec, ctx.data, ctx.validation)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from toolkit.backends.ahead_of_time.backend import AheadOfTime
 from toolkit.backends.backend import Artifact, Backend, Runnable
 from toolkit.backends.litert import LiteRT
 from toolkit.backends.onnxruntime import OnnxRuntime
@@ -11,5 +12,5 @@ from toolkit.backends.tensorrt import TensorRT
 
 __all__ = ["BACKENDS", "Artifact", "Backend", "Runnable"]
 
-BACKENDS: Mapping[str, Backend] = {b.name: b for b in (OnnxRuntime(), TensorRT(), LiteRT())}
+BACKENDS: Mapping[str, Backend] = {b.name: b for b in (OnnxRuntime(), TensorRT(), LiteRT(), AheadOfTime())}
 """Every backend, by the name that profiles use."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,6 +27,7 @@ class Artifact:
         complete: The stack runs this very file; where False, `remaining` says what is still to be done, and where.
         remaining: The next step towards the device, as a command where there is one.
         checked: What gave the answers of golden.npz, where it was not the file itself.
+        memory: Bytes that a process holds, by cause, where the backend planned every one of them.
     """
 
     file: str
@@ -34,6 +35,7 @@ class Artifact:
     complete: bool
     remaining: str = ""
     checked: str = ""
+    memory: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -49,6 +51,13 @@ class Backend(Protocol):
     @property
     def name(self) -> str:
         """As profiles spell it."""
+
+    @property
+    def refuses(self) -> bool:
+        """Whether `check` may refuse a program."""
+
+    def check(self, program: Program, stack: Stack) -> None:
+        """Refuse a program in floats, before all passes, that `lower` would refuse after them."""
 
     def lower(self, program: Program, stack: Stack, folder: Path) -> Artifact:
         """Write what `stack` runs into `folder`."""

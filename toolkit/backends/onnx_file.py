@@ -18,6 +18,10 @@ class OnnxFile:
     """Writes `model.onnx`, the graph that every other artefact is lowered from."""
 
     name: str
+    refuses: bool = False
+
+    def check(self, program: Program, stack: Stack) -> None:
+        """Nothing: the ONNX is written as it is."""
 
     def remaining(self, program: Program, stack: Stack) -> str:
         """What is still to be done on the way to the device; empty where the stack runs this very file."""

@@ -258,6 +258,8 @@ def _show(bundle: Bundle) -> None:
     if after["extrapolated"]:
         notes.append("partly extrapolated: this network lies outside what was measured, the interval is widened")
     say(f"latency: {'; '.join(notes)}")
+    if parts := report["artifact"]["memory"]:
+        say(f"memory, planned to the byte: {', '.join(f'{name} {units.bytes_(n)}' for name, n in parts.items())}")
     for note in report["model"]["sizes"]:
         say(note)
     for check in report["verdict"]["checks"]:

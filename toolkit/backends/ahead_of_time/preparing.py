@@ -12,7 +12,7 @@ from targets.errors import InvalidInput
 from toolkit.backends.ahead_of_time import adapter
 from toolkit.backends.ahead_of_time.trace import Tensor
 
-__all__ = ["is_quantized", "outputs_of", "prepared", "refuse_varying"]
+__all__ = ["is_quantized", "outputs_of", "prepared", "refuse", "refuse_varying"]
 
 _QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
 _SHOWN = 3
@@ -30,14 +30,18 @@ def prepared(model: bytes) -> Any:
         InvalidInput: TVM has no converter for a node.
     """
     simplified = _simplified(model)
-    if missing := adapter.unsupported(simplified):
+    _refuse_unknown(simplified)
+    return simplified
+
+
+def _refuse_unknown(model: Any) -> None:
+    if missing := adapter.unsupported(model):
         nodes = ", ".join(f"{operator} ({name or 'unnamed'})" for operator, name in missing[:_SHOWN])
         more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
         raise InvalidInput(
             f"TVM has no converter for {nodes}{more}",
             hint="replace it in the model, or compile for a stack with another runtime (onnxruntime takes most)",
         )
-    return simplified
 
 
 def outputs_of(program: Program) -> tuple[Tensor, ...]:
@@ -48,12 +52,18 @@ def outputs_of(program: Program) -> tuple[Tensor, ...]:
     )
 
 
-def refuse_varying(program: Program) -> None:
-    """A program is planned for one size of everything.
+def refuse(program: Program) -> None:
+    """What can be refused before anything is lowered: a program is planned for one size of everything.
 
     Raises:
-        InvalidInput: a size varies.
+        InvalidInput: a size varies, or TVM has no converter for a node.
     """
+    refuse_varying(program)
+    _refuse_unknown(_simplified(program.onnx_bytes))
+
+
+def refuse_varying(program: Program) -> None:
+    """Raises InvalidInput where a size varies."""
     for spec in (*program.signature.inputs, *program.signature.outputs):
         if any(isinstance(dim, str) for dim in spec.shape):
             raise InvalidInput(

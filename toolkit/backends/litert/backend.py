@@ -28,6 +28,10 @@ class LiteRT:
     """
 
     name: str = "litert"
+    refuses: bool = False
+
+    def check(self, program: Program, stack: Stack) -> None:
+        """Nothing is known before the passes have run."""
 
     def lower(self, program: Program, stack: Stack, folder: Path) -> Artifact:
         """Write both files.
