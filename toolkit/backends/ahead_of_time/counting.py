@@ -88,7 +88,7 @@ def _check_loads(emulator: str, plugin: Path) -> None:
     if "plugin" in done.stderr:
         raise MissingDependency(
             f"this QEMU does not take the counting plugin: {done.stderr.splitlines()[0].rpartition(': ')[2]}",
-            hint="count with QEMU 4.2 to 8.1, whose plugins have version 1",
+            hint="count with a QEMU before 9, whose plugins have version 1",
         )
 
 
