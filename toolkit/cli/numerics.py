@@ -22,7 +22,7 @@ NumericsOpt = Annotated[
     typer.Option(
         "--numerics",
         metavar="KIND",
-        help="Compare with the integers of a72, vnni, avx2, tflite or xnnpack: whose answers flip, and where they part.",
+        help="Compare with the integers of a72, vnni, avx2, tflite, xnnpack or xnnpack-x86: what flips, and where.",
     ),
 ]
 NumericsDataOpt = Annotated[

@@ -33,9 +33,11 @@ class Case:
 
 
 def made(
-    case: Case, seed: int, dtype: type[np.generic] = np.uint8, *, per_channel: bool = True
+    case: Case, seed: int, dtype: type[np.generic] = np.uint8, *, per_channel: bool = True, ties: bool = False
 ) -> tuple[bytes, dict[str, Array]]:
     """A network of the operator alone, and integers for its inputs.
+
+    With `ties` all scales are powers of two, so that many results lie halfway between two integers.
 
     Its scales are such that a fair share of the results lies inside the range.
     """
@@ -48,19 +50,23 @@ def made(
         constants[f"{name}.scale"], constants[f"{name}.zero"] = np.asarray(scale, np.float32), np.asarray(zero)
         return [f"{name}.scale", f"{name}.zero"]
 
+    def some(lowest: float, highest: float, shape: Any = ()) -> Any:
+        drawn = rng.uniform(lowest, highest, shape)
+        return np.exp2(np.rint(np.log2(drawn))) if ties else drawn
+
     zero = dtype(rng.integers(low, high))
-    step = rng.uniform(0.002, 0.05)
+    step = some(0.002, 0.05)
     for position in range(len(case.inputs)):
         name = f"x{position}"
         if position and not case.same_scale:
-            zero, step = dtype(rng.integers(low, high)), rng.uniform(0.002, 0.05)
+            zero, step = dtype(rng.integers(low, high)), some(0.002, 0.05)
         nodes.append(helper.make_node("DequantizeLinear", [name, *scaled(name, step, zero)], [f"{name}.real"]))
         names.append(f"{name}.real")
     reach = 127 * step
     if case.weights:
         axis = 0 if case.op == "Conv" or case.attributes.get("transB") else 1
         outputs = case.weights[axis]
-        scale = rng.uniform(0.001, 0.02, outputs if per_channel else ()).astype(np.float32)
+        scale = some(0.001, 0.02, outputs if per_channel else ()).astype(np.float32)
         constants["w"] = rng.integers(-127, 128, case.weights).astype(np.int8)
         zeros = np.zeros(scale.shape, np.int8)
         nodes.append(helper.make_node("DequantizeLinear", ["w", *scaled("w", scale, zeros)], ["w.real"], axis=axis))
@@ -78,7 +84,8 @@ def made(
         constants["axes"] = np.array(case.axes, np.int64)
         names.append("axes")
     nodes.append(helper.make_node(case.op, names, ["y.real"], **case.attributes))
-    result = (step, zero) if case.same_scale else (rng.uniform(0.5, 2) * reach / 127, dtype(rng.integers(low, high)))
+    span = reach / 127
+    result = (step, zero) if case.same_scale else (some(0.5 * span, 2 * span), dtype(rng.integers(low, high)))
     nodes.append(helper.make_node("QuantizeLinear", ["y.real", *scaled("y", *result)], ["y"]))
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     inputs = [helper.make_tensor_value_info(f"x{i}", kind, shape) for i, shape in enumerate(case.inputs)]

@@ -31,7 +31,7 @@ def here() -> Numerics:
 
 
 def agrees(case: Case, seed: int, dtype: type[np.generic], *, per_channel: bool = True) -> None:
-    model, inputs = made(case, seed, dtype, per_channel=per_channel)
+    model, inputs = made(case, seed, dtype, per_channel=per_channel, ties=seed % 2 == 0)
     want = watched(device_graph(model, here()))(inputs)["y"]
     np.testing.assert_array_equal(interpreter(model, here())(inputs).outputs["y"], want)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -146,7 +147,8 @@ def _both(bundle: Bundle, numerics: Numerics) -> tuple[Device, Callable[[Sample]
     graph = device_graph(model, numerics)
     if numerics.runtime == "onnxruntime":
         return interpreter(model, numerics), watched(graph)
-    device, here = (_lite(bundle, model, n) for n in (numerics, NUMERICS["xnnpack"]))
+    own = NUMERICS["xnnpack-x86" if platform.machine() == "x86_64" else "xnnpack"]
+    device, here = (_lite(bundle, model, n) for n in (numerics, own))
     return device, lambda sample: here(sample).integers
 
 

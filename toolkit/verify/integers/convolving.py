@@ -49,9 +49,9 @@ def _weight_zero(value: Array | None) -> int:
 
 
 def _refuse_the_lowest(call: Call, weights: Array) -> None:
-    """On ARM two products of -128 and -128 leave 16 bits; no quantizer of symmetric weights gives -128."""
+    """On ARM two products of -128 and -128 leave 16 bits together; symmetric weights end at -127."""
     if call.numerics.sums_of_integers and weights.dtype == np.int8 and (weights == -128).any():
-        raise Unknown("with a weight of -128")
+        raise Unknown("with a weight of -128, whose products leave 16 bits")
 
 
 def padding(

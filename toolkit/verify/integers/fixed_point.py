@@ -39,10 +39,11 @@ def shared(by: Multiplier, count: int) -> Multiplier:
 
 
 def multiplied_once(values: Array, by: Multiplier) -> Array:
-    """Integers times a real number, rounded once, ties up."""
+    """Integers times a real number, rounded once, ties away from zero."""
     whole, shift = by
     right = 31 - shift
-    result: Array = (values.astype(np.int64) * whole + (1 << (right - 1))) >> right
+    product = values.astype(np.int64) * whole
+    result: Array = np.sign(product) * ((np.abs(product) + (1 << (right - 1))) >> right)
     return result
 
 

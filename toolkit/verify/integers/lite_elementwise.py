@@ -13,7 +13,7 @@ import numpy as np
 
 from passes.dataset import Array
 from toolkit.backends.litert.tensors import Quantization
-from toolkit.verify.integers.arithmetic import rounded
+from toolkit.verify.integers.arithmetic import fused_multiply_add, rounded
 from toolkit.verify.integers.calls import Unknown
 from toolkit.verify.integers.fixed_point import multiplied, multiplier, shared
 from toolkit.verify.integers.lite import LiteCall, LiteOperator
@@ -107,10 +107,28 @@ def _multiply(call: LiteCall) -> list[Array]:
     product = (call.array(0).astype(np.int64) - x.zero_point[0]) * (call.array(1).astype(np.int64) - y.zero_point[0])
     scale = np.float32(x.step) * np.float32(y.step) / np.float32(q.step)
     low, high = limits(call, q)
+    if call.numerics.products_by_shifts:
+        total = _high_half(product, scale)
+        return [np.clip(np.clip(total, -32768, 32767) + q.zero_point[0], low, high).astype(np.int8)]
     if call.numerics.multipliers == "float32":
         made = rounded(product.astype(np.float32) * scale, q.zero_point[0], _INT8)
         return [np.clip(made, low, high)]
     return [np.clip(multiplied(product, multiplier(float(scale))) + q.zero_point[0], low, high).astype(np.int8)]
+
+
+def _high_half(product: Array, scale: np.float32) -> Array:
+    """Times the mantissa of a float32 by the high half of a product that is cut off, then shifted with ties up.
+
+    Source: XNNPACK, xnn_init_qs8_mul_minmax_rndnu_neon_params and qs8-vmul/neon.c.in.
+    """
+    mantissa, exponent = np.frexp(scale)
+    shift = -int(exponent)
+    behind = max(shift, 1)
+    before = behind - shift
+    widened = np.clip(product << before, -(2**31), 2**31 - 1)
+    high = (widened * int(mantissa * 2**31)) >> 31
+    made: Array = (high + (1 << (behind - 1))) >> behind
+    return made
 
 
 # ---- averages
@@ -129,10 +147,19 @@ def _mean(call: LiteCall) -> list[Array]:
     count = prod(values.shape[a] for a in axes)
     total = (values.astype(np.int64) - x.zero_point[0]).sum(axes, keepdims=bool(call.option("keep_dims")))
     if call.numerics.multipliers == "float32":
-        scale = np.float32(x.step) / (np.float32(q.step) * np.float32(count))
-        return [rounded(total.astype(np.float32) * scale, q.zero_point[0], _INT8)]
+        return [_scaled_mean(call, values.sum(axes, dtype=np.int64, keepdims=bool(call.option("keep_dims"))), count)]
     made = multiplied(total, shared(multiplier(x.step / q.step), count))
     return [_clipped(made + q.zero_point[0], _INT8)]
+
+
+def _scaled_mean(call: LiteCall, total: Array, count: int) -> Array:
+    """Sums of integers as they are stored, times a float32, plus what both zero points come to, then rounded."""
+    x, q = call.scale(0), call.result
+    scale = np.float32(x.step) / (np.float32(q.step) * np.float32(count))
+    same = np.float32(q.zero_point[0]) - np.float32(x.zero_point[0]) * scale * np.float32(count)
+    if call.numerics.fused_multiply_add:
+        return rounded(fused_multiply_add(total.astype(np.float32), scale, same), 0, _INT8)
+    return rounded(total.astype(np.float32) * scale + same, 0, _INT8)
 
 
 def _average_pool(call: LiteCall) -> list[Array]:

@@ -28,6 +28,8 @@ class Numerics:
         sums_of_integers: Two integer tensors are added as integers with a common shift; else as float32.
         fused_multiply_add: The compiler joined a product and a sum where the source has two operations.
         neighbours_first: Four lanes of floats are summed as (0+1)+(2+3); else as (0+2)+(1+3).
+        products_by_shifts: Two integer tensors are multiplied as integers with a shift; else the product is brought to
+            the result's scale as `multipliers` says.
         signed_activations: The runtime keeps int8 activations as integers in every operator; onnxruntime on x86 does
             that for uint8 alone.
         checked: What its results were compared with, bit for bit.
@@ -41,6 +43,7 @@ class Numerics:
     sums_of_integers: bool = False
     fused_multiply_add: bool = False
     neighbours_first: bool = False
+    products_by_shifts: bool = False
     signed_activations: bool = True
     checked: str
 
@@ -82,10 +85,19 @@ _ALL = (
     ),
     Numerics(
         name="xnnpack",
-        title="LiteRT with XNNPACK, as boards run a .tflite by default",
+        title="LiteRT with XNNPACK on 64-bit ARM, as boards run a .tflite by default",
         runtime="litert",
         multipliers="float32",
-        checked="LiteRT with XNNPACK on x86",
+        fused_multiply_add=True,
+        products_by_shifts=True,
+        checked="LiteRT's aarch64 build on an emulated Cortex-A72",
+    ),
+    Numerics(
+        name="xnnpack-x86",
+        title="LiteRT with XNNPACK on x86",
+        runtime="litert",
+        multipliers="float32",
+        checked="LiteRT on x86",
     ),
 )
 

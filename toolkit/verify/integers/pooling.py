@@ -63,21 +63,8 @@ def _global_average(call: Call) -> list[Array]:
     count = prod(image.shape[2:])
     total = image.reshape(*image.shape[:2], count).sum(-1, dtype=np.int64) - call.zero(2) * count
     scale = call.scale(1)[0] / (call.scale(3)[0] * np.float32(count))
-    if call.numerics.sums_of_integers:
-        made = _by_mantissa(total, scale, call.zero(4), image.dtype)
-    else:
-        made = rounded(total.astype(np.float32) * scale, call.zero(4), image.dtype)
+    made = rounded(total.astype(np.float32) * scale, call.zero(4), image.dtype)
     return [made.reshape(*image.shape[:2], *[1] * (image.ndim - 2))]
-
-
-def _by_mantissa(total: Array, scale: np.float32, zero: int, dtype: np.dtype[np.generic]) -> Array:
-    """Times the 24 bits of the scale's mantissa, then shifted with ties away from zero."""
-    mantissa, exponent = np.frexp(scale)
-    shift = 24 - int(exponent)
-    product = total * int(mantissa * 2**24)
-    product -= product < 0
-    back = (product + (1 << (shift - 1))) >> shift
-    return saturated(np.clip(back, -32768, 32767) + zero, dtype)
 
 
 # ---- floats
