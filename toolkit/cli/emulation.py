@@ -42,7 +42,7 @@ def _show(made: Emulation) -> None:
     from toolkit import units
 
     say(f"{made.verification.samples} golden samples through {made.file} on an emulated {made.cpu}")
-    say(f"  {made.emulator}; runtime {made.runtime}")
+    say(f"  {made.emulator}; {made.runtime}")
     say(f"against the answers recorded: {_far(made.recorded)} (needed: {units.decibels(made.verification.floor_db)})")
     say(f"against the float model: {_far(made.reference)}")
     say(

@@ -35,7 +35,7 @@ def program_answers(built: Built, samples: Sequence[Sample]) -> Emulated:
     given = b"".join(built.packed(sample) for sample in samples)
     return Emulated(
         answers=answers,
-        runtime="none: a program by itself",
+        runtime="a program by itself",
         memory_bytes=_memory(built, given),
         network_bytes=built.memory.arena_bytes + built.memory.weight_bytes,
         instructions=_instructions(built, given[: len(given) // len(samples)]),

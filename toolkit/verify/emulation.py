@@ -16,6 +16,7 @@ from targets.target import load_stack, load_target
 from toolkit.backends import BACKENDS
 from toolkit.backends.ahead_of_time.compiling import Built
 from toolkit.backends.ahead_of_time.counting import Instructions
+from toolkit.backends.ahead_of_time.machines import MACHINES
 from toolkit.bundle.bundle import Bundle
 from toolkit.emulator.cores import Core, core_of
 from toolkit.emulator.programs import program_answers
@@ -143,7 +144,12 @@ def emulate_bundle(bundle: Bundle, tell: Tell = lambda step, done: None) -> Emul
 
 
 def _core(stack: Stack) -> tuple[Core, int]:
-    """The core of the target, or of the host that its accelerator is plugged into, and how many it has."""
+    """The core of the target, or of the host that its accelerator is plugged into, and how many it has.
+
+    Of a stack of programs, the one that they are compiled for: the profile's word, not the bundle's.
+    """
+    if stack.machine:
+        return Core(name=stack.machine, machine=MACHINES[stack.machine]), 1
     target = load_target(stack.target)
     try:
         core = core_of(target)
@@ -161,7 +167,7 @@ def _run(bundle: Bundle, samples: Sequence[Sample], core: Core, cores: int) -> t
     if bundle.artifact.format == "executable":
         program = backend.load(artifact)
         assert isinstance(program, Built)
-        return artifact.name, program_answers(program, samples)
+        return artifact.name, program_answers(replace(program, machine=core.machine), samples)
     if bundle.artifact.format == "tflite":
         return "model.tflite", _litert(artifact.with_name("model.tflite"), samples, core, cores)
     return artifact.name, answers_of("onnxruntime", artifact.read_bytes(), samples, core, cores)
@@ -199,9 +205,10 @@ def _distance(wanted: Sequence[Mapping[str, Array]], given: Sequence[Mapping[str
 
 def _not_executed(stack: Stack, bundle: Bundle, file: str, core: Core) -> str:
     target = load_target(stack.target)
-    if target.device_type != "cpu":
+    if target.device_type != "cpu" and not stack.machine:
         part = {"gpu": "the GPU", "tpu": "the accelerator"}[target.device_type]
-        return f"{part} of {target.title}: no emulator exists; {file} ran on an emulated {core.machine.emulated_cpu} instead"
+        cpu = core.machine.emulated_cpu
+        return f"{part} of {target.title}: no emulator exists; {file} ran on an emulated {cpu} instead"
     if not stack.runtime.startswith(_EXECUTED[bundle.artifact.format]):
         step = f" (next: {bundle.artifact.remaining})" if bundle.artifact.remaining else ""
         return f"{stack.runtime} {stack.runtime_version}, the runtime of this stack{step}"

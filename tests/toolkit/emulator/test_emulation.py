@@ -278,19 +278,33 @@ def with_new_hashes(folder: Path) -> None:
 # ---- programs by themselves
 
 
-def test_a_program_is_run_and_measured(tmp_path: Path) -> None:
-    network = export_program("digits")
-    built = compile_executable(network, MACHINES["aarch64-cortex-a72"], tmp_path / "program")
-    samples = [{"image": np.full((1, 1, 8, 8), value, np.float32)} for value in (0.0, 0.5, 1.0)]
-    made, again = program_answers(built, samples), program_answers(built, samples[:1])
-    for answer, sample in zip(made.answers, samples, strict=True):
-        np.testing.assert_allclose(answer["output"], network.run(sample)["output"], rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize(
+    ("stack", "cpu"),
+    [
+        ("raspberry_pi_4/program-int8", "cortex-a72"),
+        ("raspberry_pi_4/program-armv7-int8", "cortex-a7"),
+        ("jetson_nano/program-fp32", "cortex-a57"),
+    ],
+)
+def test_a_program_needs_no_root(
+    stack: str, cpu: str, digits: Callable[[str], Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = digits(stack)
+    monkeypatch.setenv("TOOLKIT_CACHE", str(tmp_path / "cache"))
+    made, again = emulate_bundle(bundle), emulate_bundle(bundle)
+    assert made.passed
+    assert (made.cpu, made.file, made.runtime, made.not_executed) == (cpu, "program", "a program by itself", "")
+    assert made.recorded.max_abs_error == 0
+    assert made.reference.classes_agree == 4
+    assert made.instructions is not None
     assert made.instructions == again.instructions
-    planned = built.memory.arena_bytes + built.memory.weight_bytes
-    assert planned <= made.memory_bytes < planned + 2e6, "the C library and the kernels come on top"
+    assert made.network_bytes < made.memory_bytes < made.network_bytes + 1e6, "code and the C library come on top"
 
 
-def test_a_program_for_sve_fails_on_a_cortex_a72(tmp_path: Path) -> None:
+def test_a_program_for_sve_fails_on_a_cortex_a72(
+    digits: Callable[[str], Bundle], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A bundle whose program was built for a newer core than the stack's."""
     import torch
 
     from toolkit.bench.trained import _series_network
@@ -299,9 +313,20 @@ def test_a_program_for_sve_fails_on_a_cortex_a72(tmp_path: Path) -> None:
     newer = replace(plain, cpu="neoverse-v1", c_flags=("-mcpu=cortex-a72+sve",))
     series = export_program((_series_network(2).eval(), (torch.zeros(1, 1, 150),)))
     built = compile_executable(series, newer, tmp_path / "program")
-    with pytest.raises(InvalidInput, match="program holds an instruction that cortex-a72 does not have") as error:
+    with pytest.raises(InvalidInput, match="program holds an instruction that cortex-a72 does not have"):
         program_answers(built, [{series.signature.inputs[0].name: np.zeros((1, 1, 150), np.float32)}])
-    assert "\n" not in error.value.problem
+    bundle = toolkit.compile(
+        (_series_network(2).eval(), (torch.zeros(1, 1, 150),)),
+        target="raspberry_pi_4",
+        stack="program-fp32",
+        output=tmp_path / "bundle",
+    )
+    shutil.copy(built.path, bundle.path / "program")
+    with_new_hashes(bundle.path)
+    assert main(["verify", str(bundle.path), "--emulate"]) == 5
+    said = capsys.readouterr().err
+    assert said.startswith("error: program holds an instruction that cortex-a72 does not have\n  next: ")
+    assert said.count("\n") == 2
 
 
 # ---- a real network
