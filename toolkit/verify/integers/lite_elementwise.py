@@ -153,13 +153,14 @@ def _mean(call: LiteCall) -> list[Array]:
 
 
 def _scaled_mean(call: LiteCall, total: Array, count: int) -> Array:
-    """Sums of integers as they are stored, times a float32, plus what both zero points come to, then rounded."""
+    """Sums of integers as they are stored, times a float32, with both zero points, rounded with the result's."""
     x, q = call.scale(0), call.result
     scale = np.float32(x.step) / (np.float32(q.step) * np.float32(count))
-    same = np.float32(q.zero_point[0]) - np.float32(x.zero_point[0]) * scale * np.float32(count)
+    zero, inside = np.float32(q.zero_point[0]), x.zero_point[0] * count
     if call.numerics.fused_multiply_add:
+        same = fused_multiply_add(np.float32(-inside), scale, zero)
         return rounded(fused_multiply_add(total.astype(np.float32), scale, same), 0, _INT8)
-    return rounded(total.astype(np.float32) * scale + same, 0, _INT8)
+    return rounded((total - inside).astype(np.float32) * scale + zero, 0, _INT8)
 
 
 def _average_pool(call: LiteCall) -> list[Array]:
