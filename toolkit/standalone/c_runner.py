@@ -1,0 +1,126 @@
+"""A runner in C for machines that have no Python: one small program and onnxruntime's library beside it.
+
+Its sources lie in the folder c_runner/. It takes the options of `toolkit.runner`, and answers in its words.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+
+from targets.errors import InvalidInput, MissingDependency, ToolkitError
+from targets.stack import Stack
+from targets.target import load_target
+from toolkit.backends.ahead_of_time.machines import Machine
+from toolkit.standalone.onnxruntime_library import onnxruntime_library
+
+__all__ = ["FACTS", "LIBRARY", "PROGRAM", "build", "c_runner", "write_facts"]
+
+PROGRAM, LIBRARY, FACTS, _TERMS = "runner", "libonnxruntime.so", "runner.json", "LICENSES.txt"
+
+_FLAGS = ("-std=c11", "-D_GNU_SOURCE", "-O3", "-Wall", "-Wextra", "-Werror")
+_GLIBC = "2.28"
+"""What onnxruntime's wheels need. Source: their platform tag, manylinux_2_28, of PEP 600."""
+_LONGEST_S = 300
+
+
+def c_runner(machine: Machine, folder: Path, *, wheel: Path | None = None) -> Path:
+    """Put the runner for processors of `machine`'s architecture into `folder`, with onnxruntime's library.
+
+    Compiled by ziglang's compiler it runs where glibc is 2.28 or later, which is what the library needs anyway; by
+    Debian's, where it is as new as the compiler's own.
+
+    Args:
+        folder: run/ of a bundle; made where it is not there.
+        wheel: Of onnxruntime for that architecture; see `onnxruntime_library`.
+
+    Returns:
+        The program.
+
+    Raises:
+        MissingDependency: no compiler is installed, or no library of that architecture.
+        InvalidInput: the wheel is of no use, or the folder cannot be written.
+    """
+    library = onnxruntime_library(machine.architecture, wheel)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        program = build(machine, folder)
+        (folder / LIBRARY).write_bytes(library.content)
+        texts = [f"onnxruntime, {name}\n\n{text.strip()}\n" for name, text in library.terms.items()]
+        (folder / _TERMS).write_text("\n\n".join(texts), "utf-8")
+    except OSError as error:
+        raise InvalidInput(f"cannot write {folder}: {error.strerror}", hint="choose another folder") from error
+    return program
+
+
+def write_facts(folder: Path, stack: Stack) -> None:
+    """runner.json: what a row of measurements says of the stack, as `toolkit.calibration.setting` says it."""
+    facts = {
+        "stack": stack.id,
+        "device": stack.measured_as.get("device") or load_target(stack.target).title,
+        "precision": stack.precision,
+    }
+    (folder / FACTS).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def build(machine: Machine, folder: Path, flags: Sequence[str] = ()) -> Path:
+    """Compile the program for every core of `machine`'s architecture into `folder`.
+
+    Args:
+        flags: More of them, for the compiler.
+
+    Raises:
+        MissingDependency: no compiler is installed.
+        ToolkitError: the compiler refuses.
+    """
+    with tempfile.TemporaryDirectory(prefix="toolkit-runner-") as name:
+        scratch = Path(name)
+        for source in _sources():
+            (scratch / source[0]).write_bytes(source[1])
+        names = sorted(source for source, _ in _sources() if source.endswith(".c"))
+        command = [*_compiler(machine), *_FLAGS, *flags, *names, "-s", "-o", PROGRAM, "-ldl", "-lm"]
+        done = subprocess.run(
+            command,
+            cwd=scratch,
+            capture_output=True,
+            text=True,
+            timeout=_LONGEST_S,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+        if done.returncode:
+            lines = [line for line in done.stderr.splitlines() if "error" in line or "undefined" in line]
+            raise ToolkitError(
+                f"{Path(command[0]).name} for {machine.architecture}: {lines[0] if lines else done.stderr.strip()[-300:]}",
+                hint=f"install the whole cross toolchain: apt-get install {machine.package}",
+            )
+        shutil.copy(scratch / PROGRAM, folder / PROGRAM)
+    return folder / PROGRAM
+
+
+def _sources() -> list[tuple[str, bytes]]:
+    folder = files("toolkit.standalone") / "c_runner"
+    return [(entry.name, entry.read_bytes()) for entry in folder.iterdir() if entry.name.endswith((".c", ".h"))]
+
+
+def _compiler(machine: Machine) -> tuple[str, ...]:
+    """ziglang's first: it links against an old glibc, so that the program runs on older systems than this one."""
+    if find_spec("ziglang"):
+        triple = f"{machine.zig.replace('musl', 'gnu')}.{_GLIBC}"
+        return (sys.executable, "-m", "ziglang", "cc", "-target", triple)
+    native = platform.machine() == machine.architecture
+    for name in (machine.cross_compiler, *(("gcc", "clang") if native else ())):
+        if found := shutil.which(name):
+            return (found,)
+    raise MissingDependency(
+        f"no C compiler for {machine.architecture}",
+        hint=f"pip install 'edge-toolkit[package]' for the one of ziglang, or apt-get install {machine.package}",
+    )
