@@ -30,8 +30,10 @@ from targets.target import Target, load_target
 from targets.verdict import Limits, judge
 from toolkit.backends import BACKENDS
 from toolkit.bundle.atomic import replacing_folder
-from toolkit.bundle.bundle import MANIFEST, NAMES, TIMINGS, Bundle, open_bundle
+from toolkit.bundle.bill import BILL, bill_of_materials
+from toolkit.bundle.bundle import NAMES, Bundle, open_bundle
 from toolkit.bundle.golden import GOLDEN_SAMPLES, write_golden
+from toolkit.bundle.hashes import MANIFEST, TIMINGS
 from toolkit.bundle.manifest import (
     dump_json,
     library_versions,
@@ -40,6 +42,7 @@ from toolkit.bundle.manifest import (
     write_manifest,
     write_recipe,
 )
+from toolkit.bundle.signing import load_private_key, sign
 from toolkit.cache import DiskCache, cache_folder, fingerprint
 from toolkit.data import check_preprocess_used, first_sample, load_data
 from toolkit.measuring import Measured, Recorded, check_host, decisions
@@ -47,6 +50,8 @@ from toolkit.report.document import build_report
 from toolkit.report.html import render
 from toolkit.report.layers import layer_rows
 from toolkit.sources import Source, load_source
+from toolkit.standalone.freezing import frozen_runner
+from toolkit.standalone.runners import put_runner, shipped_parts
 from toolkit.trainers import TRAINER, trainer_for, trains
 from toolkit.varying_sizes import check_sizes, size_notes
 
@@ -76,6 +81,8 @@ class Options:
         measure: Let this machine, where it is of the stack's kind, measure what the stack's model would predict.
         measured: What an earlier measurement decided, as recipe.yaml holds it; nothing is then measured.
         trust: Load files that could run code.
+        standalone: Put a runner for this machine's system into the bundle; see `toolkit.standalone`.
+        sign: A PEM file with the Ed25519 key that signs the manifest.
         force: Replace an output folder that is not a bundle.
         cache: Keep finished passes and use those of earlier runs.
         dump: Folder that gets the graph after each pass; each is then made anew.
@@ -97,6 +104,8 @@ class Options:
     trainer: str | Callable[..., Fit] = TRAINER
     measure: bool = False
     measured: Mapping[str, Sequence[str]] | None = None
+    standalone: bool = False
+    sign: str | Path | None = None
     trust: bool = False
     force: bool = False
     cache: bool = True
@@ -116,6 +125,8 @@ def compile_model(model: Any = None, *, target: str, **options: Any) -> Bundle:
         ToolkitError: with what happened and what to do next.
     """
     opts, laps = Options(**options), _Laps()
+    key = load_private_key(Path(opts.sign)) if opts.sign else None
+    runner = frozen_runner(opts.progress) if opts.standalone else None
     device = load_target(target)
     stack = device.stack(opts.stack)
     opts.progress("loading the model", 0.0)
@@ -163,7 +174,12 @@ def compile_model(model: Any = None, *, target: str, **options: Any) -> Bundle:
         write_recipe(scratch, _replay(source, stack, recipe, opts) | _decided(outcome))
         if program.named is not None:
             dump_json(scratch / NAMES, names_of(program.named.model).model_dump())
+        if runner is not None:
+            put_runner(runner, scratch)
+        dump_json(scratch / BILL, bill_of_materials(scratch, report, shipped_parts() if runner else ()))
         write_manifest(scratch, report, program, stack)
+        if key is not None:
+            sign(scratch, key)
         laps.end("report")
         measured = {"measured_latency_s": pace.latency_s} if isinstance(pace, Measured) else {}
         dump_json(scratch / TIMINGS, laps.seconds | measured)

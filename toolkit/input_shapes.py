@@ -11,7 +11,7 @@ from passes.dataset import Array, Sample
 from passes.signature import TensorSpec
 from targets.errors import InvalidInput
 
-__all__ = ["LARGEST_INPUT_BYTES", "known_sizes", "parse_input", "stated", "varying", "zeros"]
+__all__ = ["LARGEST_INPUT_BYTES", "known_sizes", "parse_input", "spelled", "stated", "varying", "zeros"]
 
 LARGEST_INPUT_BYTES = 2**30
 """Sixteen frames of full HD video in float32 are 0.4 GB: what is far larger is a damaged file or a slip of the pen."""
@@ -38,6 +38,16 @@ def parse_input(text: str) -> TensorSpec:
             f"--input {text!r}: {error}",
             hint="write it like image=1x3x224x224, ids=1x16:int64 or ids=batch,max_length:int64",
         ) from error
+
+
+def spelled(sample: Sample) -> str:
+    """Shapes and types of a sample as `parse_input` reads them, those of several inputs separated by semicolons."""
+    texts = []
+    for name, array in sample.items():
+        label = f"{name}=" if len(sample) > 1 else ""
+        dtype = f":{array.dtype.name}" if array.dtype.name != "float32" else ""
+        texts.append(f"{label}{'x'.join(map(str, array.shape)) or 'scalar'}{dtype}")
+    return "; ".join(texts)
 
 
 def _split(shape: str) -> list[str]:

@@ -14,8 +14,8 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
 
-import targets
 from passes.structure import infer_shapes
+from targets.cost import estimate
 from targets.errors import InvalidInput, ToolkitError
 from targets.estimate import Estimate
 from targets.graph import read_workload
@@ -32,7 +32,7 @@ ACME = ', "acme" : 1'
 def on_every_stack(work: Workload) -> Iterator[tuple[Stack, Estimate]]:
     """Estimates that are finite, add up, hold their intervals and can be written."""
     for stack in STACKS:
-        found = targets.estimate(work, stack)
+        found = estimate(work, stack)
         low, high = found.latency_interval_s
         assert 0 < low <= found.latency_s <= high, stack.id
         assert isfinite(high), stack.id
@@ -105,7 +105,7 @@ def test_an_input_without_a_size_is_refused_by_its_name(text: str, name: str) ->
     if "[]" in text:
         model.graph.inputs[0].shape = None
     with pytest.raises(InvalidInput, match=f"'{name}'") as refusal:
-        targets.estimate(model, PI)
+        estimate(model, PI)
     assert f"--input {name}=" in refusal.value.hint
 
 
@@ -132,7 +132,7 @@ def test_an_operator_that_no_standard_has_is_unknown_and_priced_by_its_bytes(rea
     small, large = (read(text, domains=ACME) for text in texts)
     assert small.operators[0].op_class == "unknown"
     for stack in STACKS:
-        a, b = (targets.estimate(work, stack) for work in (small, large))
+        a, b = (estimate(work, stack) for work in (small, large))
         assert a.extrapolated, stack.id
         assert b.operators[0].latency_s > a.operators[0].latency_s > 0, stack.id
         low, high = b.latency_interval_s
@@ -145,7 +145,7 @@ def test_missing_value_information_is_marked_rather_than_free() -> None:
     text = "g (float[1,3,8,8] x) => (y) { c = Conv(x, w) y = Relu(c) }"
     proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 18]> {text}')
     proto.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros((4, 3, 3, 3), np.float32), "w"))
-    found = targets.estimate(ir.from_proto(proto), load_stack("desktop_cpu/onnxruntime-fp32"))
+    found = estimate(ir.from_proto(proto), load_stack("desktop_cpu/onnxruntime-fp32"))
     assert found.operators[0].extrapolated
     assert found.extrapolated
 
@@ -165,7 +165,7 @@ def test_a_loop_costs_its_trips(read: Read) -> None:
 
     assert loop(6).macs == 6 * loop(1).macs
     for stack in STACKS:
-        one, six = (targets.estimate(loop(trips), stack) for trips in (1, 6))
+        one, six = (estimate(loop(trips), stack) for trips in (1, 6))
         assert six.operators[0].latency_s == pytest.approx(6 * one.operators[0].latency_s), stack.id
 
 
@@ -272,7 +272,7 @@ def branches(length: int) -> ir.Model:
 def calls_for(model: ir.Model, stack: Stack) -> int:
     """How many functions are called to estimate `model`: what it takes, whatever else the machine does."""
     profile = cProfile.Profile()
-    profile.runcall(targets.estimate, model, stack)
+    profile.runcall(estimate, model, stack)
     return sum(entry.callcount for entry in profile.getstats())
 
 
@@ -294,7 +294,7 @@ def test_work_for_a_long_chain_grows_with_its_length(name: str, kind: str) -> No
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "operators"), [("elementwise", 100_000), ("quantized and back", 2), ("views", 0)])
 def test_a_graph_of_a_hundred_thousand_operators_is_estimated(kind: str, operators: int) -> None:
-    found = targets.estimate(chain(100_000, KINDS[kind]), load_stack("raspberry_pi_4/tflite-int8"))
+    found = estimate(chain(100_000, KINDS[kind]), load_stack("raspberry_pi_4/tflite-int8"))
     assert len(found.operators) == operators
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import targets
+from targets.cost import estimate
 from targets.graph import read_workload
 from targets.latency import ARITHMETIC
 from targets.stack import Stack
@@ -98,7 +98,7 @@ def test_a_float_network_with_weights_in_8_bits_costs_no_more_than_one_without(r
     plain = read("g (float[1,64,56,56] x) => (float[1,64,54,54] c) { c = Conv(x, w, b) }", w=(64, 64, 3, 3), b=(64,))
     narrow = weight_only(read)
     for stack in (s for s in STACKS if s.precision == "int8"):
-        one, other = (targets.estimate(work, stack) for work in (plain, narrow))
+        one, other = (estimate(work, stack) for work in (plain, narrow))
         assert one.weight_bytes == other.weight_bytes, stack.id
         assert one.latency_s == pytest.approx(other.latency_s), stack.id
 
@@ -115,7 +115,7 @@ def test_double_precision_is_nobodys_own(read: Read, stack: Stack) -> None:
     work = convolution(read, "double", np.zeros((64, 64, 3, 3)))
     assert not work.is_float32
     assert work.at_precision("int8").operators[0].dtype == "float64"
-    found = targets.estimate(work, stack)
+    found = estimate(work, stack)
     assert found.operators[0].dtype == "float64"
     assert found.assumed_dtype == "", "nothing was priced in a precision that it does not have"
     assert found.extrapolated
@@ -135,7 +135,7 @@ def test_bfloat16_is_marked_on_every_stack(stack: Stack) -> None:
     proto.graph.initializer.append(helper.make_tensor("w", TensorProto.BFLOAT16, [64, 64], [0.0] * 4096))
     work = read_workload(onnx_ir.from_proto(proto))
     assert (work.operators[0].dtype, work.weight_bytes) == ("bfloat16", 2 * 4096)
-    found = targets.estimate(work, stack)
+    found = estimate(work, stack)
     assert found.operators[0].extrapolated
     assert (found.assumed_dtype, found.operators[0].dtype) == ("", "bfloat16")
 
@@ -147,7 +147,7 @@ def test_a_double_beside_floats_leaves_the_network_a_float_one(read: Read) -> No
         w=(64, 64, 3, 3), v=np.zeros((8, 64, 1, 1)),
     )  # fmt: skip
     assert work.is_float32
-    found = targets.estimate(work, load_stack("raspberry_pi_4/tflite-int8"))
+    found = estimate(work, load_stack("raspberry_pi_4/tflite-int8"))
     marked = {op.dtype: op.extrapolated for op in found.operators if op.op_type == "Conv"}
     assert marked == {"int8": False, "float64": True}
 
@@ -160,12 +160,12 @@ def test_a_double_beside_floats_leaves_the_network_a_float_one(read: Read) -> No
 def test_a_network_without_arithmetic_is_marked_and_its_interval_finite(read: Read, stack: Stack, size: int) -> None:
     work = read(f"g (float[{size},{size}] x) => (float[{size},{size}] y) {{ y = Relu(x) }}")
     assert work.macs == 0
-    found = targets.estimate(work, stack)
+    found = estimate(work, stack)
     assert found.extrapolated
     low, high = found.latency_interval_s
     assert 0 < low < found.latency_s < high < 1000 * found.latency_s
     trusted = replace(stack.latency, seen_macs=(1, 1))
-    inside = targets.estimate(work, replace(stack, latency=trusted))
+    inside = estimate(work, replace(stack, latency=trusted))
     assert high > inside.latency_interval_s[1], "wider than it would be within what was measured"
 
 
@@ -176,7 +176,7 @@ def test_no_arithmetic_is_as_far_outside_as_the_least(read: Read, stack: Stack) 
     assert (without.macs, least.macs) == (0, 1)
     ratios = [
         math.log(found.latency_interval_s[1] / found.latency_s)
-        for found in (targets.estimate(work, stack) for work in (without, least))
+        for found in (estimate(work, stack) for work in (without, least))
     ]
     assert ratios[0] == pytest.approx(ratios[1], rel=0.5)
 
@@ -188,4 +188,4 @@ def test_a_stack_that_was_measured_without_arithmetic_knows_such_networks(read: 
         ("g (float[8,8] x) => (float[8,8] y) { y = Relu(x) }", {}),
         ("g (float[8,8] x) => (float[8,8] y) { y = MatMul(x, w) }", {"w": (8, 8)}),
     ):
-        assert not targets.estimate(read(text, **weights), replace(stack, latency=seen)).extrapolated
+        assert not estimate(read(text, **weights), replace(stack, latency=seen)).extrapolated

@@ -18,6 +18,7 @@ from targets.latency import CAUSES, work_of
 from targets.target import load_target, shipped_stack, shipped_target
 from toolkit.calibration import specimens, writing
 from toolkit.calibration.rows import COLUMNS, read_rows
+from toolkit.calibration.setting import processor
 from toolkit.calibration.specimens import SPECIMENS, Specimen
 from toolkit.calibration.writing import write_rows
 from toolkit.cli.main import main
@@ -61,7 +62,7 @@ def test_rows_are_those_that_calibrate_reads(tmp_path: Path, capsys: pytest.Capt
     found = read_rows(Path("rows.csv"), shipped_target("desktop_cpu"), shipped_stack(STACK))
     assert [(row.model, row.family) for row in found.rows] == [(s.name, s.family) for s in SMALL]
     assert found.set_aside == ()
-    assert found.setting["device_variant"] == writing.processor()
+    assert found.setting["device_variant"] == processor()
     assert all(0 < row.latency_s < 1 for row in found.rows)
     for row, cells in zip(found.rows, table, strict=True):
         assert onnx.load(row.path).graph.node

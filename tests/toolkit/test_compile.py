@@ -17,7 +17,8 @@ import toolkit
 from targets.errors import InvalidInput, UnknownName
 from targets.target import load_target, target_names
 from toolkit.bundle.atomic import replacing_folder
-from toolkit.bundle.bundle import TIMINGS, Bundle, open_bundle
+from toolkit.bundle.bundle import Bundle, open_bundle
+from toolkit.bundle.hashes import TIMINGS
 from toolkit.cli.main import main
 from toolkit.verify.golden import verify_bundle
 

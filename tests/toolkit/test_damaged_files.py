@@ -195,7 +195,7 @@ def rehash(bundle: Path) -> None:
     """Make the manifest agree with the damage, as somebody would who means harm."""
     import json
 
-    from toolkit.bundle.bundle import hashes_of
+    from toolkit.bundle.hashes import hashes_of
 
     manifest = json.loads((bundle / "manifest.json").read_text())
     (bundle / "manifest.json").write_text(json.dumps({**manifest, "sha256": hashes_of(bundle)}))

@@ -153,7 +153,7 @@ DOCUMENTS: Mapping[str, tuple[str, Document]] = {
             ],
         ),
     ),
-    "verify": ("verify bundle", keys("schema passed samples sqnr_db reference_sqnr_db floor_db")),
+    "verify": ("verify bundle", keys("schema passed samples sqnr_db reference_sqnr_db floor_db signed_with")),
     "run": ("run bundle images.npy", keys("schema", outputs=ANY)),
     "export": ("export digits -o digits.onnx", keys("schema file format size_bytes data", drift=[DRIFT])),
     "targets": ("targets", keys("schema", targets=[TARGET])),

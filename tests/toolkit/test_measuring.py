@@ -23,7 +23,8 @@ from passes.signature import Signature, TensorSpec
 from targets.errors import UsageError
 from targets.target import load_target, target_names
 from toolkit import measuring
-from toolkit.bundle.bundle import TIMINGS, Bundle
+from toolkit.bundle.bundle import Bundle
+from toolkit.bundle.hashes import TIMINGS
 from toolkit.cli.main import main
 from toolkit.measuring import NOT_SLOWER, SLOWER, Measured, Recorded, check_host, decisions
 

@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from passes.dataset import Array
-from toolkit.calibration.measuring import latency_s
+from toolkit.calibration.timing import latency_s
 
 __all__ = ["chain", "dispatch_s"]
 

@@ -26,7 +26,8 @@ from passes.onnxruntime import import_onnxruntime
 from passes.program import Program
 from targets.target import load_target
 from toolkit.bench.networks import build
-from toolkit.calibration.measuring import latency_s, lowered, sample_of
+from toolkit.calibration.measuring import lowered, sample_of
+from toolkit.calibration.timing import latency_s
 from toolkit.sources import load_source
 
 __all__ = ["measure"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,13 +18,13 @@ from targets.errors import InvalidInput
 from toolkit.backends import BACKENDS
 from toolkit.backends.backend import Artifact
 from toolkit.bundle.golden import Golden, read_golden
+from toolkit.bundle.hashes import MANIFEST, check_hashes
 
-__all__ = ["GRAPH", "MANIFEST", "NAMES", "SCHEMA", "TIMINGS", "Bundle", "hashes_of", "open_bundle"]
+__all__ = ["GRAPH", "NAMES", "SCHEMA", "Bundle", "open_bundle"]
 
 GRAPH = "model.onnx"
 """The graph that every artefact is lowered from, beside it."""
 
-MANIFEST, TIMINGS = "manifest.json", "timings.json"
 NAMES = "names.json"
 """What the artefact's operators were called, where a pass has taken the names out of it."""
 
@@ -127,36 +126,5 @@ def open_bundle(path: str | Path) -> Bundle:
     except ValidationError as error:
         where = ".".join(map(str, error.errors()[0]["loc"]))
         raise InvalidInput(f"{folder / MANIFEST} is damaged: {where}", hint="compile again") from error
-    _check_files(folder, facts)
+    check_hashes(folder, facts.sha256, needed=(facts.artifact.file, "golden.npz", "report.json"))
     return Bundle(folder, manifest)
-
-
-def _check_files(folder: Path, facts: Manifest) -> None:
-    """Every file is listed, is there, and is the one that was written."""
-    for name, want in facts.sha256.items():
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise InvalidInput(f"the manifest names a file outside the bundle: {name}", hint="do not use this bundle")
-        file = folder / name
-        if not file.is_file():
-            raise InvalidInput(f"{file} is missing", hint="copy the bundle again, or compile again")
-        if hashlib.sha256(file.read_bytes()).hexdigest() != want:
-            raise InvalidInput(
-                f"{file} is not the file that was written: its hash differs",
-                hint="copy the bundle again, or compile again",
-            )
-    for name in (facts.artifact.file, "golden.npz", "report.json"):
-        if name not in facts.sha256:
-            raise InvalidInput(f"the manifest holds no hash of {name}", hint="do not use this bundle; compile again")
-    if strangers := sorted(set(hashes_of(folder)) - set(facts.sha256)):
-        raise InvalidInput(
-            f"{folder / strangers[0]} was not written by the compile", hint="remove it, or compile again"
-        )
-
-
-def hashes_of(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file of a bundle but the manifest, which holds them, and the timings, which differ."""
-    return {
-        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
-        for p in sorted(folder.rglob("*"))
-        if p.is_file() and p.name not in (MANIFEST, TIMINGS)
-    }

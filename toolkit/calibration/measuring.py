@@ -1,23 +1,16 @@
-"""Time a network on this machine through onnxruntime, in the form in which a stack runs it."""
+"""A network in the form in which a stack runs it, and a sample to time it with."""
 
 from __future__ import annotations
 
-import time
-from statistics import median
-
 from passes.context import Budget, Context, synthetic_data
 from passes.dataset import Sample
-from passes.onnxruntime import Session
 from passes.program import Program
 from passes.recipe import RECIPES
 from passes.running import run
 from targets.errors import InvalidInput
 from targets.stack import Stack
 
-__all__ = ["latency_s", "lowered", "sample_of"]
-
-_FEWEST = 12
-_FINE_THREAD_CLOCK = time.get_clock_info("thread_time").resolution < 1e-6
+__all__ = ["lowered", "sample_of"]
 
 
 def lowered(program: Program, stack: Stack) -> Program:
@@ -50,25 +43,3 @@ class _NeverSlower:
 def sample_of(program: Program) -> Sample:
     """Noise of the program's shapes."""
     return next(iter(synthetic_data(program.signature, 0, 1, example=program.example)))
-
-
-def latency_s(model: bytes, sample: Sample, *, threads: int = 1, seconds: float = 2.0) -> float:
-    """The median of the fastest half of the runs: what the machine does besides slows the other half.
-
-    One thread is timed by the clock that stands still while another process has its core.
-
-    Args:
-        model: The serialized ModelProto.
-        seconds: At least, of runs.
-    """
-    session = Session(model, threads=threads)
-    for _ in range(3):
-        session(sample)
-    clock = time.thread_time if threads == 1 and _FINE_THREAD_CLOCK else time.perf_counter
-    times: list[float] = []
-    started = time.perf_counter()
-    while len(times) < _FEWEST or time.perf_counter() - started < seconds:
-        before = clock()
-        session(sample)
-        times.append(clock() - before)
-    return median(sorted(times)[: len(times) // 2])

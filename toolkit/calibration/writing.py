@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import io
 import os
-import platform
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,24 +17,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from passes.onnxruntime import import_onnxruntime
 from passes.program import Program
-from passes.signature import TensorSpec
 from targets.errors import InvalidInput, UsageError
 from targets.graph import read_workload
 from targets.stack import Stack
 from targets.target import load_stack, load_target
-from toolkit.calibration.measuring import latency_s, lowered, sample_of
+from toolkit.calibration.measuring import lowered, sample_of
 from toolkit.calibration.reading import check_shapes
 from toolkit.calibration.rows import COLUMNS, read_table
-from toolkit.input_shapes import parse_input
+from toolkit.calibration.setting import setting
+from toolkit.calibration.timing import latency_s
+from toolkit.input_shapes import parse_input, spelled
 from toolkit.measuring import check_host
 from toolkit.sources import load_source
 
-__all__ = ["Written", "processor", "write_rows"]
+__all__ = ["Written", "write_rows"]
 
 _SECONDS = 1.0
-_NAMED_IN = (("/proc/device-tree/model", r"([^\0]+)"), ("/proc/cpuinfo", r"(?m)^model name\s*:\s*(.+)$"))
 _IDENTITY = ("path", "device_variant", "runtime", "precision", "threads", "input_shape")
 
 
@@ -105,15 +103,8 @@ def write_rows(
         InvalidInput: a file or the table cannot be read, or the table not be written.
     """
     file, known = Path(file), load_stack(stack)
-    target = load_target(known.target)
     _check_host(known)
-    setting = {
-        "device": known.measured_as.get("device") or target.title,
-        "device_variant": variant or processor(),
-        "runtime": "onnxruntime " + ".".join(import_onnxruntime().__version__.split(".")[:2]),
-        "precision": known.precision,
-        "threads": str(threads or known.threads or 1),
-    }
+    where = setting(known, threads=threads or known.threads or 1, variant=variant)
     table = [cells for _, cells in read_table(file, ("path", "latency_ms"))] if file.exists() else []
     networks = list(_given(models, inputs) if models else _built_in())
     measured: list[Mapping[str, str]] = []
@@ -122,7 +113,7 @@ def write_rows(
     for i, network in enumerate(networks):
         progress(f"measuring {network.name}", i / len(networks))
         program = network.load()
-        row = _row(file, network, program, setting)
+        row = _row(file, network, program, where)
         if any(all(cells.get(name, "") == row[name] for name in _IDENTITY) for cells in table):
             kept += 1
             continue
@@ -133,24 +124,12 @@ def write_rows(
                 raise
             skipped.append((network.name, error.problem))
             continue
-        seconds = _measure(file.parent / row["path"], form, int(setting["threads"]))
+        seconds = _measure(file.parent / row["path"], form, int(where["threads"]))
         row["latency_ms"] = f"{seconds * 1e3:.5g}"
         table.append(row)
         measured.append(row)
         _write(file, table)
-    return Written(file=file, stack=known, setting=setting, measured=tuple(measured), kept=kept, skipped=tuple(skipped))
-
-
-def processor() -> str:
-    """What this machine calls itself: the board's name, else the processor's, and the number of cores."""
-    for file, pattern in _NAMED_IN:
-        try:
-            text = Path(file).read_text("utf-8", errors="replace")
-        except OSError:
-            continue
-        if found := re.search(pattern, text):
-            return f"{' '.join(found[1].split())}, {os.cpu_count()} cores"
-    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    return Written(file=file, stack=known, setting=where, measured=tuple(measured), kept=kept, skipped=tuple(skipped))
 
 
 def _check_host(stack: Stack) -> None:
@@ -182,35 +161,24 @@ def _built_in() -> Iterator[_Network]:
         yield _Network(specimen.name, specimen.family, specimen.program)
 
 
-def _row(file: Path, network: _Network, program: Program, setting: Mapping[str, str]) -> dict[str, str]:
+def _row(file: Path, network: _Network, program: Program, where: Mapping[str, str]) -> dict[str, str]:
     """Everything but the latency. Files are named after what they were made from: another network, another row."""
     name = re.sub(r"[^\w.-]", "_", network.name)
-    precision = "" if setting["precision"] == "fp32" else f"-{setting['precision']}"
+    precision = "" if where["precision"] == "fp32" else f"-{where['precision']}"
     path = f"{file.stem}-models/{name}-{program.digest[:8]}{precision}.onnx"
     return {
         **dict.fromkeys(COLUMNS, ""),
-        **setting,
-        "id": f"own-{setting['precision']}-{name}-{program.digest[:8]}",
+        **where,
+        "id": f"own-{where['precision']}-{name}-{program.digest[:8]}",
         "batch": "1",
         "model": network.name,
         "family": network.family,
-        "input_shape": _shapes(program),
+        "input_shape": spelled(program.example),
         "source_title": "measured by toolkit bench",
         "source_ref": "median of the fastest half of the runs",
         "date": date.today().isoformat(),
         "path": path,
     }
-
-
-def _shapes(program: Program) -> str:
-    """Input shapes as --input takes them, those of several inputs separated by semicolons."""
-    specs = [TensorSpec(spec.name, spec.dtype, program.example[spec.name].shape) for spec in program.signature.inputs]
-    texts = []
-    for spec in specs:
-        name = f"{spec.name}=" if len(specs) > 1 else ""
-        dtype = f":{spec.dtype}" if spec.dtype != "float32" else ""
-        texts.append(f"{name}{'x'.join(map(str, spec.shape)) or 'scalar'}{dtype}")
-    return "; ".join(texts)
 
 
 def _form(program: Program, stack: Stack) -> Program:

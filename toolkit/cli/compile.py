@@ -77,6 +77,12 @@ def compile_(
     measure: Annotated[
         bool, typer.Option("--measure", help="Keep what this machine measures to be no slower, not what is predicted.")
     ] = False,
+    standalone: Annotated[
+        bool, typer.Option("--standalone", help="Add run/runner: one file that runs the bundle without Python.")
+    ] = False,
+    sign: Annotated[
+        Path | None, typer.Option(metavar="KEY.pem", help="Sign the manifest with this Ed25519 private key.")
+    ] = None,
     seed: SeedOpt = None,
     dump: Annotated[Path | None, typer.Option(help="Folder that gets the graph after each pass.")] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Compute every pass again.")] = False,
@@ -123,6 +129,8 @@ def compile_(
             budget=budget,
             measure=measure,
             measured=None if recipe or measure else _measured(file, device, stack_name),
+            standalone=standalone,
+            sign=sign,
             trust=trust,
             force=force,
             cache=not no_cache,

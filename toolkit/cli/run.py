@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -36,6 +36,7 @@ def run_(
     import numpy as np
 
     from targets.errors import InvalidInput
+    from toolkit.answers import lines, plain, stacked
     from toolkit.bundle.bundle import open_bundle
     from toolkit.config import load_config
     from toolkit.data import check_preprocess_used, load_data
@@ -49,33 +50,18 @@ def run_(
         for done, sample in enumerate(data, start=1):
             answers.append(opened(sample))
             report("running", done / len(data))
-    join = {name: np.stack if value.ndim == 0 else np.concatenate for name, value in answers[0].items()}
-    stacked = {name: join[name]([a[name] for a in answers]) for name in answers[0]}
+    outputs = stacked(answers)
     if output is not None:
         output = output if output.suffix == ".npz" else output.with_name(output.name + ".npz")
         try:
-            np.savez(output, **stacked)  # type: ignore[arg-type]
+            np.savez(output, **outputs)  # type: ignore[arg-type]
         except OSError as error:
             raise InvalidInput(f"cannot write {output}: {error.strerror}", hint="choose another --output") from error
     if json:
-        show_json({"schema": "toolkit.run/1", "outputs": {k: _plain(v) for k, v in stacked.items()}})
+        show_json({"schema": "toolkit.run/1", "outputs": {k: plain(v) for k, v in outputs.items()}})
         return 0
-    for name, values in stacked.items():
-        say(f"{name}: {values.dtype}{list(values.shape)}")
-        for i, row in enumerate(values.reshape(len(values), -1)[:10]):
-            best = np.argsort(row)[::-1][:3]
-            say(f"  sample {i}: " + ", ".join(f"[{int(b)}] {row[b]:.4g}" for b in best))
+    for line in lines(outputs):
+        say(line)
     if output is not None:
         say(f"written to {output}")
     return 0
-
-
-def _plain(values: Any) -> Any:
-    """Nested lists; JSON has no word for what is not finite, so it becomes null."""
-    import numpy as np
-
-    if values.dtype.kind != "f" or np.isfinite(values).all():
-        return values.tolist()
-    plain = values.astype(object)
-    plain[~np.isfinite(values)] = None
-    return plain.tolist()

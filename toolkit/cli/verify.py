@@ -25,17 +25,21 @@ def verify_(
     emulate: EmulateOpt = False,
     numerics: NumericsOpt = None,
     data: NumericsDataOpt = None,
+    signed_by: Annotated[
+        Path | None, typer.Option(metavar="PUBLIC.pem", help="Refuse a bundle that this Ed25519 key did not sign.")
+    ] = None,
     json: JsonOpt = False,
     verbose: VerboseOpt = 0,
     quiet: QuietOpt = False,
 ) -> int:
-    """Check a bundle: its hashes, then its golden inputs here, or on an emulated core of its target.
+    """Check a bundle: its hashes and its signature, then its golden inputs here, or on an emulated core of its target.
 
     Exits with 1 when the answers are not those recorded; with --numerics, when an answer on that kind
     of device is another one than here.
     """
     from toolkit import units
     from toolkit.bundle.bundle import open_bundle
+    from toolkit.bundle.signing import check_signature
     from toolkit.verify.golden import verify_bundle
 
     if data is not None and numerics is None:
@@ -43,15 +47,19 @@ def verify_(
     if emulate and numerics is not None:
         raise UsageError("--emulate and --numerics are two different checks", hint="give one of them")
     opened = open_bundle(bundle)
+    signed = check_signature(bundle, signed_by)
     if emulate:
         return verify_emulated(opened, json=json, quiet=quiet)
     if numerics is not None:
         return verify_numerics(opened, numerics, data, json=json, quiet=quiet)
     result = verify_bundle(opened)
     if json:
-        show_json(result.to_json())
+        show_json(result.to_json() | {"signed_with": signed.key if signed else None})
         return 0 if result.passed else 1
     say(f"{len(opened.manifest['sha256'])} files match their hashes")
+    if signed is not None:
+        whose = "the key you named" if signed.expected else "--signed-by tells whether that is who you think"
+        say(f"signed with {signed.key}: {whose}")
     say(
         f"{result.samples} golden samples through {opened.artifact.file} here: {units.decibels(result.sqnr_db)}"
         f" against the answers recorded (needed: {units.decibels(result.floor_db)}); those are"

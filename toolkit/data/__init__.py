@@ -1,4 +1,5 @@
-"""Calibration and validation data, streamed: arrays, .npz, .npy, folders of .npy or of images, `module:factory`.
+"""Calibration and validation data, streamed: arrays, .npz, .npy, folders of .npy or of images, .wav,
+`module:factory`.
 
 Nothing is read as a pickle, and no more than a few samples are in memory at once. The samples of a data set are made
 anew on every walk over it, in the same order.

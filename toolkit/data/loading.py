@@ -19,6 +19,7 @@ from toolkit.data.fitting import as_array, fitting
 from toolkit.data.image_folder import SUFFIXES, from_images
 from toolkit.data.labels import LABELS, with_labels
 from toolkit.data.listing import holds
+from toolkit.data.sound import from_sound
 from toolkit.data.streams import from_stream
 from toolkit.names import IN_MEMORY
 
@@ -30,7 +31,7 @@ def load_data(spec: Any, signature: Signature, *, preprocess: str | None = None)
 
     Args:
         spec: A path: .npz, .npy, a folder of .npy files (one sample a file; for several inputs a subfolder each, files
-            paired by name), a folder of images (with a subfolder for each class, or none), one image.
+            paired by name), a folder of images (with a subfolder for each class, or none), one image, a .wav recording.
             `module:factory`, a callable that returns any of what follows, or an iterator.
             A Dataset; an array, or a mapping of arrays, with samples along the first axis; a pair of those and
             labels; an iterable of samples, or a function that returns one. A sample is an array, a mapping of arrays
@@ -102,6 +103,8 @@ def _from_name(spec: str, signature: Signature, preprocess: str | None) -> Datas
         return _from_factory(spec, find_factory(spec), signature, preprocess)
     if path.suffix.lower() in SUFFIXES and path.is_file():
         return from_images(path, signature, preprocess)
+    if path.suffix.lower() == ".wav":
+        return from_sound(path, signature)
     if not path.is_dir():
         return from_file(path, signature)
     arrays, images = holds(path, {".npy"}), holds(path, SUFFIXES)

@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -71,11 +70,8 @@ def write_facts(folder: Path, stack: Stack) -> None:
     (folder / FACTS).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
-def build(machine: Machine, folder: Path, flags: Sequence[str] = ()) -> Path:
+def build(machine: Machine, folder: Path) -> Path:
     """Compile the program for every core of `machine`'s architecture into `folder`.
-
-    Args:
-        flags: More of them, for the compiler.
 
     Raises:
         MissingDependency: no compiler is installed.
@@ -83,10 +79,10 @@ def build(machine: Machine, folder: Path, flags: Sequence[str] = ()) -> Path:
     """
     with tempfile.TemporaryDirectory(prefix="toolkit-runner-") as name:
         scratch = Path(name)
-        for source in _sources():
-            (scratch / source[0]).write_bytes(source[1])
-        names = sorted(source for source, _ in _sources() if source.endswith(".c"))
-        command = [*_compiler(machine), *_FLAGS, *flags, *names, "-s", "-o", PROGRAM, "-ldl", "-lm"]
+        for source, text in _sources():
+            (scratch / source).write_bytes(text)
+        names = sorted(path.name for path in scratch.glob("*.c"))
+        command = [*_compiler(machine), *_FLAGS, *names, "-s", "-o", PROGRAM, "-ldl", "-lm"]
         done = subprocess.run(
             command,
             cwd=scratch,
@@ -99,7 +95,7 @@ def build(machine: Machine, folder: Path, flags: Sequence[str] = ()) -> Path:
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if "error" in line or "undefined" in line]
             raise ToolkitError(
-                f"{Path(command[0]).name} for {machine.architecture}: {lines[0] if lines else done.stderr.strip()[-300:]}",
+                f"the runner for {machine.architecture}: {lines[0] if lines else done.stderr.strip()[-300:]}",
                 hint=f"install the whole cross toolchain: apt-get install {machine.package}",
             )
         shutil.copy(scratch / PROGRAM, folder / PROGRAM)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, isinf
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from passes.compare import errors, sqnr_db
 from passes.dataset import Array
 from targets.errors import InvalidInput
-from toolkit.bundle.bundle import Bundle
 from toolkit.bundle.golden import Golden
+
+if TYPE_CHECKING:
+    from toolkit.bundle.bundle import Bundle
 
 __all__ = ["Verification", "judged", "verify_bundle"]
 

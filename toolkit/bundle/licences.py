@@ -1,0 +1,65 @@
+"""Under which terms an installed distribution may be passed on: the expression, and the texts that must go along."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import sysconfig
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from pathlib import Path
+
+__all__ = ["Part", "parts", "python"]
+
+_IDS: Mapping[str, str] = {
+    "License :: OSI Approved :: Apache Software License": "Apache-2.0",
+    "License :: OSI Approved :: BSD License": "BSD-3-Clause",
+    "License :: OSI Approved :: MIT License": "MIT",
+}
+"""SPDX's names for classifiers of the index, which older distributions have instead of an expression."""
+
+_TEXTS = ("licen", "copying", "notice", "thirdparty")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A distribution. `licence` is an SPDX expression, empty where it states none; `texts` are files by name."""
+
+    name: str
+    version: str
+    licence: str
+    texts: Mapping[str, str]
+
+
+def parts(*names: str) -> list[Part]:
+    """Those of `names` that are installed."""
+    found = []
+    for name in names:
+        try:
+            installed = distribution(name)
+        except PackageNotFoundError:
+            continue
+        found.append(Part(name=name, version=installed.version, licence=_licence(installed), texts=_texts(installed)))
+    return found
+
+
+def python() -> Part:
+    """The interpreter and its library."""
+    places = (
+        Path(sysconfig.get_path("stdlib"), "LICENSE.txt"),
+        Path(f"/usr/share/doc/python{sys.version[:4]}/copyright"),
+    )
+    texts = {file.name: file.read_text("utf-8", "replace") for file in places if file.is_file()}
+    return Part(name="python", version=platform.python_version(), licence="Python-2.0", texts=texts)
+
+
+def _licence(installed: Distribution) -> str:
+    if "License-Expression" in installed.metadata:
+        return str(installed.metadata["License-Expression"])
+    return " AND ".join(sorted({_IDS[line] for line in installed.metadata.get_all("Classifier") or [] if line in _IDS}))
+
+
+def _texts(installed: Distribution) -> dict[str, str]:
+    files = [file for file in installed.files or () if file.name.lower().startswith(_TEXTS)]
+    return {str(file): Path(str(file.locate())).read_text("utf-8", "replace") for file in sorted(files, key=str)}

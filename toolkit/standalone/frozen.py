@@ -1,0 +1,125 @@
+"""What is frozen: entry, what is left out, and what is taken along, for each of the two programs. Read by their specs.
+
+`pyinstaller packaging/runner.spec` and `packaging/cli.spec` make them on Linux, Windows and macOS.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["CLI", "RUNNER", "Frozen"]
+
+_Entry = tuple[str, str, str]
+"""A file as PyInstaller lists it: name in the program, source, kind."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frozen:
+    """A program.
+
+    Args:
+        name: Of the executable; Windows adds .exe.
+        entry: Its module, below `toolkit`.
+        one_file: Unpacks itself when it starts; else a folder, which starts at once.
+        excludes: Modules that are found from the entry, and never reached when it runs.
+        collect: Packages whose data files it reads.
+        submodules: Packages whose modules are imported by name.
+        drops: Files that no module asks for, as patterns of names.
+    """
+
+    name: str
+    entry: str
+    one_file: bool
+    excludes: tuple[str, ...] = ()
+    collect: tuple[str, ...] = ()
+    submodules: tuple[str, ...] = ()
+    drops: tuple[str, ...] = ()
+
+    def build(self) -> None:
+        """What a spec does; runs inside PyInstaller alone."""
+        from PyInstaller.building.api import COLLECT, EXE, PYZ
+        from PyInstaller.building.build_main import Analysis
+        from PyInstaller.config import CONF
+
+        found = Analysis(**self._analysis())
+        files = self._files([*found.binaries, *found.datas], Path(CONF["workpath"]))
+        inside, beside = (files, []) if self.one_file else ([], files)
+        program = EXE(
+            PYZ(found.pure), found.scripts, inside, name=self.name, console=True, exclude_binaries=not self.one_file
+        )
+        if beside:
+            COLLECT(program, beside, name=self.name)
+
+    def _analysis(self) -> dict[str, Any]:
+        from PyInstaller.utils.hooks import collect_data_files, collect_submodules
+
+        home = Path(__file__).parents[1]
+        return {
+            "scripts": [str(home / self.entry)],
+            "pathex": [str(home.parent)],
+            "excludes": list(self.excludes),
+            "datas": [pair for package in self.collect for pair in collect_data_files(package)],
+            "hiddenimports": [name for package in self.submodules for name in collect_submodules(package)],
+        }
+
+    def _files(self, found: Iterable[_Entry], scratch: Path) -> list[_Entry]:
+        """What goes along of the libraries and data that were found; Python's own library without its symbols."""
+        kept = [entry for entry in found if not any(re.search(pattern, entry[0]) for pattern in self.drops)]
+        return [(name, _stripped(source, scratch) if _is_python(name) else source, kind) for name, source, kind in kept]
+
+
+def _is_python(name: str) -> bool:
+    return sys.platform == "linux" and name.startswith("libpython")
+
+
+def _stripped(source: str, scratch: Path) -> str:
+    """A copy without symbols, where there is a `strip`. The libraries of wheels are damaged by it, and stay."""
+    if not shutil.which("strip"):
+        return source
+    copy = scratch / Path(source).name
+    subprocess.run(["strip", "--strip-unneeded", "-o", str(copy), source], check=True)
+    return str(copy)
+
+
+_HEAVY = (
+    "IPython", "ai_edge_litert", "cryptography", "efficientnet_lite_pytorch", "flatbuffers", "google", "jinja2",
+    "ml_dtypes", "onnx", "onnx_ir", "onnxscript", "packaging", "pydantic", "rich", "safetensors", "scipy", "skimage",
+    "sklearn", "sympy", "torch", "tvm", "typer", "yaml",
+)  # fmt: skip
+_UNUSED = (
+    "PIL.AvifImagePlugin", "PIL.ImageCms", "PIL.ImageQt", "PIL.ImageShow", "PIL.ImageTk", "PIL._avif",
+    "PIL._imagingcms", "PIL._imagingft", "PIL._imagingtk", "_hashlib", "_ssl", "asyncio", "lib2to3",
+    "multiprocessing", "numpy.f2py",
+    "numpy.testing", "onnxruntime.quantization", "onnxruntime.tools", "onnxruntime.transformers", "pdb", "pydoc",
+    "pydoc_data", "readline", "setuptools", "sqlite3", "ssl", "tkinter", "unittest", "xmlrpc",
+)  # fmt: skip
+
+_OURS = ("passes.recipe", "toolkit.backends", "toolkit.bundle.bundle", "toolkit.cli", "toolkit.driver")
+"""Named for type checkers alone in what the runner imports."""
+
+RUNNER = Frozen(
+    name="runner",
+    entry="runner/__main__.py",
+    one_file=True,
+    excludes=_HEAVY + _UNUSED + _OURS,
+    collect=("targets",),
+    drops=(r"^onnxruntime/capi/libonnxruntime\.so", r"^libreadline", r"^libtinfo"),
+)
+"""Runs the bundle around it. Its answers come from onnxruntime, whatever the device has."""
+
+CLI = Frozen(
+    name="toolkit",
+    entry="cli/main.py",
+    one_file=False,
+    excludes=("IPython", "matplotlib", "pytest", "tkinter"),
+    collect=("onnx", "onnxruntime", "onnxscript", "passes", "targets", "toolkit", "tvm"),
+    submodules=("passes", "targets", "toolkit"),
+)
+"""The whole command line, torch included."""
