@@ -88,10 +88,10 @@ class Network:
     def _results(
         self, position: int, operator: Operator, operands: Sequence[Array | None], run: Run
     ) -> Sequence[Array]:
-        if operator.code in _MOVES:
-            return self._by_litert(position, operator, operands)
         try:
             if operator.code not in self._operators:
+                if operator.code in _MOVES:
+                    return self._by_litert(position, operator, operands)
                 raise Unknown("has no arithmetic here")
             return self._operators[operator.code](LiteCall(operator, operands, self._numerics))
         except Unknown as reason:
@@ -102,8 +102,7 @@ class Network:
         if position not in self._alone:
             self._alone[position] = _loaded(operator, reference=self._numerics.multipliers == "fixed_point")
         runner, inputs = self._alone[position]
-        given = {f"x{i}": operands[i] for i in inputs}
-        answers = runner(**given)
+        answers = runner(**{f"x{i}": np.asarray(operands[i], order="C") for i in inputs})
         return [answers[f"y{i}"] for i in range(len(operator.outputs))]
 
 
