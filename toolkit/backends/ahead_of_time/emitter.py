@@ -66,12 +66,16 @@ def _ours(trace: Trace) -> Iterator[Kernel]:
     return (kernel for kernel in trace.kernels.values() if kernel.source)
 
 
+_ENTRY = "// CodegenC: NOTE: Auto-generated entry function"
 _TVM_ALONE = ('#include "tvm/', "void* __tvm_ffi__", "#define TVM_EXPORTS")
 
 
 def kernel_source(code: bytes) -> bytes:
-    """TVM's C with our header in the place of TVM's own, of which it needs a few names."""
-    lines = code.decode().splitlines()
+    """TVM's C with our header in the place of TVM's own, of which it needs a few names.
+
+    Where there is one kernel, TVM adds a function that calls it by its own convention; that is left out.
+    """
+    lines = code.decode().partition(_ENTRY)[0].splitlines()
     kept = [line for line in lines if not line.startswith(_TVM_ALONE)]
     return "\n".join(['#include "support.h"', "#include <string.h>", *kept, ""]).encode()
 

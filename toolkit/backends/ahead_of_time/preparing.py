@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,30 @@ def prepared(model: bytes) -> Any:
     """
     simplified = _simplified(model)
     _refuse_unknown(simplified)
+    _name_plainly(simplified)
     return simplified
+
+
+def _name_plainly(model: Any) -> None:
+    """Inputs get names that are names in C as well: TVM writes them there as they are."""
+    named = {value.name: f"input_{i}" for i, value in enumerate(model.graph.input)}
+    taken = {name for node in model.graph.node for name in (*node.input, *node.output)} - named.keys()
+    if taken & set(named.values()):
+        named = {name: f"{new}_of_graph" for name, new in named.items()}
+    _rename(model.graph, named)
+
+
+def _rename(graph: Any, named: Mapping[str, str]) -> None:
+    """In the graph and in the bodies of its operators, which read what is around them."""
+    for value in (*graph.input, *graph.output):
+        value.name = named.get(value.name, value.name)
+    for node in graph.node:
+        for names in (node.input, node.output):
+            for position, name in enumerate(names):
+                names[position] = named.get(name, name)
+        for attribute in node.attribute:
+            for body in (*attribute.graphs, *((attribute.g,) if attribute.HasField("g") else ())):
+                _rename(body, named)
 
 
 def _refuse_unknown(model: Any) -> None:

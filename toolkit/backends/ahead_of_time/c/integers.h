@@ -29,8 +29,9 @@ void integers_convolve(const integers_window *window, const int8_t *from, const 
 void integers_convolve_to_floats(const integers_window *window, const int8_t *from, const int8_t *weights,
                                  const int32_t *bias, const float *scale, float *to, int8_t *scratch);
 
-/* Every channel by itself. Weights: kernel_height * kernel_width rows of channels. Scratch: a row of channels, then a
-   pointer for each row of weights. */
+/* Every channel by itself. Weights, biases and scales lie in blocks of sixteen channels, the weights of one by place of
+   the kernel; the last block begins sixteen channels before the end, or is padded. Scratch: a row of channels, then a
+   pointer for each place of the kernel. */
 void integers_convolve_channels(const integers_window *window, const int8_t *from, const int8_t *weights,
                                 const int32_t *bias, const float *scale, int8_t *to, int8_t *scratch);
 

@@ -18,7 +18,7 @@ void integers_transpose_floats(int32_t outer, int32_t rows, int32_t columns, con
   TRANSPOSED(from[(int64_t)row * columns + column]);
 }
 
-static inline reals quotients(const float *from, float scale) {
+INLINE reals quotients(const float *from, float scale) {
 #if defined(MODEL_NEON) && defined(__aarch64__)
   return vdivq_f32(vld1q_f32(from), vdupq_n_f32(scale));
 #elif defined(MODEL_AVX2)
@@ -32,7 +32,7 @@ static inline reals quotients(const float *from, float scale) {
 #endif
 }
 
-static inline bytes sixteen(const float *from, float scale, const integers_range *range) {
+INLINE bytes sixteen(const float *from, float scale, const integers_range *range) {
   quad all[4];
   int i;
   for (i = 0; i < 4; i++)

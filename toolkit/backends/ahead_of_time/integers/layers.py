@@ -12,7 +12,7 @@ from passes.dataset import Array
 from passes.onnx_level.matching import only_user
 from toolkit.backends.ahead_of_time.integers.c_values import Window
 from toolkit.backends.ahead_of_time.integers.endings import Ending, ending_of
-from toolkit.backends.ahead_of_time.integers.packing import depth_of, packed, padded_channels
+from toolkit.backends.ahead_of_time.integers.packing import depth_of, in_blocks, packed, padded_channels
 from toolkit.backends.ahead_of_time.integers.quantities import HIGHEST, LOWEST, Quantity, weights_of
 from toolkit.backends.ahead_of_time.integers.values import Form, Held, Values, shape_of
 from toolkit.backends.ahead_of_time.integers.windows import window_of
@@ -166,11 +166,11 @@ def _emitted(values: Values, layer: _Layer, source: Held, ending: Ending, form: 
 def _channels(values: Values, layer: _Layer, scale: Array, read: list[str], write: str) -> None:
     """Every channel by itself."""
     draft, window = values.draft, layer.window
-    kernel = np.ascontiguousarray(layer.weights.T)  # (places of the kernel, channels)
-    constants = [draft.constant(a) for a in (kernel, layer.bias, scale.astype(np.float32))]
+    places = layer.weights.shape[1]
+    constants = [draft.constant(in_blocks(a)) for a in (layer.weights.T, layer.bias, scale.astype(np.float32))]
     row = -(-window.in_channels // _ALIGNMENT) * _ALIGNMENT
     draft.call("integers_convolve_channels", ["&window"], [*read, *constants], write, declared=window.declared,
-               scratch_bytes=row + _POINTER * len(kernel), takes_scratch=True)  # fmt: skip
+               scratch_bytes=row + _POINTER * places, takes_scratch=True)  # fmt: skip
 
 
 def _sums(values: Values, layer: _Layer, scale: Array, read: list[str], result: Held, form: Form) -> None:

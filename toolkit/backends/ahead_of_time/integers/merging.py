@@ -14,20 +14,12 @@ __all__ = ["island_model", "merged"]
 
 
 def island_model(island: Island, opset: int) -> Any:
-    """What is left to TVM as a ModelProto; its inputs and outputs are called `given 0`, `made 0` and so on."""
+    """What is left to TVM as a ModelProto."""
     from onnx import helper
 
-    given = {name: f"given {i}" for i, name in enumerate(island.inputs)}
-    nodes = []
-    for node in island.nodes:
-        copy = type(node)()
-        copy.CopyFrom(node)
-        for position, name in enumerate(copy.input):
-            copy.input[position] = given.get(name, name)
-        nodes.append(copy)
-    inputs = [_info(given[name], tensor) for name, tensor in island.inputs.items()]
+    inputs = [_info(name, tensor) for name, tensor in island.inputs.items()]
     outputs = [_info(name, tensor) for name, tensor in island.outputs.items()]
-    graph = helper.make_graph(nodes, "island", inputs, outputs, list(island.constants.values()))
+    graph = helper.make_graph(island.nodes, "island", inputs, outputs, list(island.constants.values()))
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
 
 

@@ -1,4 +1,4 @@
-"""Weights in the order in which kernels read them: four output channels side by side, sixteen products each."""
+"""Weights in the order in which kernels read them: so many output channels side by side, then the next."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import numpy as np
 
 from passes.dataset import Array
 
-__all__ = ["CHANNELS", "depth_of", "packed", "padded_channels"]
+__all__ = ["depth_of", "in_blocks", "packed", "padded_channels"]
 
 CHANNELS = 4
-"""Output channels that a kernel computes at once."""
+"""Output channels that are computed at once where each sums over input channels."""
+
+BLOCK = 16
+"""Channels that are computed at once where each is by itself."""
 
 _LONG, _SHORT = 16, 8
 
@@ -39,3 +42,14 @@ def packed(weights: Array, groups: int) -> Array:
     parts = [long.reshape(*fours.shape[:2], -1), fours[..., whole:].reshape(*fours.shape[:2], -1)]
     flat: Array = np.ascontiguousarray(np.concatenate(parts, axis=-1)).reshape(-1)
     return flat
+
+
+def in_blocks(array: Array) -> Array:
+    """(..., channels) as a flat array: blocks of sixteen channels, each with what lies before them.
+
+    The last block begins sixteen channels before the end; fewer channels are padded with zeros.
+    """
+    channels = array.shape[-1]
+    padded = np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, max(0, BLOCK - channels))])
+    starts = [min(start, padded.shape[-1] - BLOCK) for start in range(0, channels, BLOCK)]
+    return np.concatenate([padded[..., start : start + BLOCK].reshape(-1) for start in starts])
