@@ -52,7 +52,8 @@ def _show(made: Emulation) -> None:
     if counted := made.instructions:
         parts = ("memory", "branch", "integer", "vector", "other")
         shares = ", ".join(f"{k} {getattr(counted, k) / counted.total:.0%}" for k in parts if getattr(counted, k))
-        say(f"one inference: {units.count(counted.total, 'instructions')} ({shares}); a count, not a time")
+        told = "" if counted.other == counted.total else f" ({shares})"
+        say(f"one inference: {units.count(counted.total, 'instructions')}{told}; a count, not a time")
     for note in made.notes:
         say(f"note: {note}")
     if made.not_executed:

@@ -36,6 +36,7 @@ def program_answers(built: Built, samples: Sequence[Sample]) -> Emulated:
     return Emulated(
         answers=answers,
         runtime="a program by itself",
+        cpu=built.machine.emulated_cpu,
         memory_bytes=_memory(built, given),
         network_bytes=built.memory.arena_bytes + built.memory.weight_bytes,
         instructions=_instructions(built, given[: len(given) // len(samples)]),

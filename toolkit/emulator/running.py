@@ -40,7 +40,7 @@ class Emulated:
 
     Args:
         answers: One mapping a sample, by output name, as the file itself gives them.
-        runtime: Name and version of what computed.
+        runtime, cpu: What computed, by name and version, and on which core of QEMU's.
         memory_bytes: The most that the guest held in memory, without the emulator.
         network_bytes: How much of that came with the network.
         instructions: Of one inference after the first; None where QEMU cannot count here.
@@ -48,6 +48,7 @@ class Emulated:
 
     answers: Sequence[Mapping[str, Array]]
     runtime: str
+    cpu: str
     memory_bytes: int
     network_bytes: int
     instructions: Instructions | None
@@ -80,6 +81,7 @@ def answers_of(
     return Emulated(
         answers=answers,
         runtime=said[0]["ready"],
+        cpu=core.machine.emulated_cpu,
         memory_bytes=memory[1],
         network_bytes=max(0, memory[1] - memory[0]),
         instructions=counted[-2] - counted[-3] if counted else None,

@@ -23,7 +23,7 @@ from toolkit.emulator.programs import program_answers
 from toolkit.emulator.running import Emulated, answers_of, emulator_version
 from toolkit.verify.golden import Verification, judged
 
-__all__ = ["Distance", "Emulation", "emulate_bundle"]
+__all__ = ["Distance", "Emulation", "emulate_bundle", "emulated_answers"]
 
 Tell = Callable[[str, float], None]
 
@@ -35,7 +35,7 @@ _EXECUTED = {"onnx": ("onnxruntime",), "tflite": ("TFLite", "LiteRT"), "executab
 class Distance:
     """How far answers are from others: of the output that fares worst.
 
-    `classes` and `classes_agree` count the rows of outputs that are scores of classes, (batch, two or more).
+    `classes` and `classes_agree` count the rows of an only output that is scores of classes, (batch, two or more).
     """
 
     sqnr_db: float
@@ -113,24 +113,17 @@ def emulate_bundle(bundle: Bundle, tell: Tell = lambda step, done: None) -> Emul
         InvalidInput: the bundle is damaged, or its artefact fails there.
     """
     stack = load_stack(bundle.manifest["stack"])
-    core, cores = _core(stack)
-    if core.lacks and stack.precision == "int8" and bundle.artifact.format == "onnx":
-        raise MissingDependency(
-            f"{stack.id} multiplies integers with {core.lacks}, which QEMU does not have",
-            hint="`toolkit verify` without --emulate runs it here; --numerics avx2 tells what it answers without",
-        )
+    core, _ = _emulable(stack, bundle)
     emulator = emulator_version(core)
     samples = bundle.golden
-    for golden in samples:
-        bundle.signature.check_inputs(golden.inputs)
     tell(f"{bundle.artifact.file} on an emulated {core.name}", 0.2)
-    file, made = _run(bundle, [golden.inputs for golden in samples], core, cores)
+    file, made = emulated_answers(bundle, [golden.inputs for golden in samples])
     tell("comparing", 0.95)
     verification = judged(samples, made.answers)
     return Emulation(
         file=file,
         runtime=made.runtime,
-        cpu=core.machine.emulated_cpu,
+        cpu=made.cpu,
         emulator=emulator,
         recorded=_distance([golden.outputs for golden in samples], made.answers),
         reference=_distance([golden.reference for golden in samples], made.answers),
@@ -141,6 +134,30 @@ def emulate_bundle(bundle: Bundle, tell: Tell = lambda step, done: None) -> Emul
         not_executed=_not_executed(stack, bundle, file, core),
         notes=tuple(_notes(bundle, made)),
     )
+
+
+def emulated_answers(bundle: Bundle, samples: Sequence[Sample]) -> tuple[str, Emulated]:
+    """The file that was run on the emulated core of the bundle's target, and what it answered to `samples`.
+
+    Raises:
+        MissingDependency: the emulator or its root is not installed, or QEMU has no such core.
+        InvalidInput: a sample does not fit the signature, or the artefact fails there.
+    """
+    core, cores = _emulable(load_stack(bundle.manifest["stack"]), bundle)
+    for sample in samples:
+        bundle.signature.check_inputs(sample)
+    return _run(bundle, samples, core, cores)
+
+
+def _emulable(stack: Stack, bundle: Bundle) -> tuple[Core, int]:
+    """The core, unless it computes these integers in another way than the stack's."""
+    core, cores = _core(stack)
+    if core.lacks and stack.precision == "int8" and bundle.artifact.format == "onnx":
+        raise MissingDependency(
+            f"{stack.id} multiplies integers with {core.lacks}, which QEMU does not have",
+            hint="`toolkit verify` without --emulate runs it here; --numerics avx2 tells what it answers without",
+        )
+    return core, cores
 
 
 def _core(stack: Stack) -> tuple[Core, int]:
@@ -187,20 +204,25 @@ def _litert(file: Path, samples: Sequence[Sample], core: Core, cores: int) -> Em
 
 def _distance(wanted: Sequence[Mapping[str, Array]], given: Sequence[Mapping[str, Array]]) -> Distance:
     rows = []
-    agree = classes = 0
     for name in wanted[0]:
         parts = [errors(want[name], have[name]) for want, have in zip(wanted, given, strict=True)]
         rows.append((sqnr_db(sum(p[0] for p in parts), sum(p[1] for p in parts)), max(p[2] for p in parts)))
-        for want, have in zip(wanted, given, strict=True):
-            if want[name].ndim == 2 and want[name].shape[1] > 1 and want[name].shape == have[name].shape:
-                same = want[name].argmax(axis=1) == have[name].argmax(axis=1)
-                agree, classes = agree + int(same.sum()), classes + len(same)
+    same = _same_classes(wanted, given)
     return Distance(
         sqnr_db=min(row[0] for row in rows),
         max_abs_error=max(row[1] for row in rows),
-        classes=classes,
-        classes_agree=agree,
+        classes=len(same),
+        classes_agree=sum(same),
     )
+
+
+def _same_classes(wanted: Sequence[Mapping[str, Array]], given: Sequence[Mapping[str, Array]]) -> list[bool]:
+    """For each row whether the largest score is the same one; nothing where the outputs are no scores of classes."""
+    name, *others = wanted[0]
+    if others or wanted[0][name].ndim != 2 or wanted[0][name].shape[1] < 2:
+        return []
+    pairs = [(want[name].argmax(axis=1), have[name].argmax(axis=1)) for want, have in zip(wanted, given, strict=True)]
+    return [bool(same) for want, have in pairs for same in want == have]
 
 
 def _not_executed(stack: Stack, bundle: Bundle, file: str, core: Core) -> str:
