@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from passes.dataset import Sample
-from targets.errors import MissingDependency
+from targets.errors import InvalidInput, MissingDependency
 from toolkit.backends.ahead_of_time.compiling import Built
 from toolkit.backends.ahead_of_time.counting import Instructions, count_instructions
 from toolkit.backends.ahead_of_time.executing import command
@@ -54,23 +54,35 @@ def _instructions(built: Built, sample: bytes) -> Instructions | None:
 
 
 def _memory(built: Built, given: bytes) -> int:
-    """What the program holds when it has answered everything and waits for more."""
+    """What the program holds when it has answered everything and waits for more.
+
+    Raises:
+        InvalidInput: it ended before that, though it had answered.
+    """
     words = [*command(built.machine, emulate=True), str(built.path.resolve())]
-    with subprocess.Popen(
-        words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
-        assert process.stdin is not None
-        process.stdin.write(given)
-        process.stdin.flush()
-        waited = 0
-        while waited < 2 and process.poll() is None:
-            time.sleep(_LOOK_S)
-            waited = waited + 1 if _waits(process.pid) and not _unread(process.stdin) else 0
-        return resident_bytes(process.pid)
+    nowhere = subprocess.DEVNULL
+    try:
+        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=nowhere, stderr=nowhere) as process:
+            assert process.stdin is not None
+            process.stdin.write(given)
+            process.stdin.flush()
+            waited = 0
+            while waited < 2:
+                time.sleep(_LOOK_S)
+                waited = waited + 1 if _waits(process.pid) and not _unread(process.stdin) else 0
+            return resident_bytes(process.pid)
+    except (OSError, KeyError) as error:  # neither a pipe nor figures of a process that is no more
+        raise InvalidInput(
+            f"{built.path.name} ended while its memory was looked at",
+            hint="run it again; if it ends again, report the model",
+        ) from error
 
 
 def _waits(pid: int) -> bool:
-    return Path("/proc", str(pid), "stat").read_text("utf-8").rpartition(")")[2].split()[0] == "S"
+    state = Path("/proc", str(pid), "stat").read_text("utf-8").rpartition(")")[2].split()[0]
+    if state == "Z":
+        raise ProcessLookupError
+    return state == "S"
 
 
 def _unread(pipe: IO[bytes]) -> int:

@@ -11,14 +11,16 @@ import numpy as np
 import onnx.parser
 import pytest
 
-from targets.errors import MissingDependency
+from targets.errors import InvalidInput, MissingDependency
 from targets.stack import Stack
 from targets.target import load_stack, load_target, target_names
-from toolkit.backends.ahead_of_time import MACHINES
+from toolkit.backends.ahead_of_time import MACHINES, Built
 from toolkit.backends.ahead_of_time.counting import counter
+from toolkit.backends.ahead_of_time.plan import Memory
 from toolkit.bundle.bundle import SCHEMA
 from toolkit.bundle.hashes import hashes_of
 from toolkit.cli.main import main
+from toolkit.emulator import programs
 from toolkit.emulator.board import board
 from toolkit.emulator.cores import CORES, core_of
 from toolkit.emulator.resident import guest_bytes, resident_bytes
@@ -176,6 +178,13 @@ Rss:                4000 kB
 7f0000000000-7f0000100000 rwxp 00000000 00:00 0
 Rss:               30000 kB"""
     assert guest_bytes(rows) == 120 * 1024
+
+
+def test_a_program_that_ends_while_it_is_looked_at_is_told(tmp_path: Path) -> None:
+    program = compiled(tmp_path, "int main(void) { return 0; }")
+    built = Built(path=program, machine=PI.machine, inputs=(), outputs=(), memory=Memory(0, 0, 0))
+    with pytest.raises(InvalidInput, match="program ended while its memory was looked at"):
+        programs._memory(built, bytes(1_000_000))
 
 
 # ---- counting

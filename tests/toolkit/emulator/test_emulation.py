@@ -103,14 +103,18 @@ def emulated(bundle: Path, capsys: pytest.CaptureFixture[str], code: int = 0) ->
 # ---- the root
 
 
-def test_a_killed_installation_left_nothing_and_a_second_one_changes_nothing(root: Root) -> None:
+def test_a_killed_installation_left_nothing_and_a_second_one_changes_nothing(
+    root: Root, capsys: pytest.CaptureFixture[str]
+) -> None:
     left = {path.name for path in home().iterdir()}
     assert left == {"arm64", "lock"}
     facts = json.loads((home() / "arm64" / FACTS).read_text())
     assert all(len(digest) == 64 for digest in facts["packages"].values())
     assert {"onnxruntime", "ai-edge-litert", "numpy"} <= facts["wheels"].keys()
     before = (home() / "arm64").stat().st_ino
-    assert install_root() == root
+    assert main(["doctor", "--install-emulator", "--json"]) == 0
+    findings = {finding["name"]: finding for finding in json.loads(capsys.readouterr().out)["findings"]}
+    assert findings["emulator's root"]["found"].startswith("python 3.")
     assert (home() / "arm64").stat().st_ino == before
 
 
