@@ -80,7 +80,7 @@ class Network:
             for tensor, array in zip(operator.outputs, self._results(position, operator, operands, run), strict=True):
                 values[id(tensor)] = array.reshape(tensor.shape)
                 if array.dtype in (np.int8, np.uint8) and operator.code not in _MOVES:
-                    run.integers[_called(tensor, position)] = values[id(tensor)]
+                    run.integers[_called(operator, position)] = values[id(tensor)]
         for name, tensor in self._draft.outputs.items():
             run.outputs[name] = values[id(tensor)] if tensor.data is None else tensor.data
         return run
@@ -95,7 +95,7 @@ class Network:
                 raise Unknown("has no arithmetic here")
             return self._operators[operator.code](LiteCall(operator, operands, self._numerics))
         except Unknown as reason:
-            run.elsewhere[_called(operator.outputs[0], position)] = f"{operator.code} {reason}"
+            run.elsewhere[_called(operator, position)] = f"{operator.code} {reason}"
             return self._by_litert(position, operator, operands)
 
     def _by_litert(self, position: int, operator: Operator, operands: Sequence[Array | None]) -> Sequence[Array]:
@@ -113,8 +113,8 @@ _MOVES = frozenset(
 """Numbers come out as they went in, each of them one that went in: there is nothing to round."""
 
 
-def _called(tensor: Tensor, position: int) -> str:
-    return tensor.name or f"operator {position}"
+def _called(operator: Operator, position: int) -> str:
+    return operator.outputs[0].name or f"{operator.code} {position}"
 
 
 def _loaded(operator: Operator, *, reference: bool) -> tuple[Any, list[int]]:

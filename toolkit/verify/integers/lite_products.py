@@ -52,10 +52,7 @@ def requantized(call: LiteCall, sums: Array, x: Quantization, weights: Quantizat
         made = rounded(sums.astype(np.float32) * scale, q.zero_point[0], np.dtype(np.int8))
         return np.clip(made, np.int8(low), np.int8(high))
     each = x.step * np.asarray(weights.scale, np.float64) / q.step
-    made = np.empty(sums.shape, np.int64)
-    for channel in range(sums.shape[-1]):
-        by = multiplier(float(each[channel if len(each) > 1 else 0]))
-        made[..., channel] = (multiplied_once if once else multiplied)(sums[..., channel], by)
+    made = (multiplied_once if once else multiplied)(sums, multiplier(each))
     clipped: Array = np.clip(made + q.zero_point[0], low, high).astype(np.int8)
     return clipped
 
