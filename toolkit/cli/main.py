@@ -32,6 +32,7 @@ from toolkit.cli import calibrate as _calibrate  # noqa: F401
 from toolkit.cli import targets as _targets  # noqa: F401
 from toolkit.cli import passes as _passes  # noqa: F401
 from toolkit.cli import cache as _cache  # noqa: F401
+from toolkit.cli import package as _package  # noqa: F401
 from toolkit.cli import doctor as _doctor  # noqa: F401
 # isort: on
 

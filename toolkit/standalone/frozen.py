@@ -25,22 +25,37 @@ class Frozen:
     """A program.
 
     Args:
+        variable: Its name in this module, for specs.
         name: Of the executable; Windows adds .exe.
+        steps: Lines that PyInstaller tells, about: how far it is follows from that.
         entry: Its module, below `toolkit`.
         one_file: Unpacks itself when it starts; else a folder, which starts at once.
         excludes: Modules that are found from the entry, and never reached when it runs.
         collect: Packages whose data files it reads.
         submodules: Packages whose modules are imported by name.
+        libraries: Packages whose shared libraries are opened by name.
+        sources: Packages that read their own source text.
+        metadata: Distributions whose versions are asked for, with all that they require.
         drops: Files that no module asks for, as patterns of names.
     """
 
+    variable: str
     name: str
     entry: str
     one_file: bool
+    steps: int
     excludes: tuple[str, ...] = ()
     collect: tuple[str, ...] = ()
     submodules: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    metadata: tuple[str, ...] = ()
     drops: tuple[str, ...] = ()
+
+    @property
+    def file(self) -> str:
+        """The executable's name on this system."""
+        return f"{self.name}.exe" if sys.platform == "win32" else self.name
 
     def build(self) -> None:
         """What a spec does; runs inside PyInstaller alone."""
@@ -58,15 +73,18 @@ class Frozen:
             COLLECT(program, beside, name=self.name)
 
     def _analysis(self) -> dict[str, Any]:
-        from PyInstaller.utils.hooks import collect_data_files, collect_submodules
+        from PyInstaller.utils.hooks import collect_data_files, collect_dynamic_libs, collect_submodules, copy_metadata
 
         home = Path(__file__).parents[1]
         return {
             "scripts": [str(home / self.entry)],
             "pathex": [str(home.parent)],
             "excludes": list(self.excludes),
-            "datas": [pair for package in self.collect for pair in collect_data_files(package)],
+            "binaries": [pair for package in self.libraries for pair in collect_dynamic_libs(package)],
+            "datas": [pair for package in self.collect for pair in collect_data_files(package)]
+            + [pair for name in self.metadata for pair in copy_metadata(name, recursive=True)],
             "hiddenimports": [name for package in self.submodules for name in collect_submodules(package)],
+            "module_collection_mode": dict.fromkeys(self.sources, "pyz+py"),
         }
 
     def _files(self, found: Iterable[_Entry], scratch: Path) -> list[_Entry]:
@@ -105,9 +123,11 @@ _OURS = ("passes.recipe", "toolkit.backends", "toolkit.bundle.bundle", "toolkit.
 """Named for type checkers alone in what the runner imports."""
 
 RUNNER = Frozen(
+    variable="RUNNER",
     name="runner",
     entry="runner/__main__.py",
     one_file=True,
+    steps=70,
     excludes=_HEAVY + _UNUSED + _OURS,
     collect=("targets",),
     drops=(r"^onnxruntime/capi/libonnxruntime\.so", r"^libreadline", r"^libtinfo"),
@@ -115,11 +135,18 @@ RUNNER = Frozen(
 """Runs the bundle around it. Its answers come from onnxruntime, whatever the device has."""
 
 CLI = Frozen(
+    variable="CLI",
     name="toolkit",
     entry="cli/main.py",
     one_file=False,
-    excludes=("IPython", "matplotlib", "pytest", "tkinter"),
+    steps=600,
+    excludes=("IPython", "aeon", "efficientnet_lite_pytorch", "facenet_pytorch", "matplotlib", "mlxtend", "numba",
+              "pandas", "pytest", "skimage", "tensorboard", "tkinter"),
     collect=("onnx", "onnxruntime", "onnxscript", "passes", "targets", "toolkit", "tvm"),
     submodules=("passes", "targets", "toolkit"),
-)
+    libraries=("tvm", "tvm_ffi"),
+    sources=("onnxscript", "passes", "targets", "toolkit"),
+    metadata=("edge-toolkit", "ai-edge-litert", "torch-pruning"),
+    drops=(r"^onnxruntime/capi/libonnxruntime\.so", r"^torch/(bin|include|share|test)/", r"^tvm/3rdparty/"),
+)  # fmt: skip
 """The whole command line, torch included."""
