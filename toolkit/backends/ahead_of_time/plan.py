@@ -20,6 +20,9 @@ __all__ = ["ALIGNMENT", "Memory", "Plan", "planned", "scratch_name"]
 ALIGNMENT = 64
 """Bytes: what TVM's code assumes of every buffer."""
 
+_OURS = 4
+"""Bytes: what C assumes of the numbers that our kernels read. Networks of a few layers would be a tenth padding."""
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -90,8 +93,10 @@ def _buffers(trace: Trace) -> Iterator[Buffer]:
 def _laid_out(trace: Trace) -> tuple[dict[str, int], bytes]:
     offsets: dict[str, int] = {}
     laid = bytearray()
+    ours = {name for call in trace.calls if trace.kernels[call.kernel].source for name in call.arguments}
+    ours -= {name for call in trace.calls if not trace.kernels[call.kernel].source for name in call.arguments}
     for name, array in trace.constants.items():
-        laid += bytes(-len(laid) % ALIGNMENT)
+        laid += bytes(-len(laid) % (_OURS if name in ours else ALIGNMENT))
         offsets[name] = len(laid)
         little = array.astype(array.dtype.newbyteorder("<"), copy=False)
         laid += np.ascontiguousarray(little).tobytes()
