@@ -7,12 +7,6 @@
 
 bool as_json = false;
 
-static void one_line(char *line) {
-    for (; *line; line++)
-        if (*line == '\n' || *line == '\r')
-            *line = ' ';
-}
-
 _Noreturn void fail(int code, const char *problem, const char *hint, ...) {
     static char format[1024], both[8192];
     va_list arguments;
@@ -25,8 +19,8 @@ _Noreturn void fail(int code, const char *problem, const char *hint, ...) {
         *after++ = 0;
     else
         after = both + strlen(both);
-    one_line(both);
-    one_line(after);
+    printable(both);
+    printable(after);
     fflush(stdout);
     fprintf(stderr, "error: %s\n  next: %s\n", both, after);
     if (as_json) {

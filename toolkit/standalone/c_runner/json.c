@@ -92,23 +92,6 @@ static bool escaped(Reader *in, char **out) {
     return true;
 }
 
-/* Bytes of the UTF-8 character at `at`, or 0 where there is none. Source: Unicode, table 3-7. */
-static size_t character(const uint8_t *at, const uint8_t *end) {
-    uint8_t c = at[0];
-    if (c < 0x80)
-        return 1;
-    size_t size = c >= 0xC2 && c < 0xE0 ? 2 : c >= 0xE0 && c < 0xF0 ? 3 : c >= 0xF0 && c < 0xF5 ? 4 : 0;
-    if (!size || (size_t)(end - at) < size)
-        return 0;
-    uint8_t low = c == 0xE0 ? 0xA0 : c == 0xF0 ? 0x90 : 0x80, high = c == 0xED ? 0x9F : c == 0xF4 ? 0x8F : 0xBF;
-    if (at[1] < low || at[1] > high)
-        return 0;
-    for (size_t i = 2; i < size; i++)
-        if (at[i] < 0x80 || at[i] > 0xBF)
-            return 0;
-    return size;
-}
-
 static const char *string(Reader *in) {
     if (!next_is(in, '"'))
         return NULL;
@@ -122,7 +105,7 @@ static const char *string(Reader *in) {
                 return NULL;
             continue;
         }
-        size_t size = *in->at < 0x20 ? 0 : character(in->at, in->end);
+        size_t size = *in->at < 0x20 ? 0 : utf8_bytes(in->at, in->end);
         if (!size)
             return NULL;
         memcpy(out, in->at, size);

@@ -148,7 +148,7 @@ static unsigned sample(const Png *png, const uint8_t *line, size_t index) {
     if (png->bits == 16)
         return (unsigned)line[2 * index] << 8 | line[2 * index + 1];
     size_t bit = index * (size_t)png->bits;
-    return line[bit / 8] >> (8 - png->bits - (int)(bit % 8)) & ((1u << png->bits) - 1);
+    return (unsigned)line[bit / 8] >> (8 - png->bits - (int)(bit % 8)) & ((1u << png->bits) - 1);
 }
 
 /* In 8 bits: of 16-bit gray the nearest value, of other 16-bit images the upper byte, as Pillow has them. */

@@ -58,10 +58,9 @@ static void read_size(Way *way, const char *part, const char *at) {
         unreadable(part);
 }
 
-static void read_setting(Way *way, char *part) {
-    char *value = strchr(part, '=');
-    size_t key = (size_t)(value - part);
-    value++;
+static void read_setting(Way *way, const char *part, const char *equals) {
+    const char *value = equals + 1;
+    size_t key = (size_t)(equals - part);
     if (key == 6 && !strncmp(part, "resize", key))
         way->resize = value;
     else if (key == 4 && !strncmp(part, "crop", key) && one_of(value, " none center "))
@@ -96,8 +95,9 @@ Way read_way(const char *how) {
         if (comma)
             *comma = 0;
         part = trimmed(part);
-        if (strchr(part, '=')) {
-            read_setting(&way, part);
+        const char *equals = strchr(part, '=');
+        if (equals) {
+            read_setting(&way, part, equals);
             continue;
         }
         size_t known = 0;

@@ -59,6 +59,8 @@ const char *member_string(const Json *object, const char *name);    /* likewise 
 
 /* ---- showing.c */
 
+size_t utf8_bytes(const uint8_t *at, const uint8_t *end); /* of the character there; 0 where there is none */
+char *printable(char *string);                            /* in place: control characters and what is no UTF-8 replaced */
 void show_json_string(FILE *out, const char *string);
 void show_json_number(FILE *out, double value, bool whole);         /* null where it is not finite */
 

@@ -94,6 +94,7 @@ static Tensors read_arrays(Bytes content, const Bundle *bundle, const char *name
     Tensors arrays = {take(sizeof(Tensor)), 1};
     if (content.size < 2 || memcmp(content.bytes, "PK", 2)) {
         arrays.items[0] = parse_npy(content, name);
+        arrays.items[0].name = "arr_0";
         return arrays;
     }
     Entry *entries = parse_zip(content, name, &count);

@@ -71,13 +71,14 @@ static const char **names(Named named, size_t count) {
 static void check_names(const Bundle *bundle) {
     size_t count, known = 0;
     check(ORT(api, SessionGetInputCount)(session, &count), "loading the model");
-    input_names = names(ORT(api, SessionGetInputName), count);
+    const char **found = names(ORT(api, SessionGetInputName), count);
     for (size_t i = 0; i < count; i++)
         for (size_t j = 0; j < bundle->input_count; j++)
-            known += !strcmp(input_names[i], bundle->inputs[j].name);
+            known += !strcmp(found[i], bundle->inputs[j].name);
     if (known != count || count != bundle->input_count)
         fail(EXIT_INVALID, "%s/%s takes other inputs than the manifest says", "compile again", bundle->folder, GRAPH);
-    for (size_t j = 0; j < bundle->input_count; j++)
+    input_names = take(times(count, sizeof *input_names));
+    for (size_t j = 0; j < count; j++)
         input_names[j] = bundle->inputs[j].name;
 }
 

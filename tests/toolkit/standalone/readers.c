@@ -1,0 +1,39 @@
+/* Gives files to one of the runner's readers, each in a process of its own, and prints how each process ended. */
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "runner.h"
+
+static void read_one(const char *kind, Bytes content) {
+    const Spec spec = {.name = "x", .type = FLOAT32, .rank = 4, .shape = {1, 3, 6, 5}};
+    size_t count;
+    if (!strcmp(kind, "npy")) {
+        parse_npy(content, "file");
+    } else if (!strcmp(kind, "npz")) {
+        Entry *entries = parse_zip(content, "file", &count);
+        for (size_t i = 0; i < count; i++)
+            parse_npy(entries[i].content, entries[i].name);
+    } else if (!strcmp(kind, "wav")) {
+        parse_sound(content, "file");
+    } else if (!strcmp(kind, "png")) {
+        prepared(parse_png(content, "file", false), "file", &spec, "crop=center,mean=1/2/3,std=4");
+    } else if (!parse_json(content)) {
+        fail(EXIT_INVALID, "%s", "%s", "it is no JSON", "next");
+    }
+}
+
+int main(int count, char **words) {
+    for (int i = 2; i < count; i++) {
+        int status = 0;
+        pid_t child = fork();
+        if (!child) {
+            read_one(words[1], read_file(words[i], words[i], "next"));
+            exit(EXIT_OK);
+        }
+        waitpid(child, &status, 0);
+        dprintf(STDOUT_FILENO, "%d\n", WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status));
+    }
+    return EXIT_OK;
+}
