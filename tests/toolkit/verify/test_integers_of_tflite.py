@@ -124,6 +124,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return toolkit.compile(target="coral_tpu", output=tmp_path_factory.mktemp("digits") / "bundle")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("edges", [Edges(), Edges(integers=True, channels_last=True)])
 def test_every_integer_of_the_digits_network(bundle: Bundle, edges: Edges) -> None:
     """Of the reference kernels LiteRT shows what lies between operators; XNNPACK keeps that to itself."""
@@ -156,6 +157,7 @@ def _between(interpreter: Any, integers: dict[str, Array]) -> int:
     return compared
 
 
+@pytest.mark.slow
 def test_a_bundle_for_the_edge_tpu_is_compared_with_what_its_compiler_starts_from(bundle: Bundle) -> None:
     compared = compare_numerics(bundle, NUMERICS["tflite"], digits.validation().take(16))
     assert compared.samples == 16

@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import helper, numpy_helper
 
 import toolkit
 from passes.dataset import Dataset
@@ -114,6 +116,7 @@ def images() -> Dataset:
     return digits.validation().take(16)
 
 
+@pytest.mark.slow
 def test_every_integer_of_the_digits_network(bundle: Bundle) -> None:
     model = (bundle.path / "model.onnx").read_bytes()
     device, kernels = interpreter(model, here()), watched(device_graph(model, here()))
@@ -127,6 +130,7 @@ def test_every_integer_of_the_digits_network(bundle: Bundle) -> None:
             np.testing.assert_array_equal(run.outputs[name], answer)
 
 
+@pytest.mark.slow
 def test_the_comparison_with_itself_finds_nothing(bundle: Bundle) -> None:
     made = compare_numerics(bundle, here(), images())
     assert made.samples == 16
@@ -135,8 +139,9 @@ def test_the_comparison_with_itself_finds_nothing(bundle: Bundle) -> None:
     assert sum(layer.values for layer in made.layers) > 50_000
 
 
+@pytest.mark.slow
 def test_the_command_line(bundle: Bundle) -> None:
-    words = [sys.executable, "-m", "toolkit.cli.main", "verify", str(bundle.path), "--numerics"]
+    words = [sys.executable, "-c", "from toolkit.cli.main import run; run()", "verify", str(bundle.path), "--numerics"]
     told = subprocess.run([*words, here().name, "--json"], capture_output=True, text=True, check=False)
     assert told.returncode == 0, told.stderr
     document = json.loads(told.stdout)
@@ -147,6 +152,70 @@ def test_the_command_line(bundle: Bundle) -> None:
     assert "avx2" in unknown.stderr
 
 
+def saturating(folder: Path) -> Bundle:
+    """Two classes: the sums of the first leave 16 bits in pairs where its inputs are large."""
+    constants = {
+        "s": np.float32(1 / 255), "z": np.uint8(0), "w": np.array([[127] * 64, [96] * 64], np.int8),
+        "ws": np.array([1 / 127, 1 / 120], np.float32), "wz": np.zeros(2, np.int8), "ys": np.float32(0.3),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["x.real"]),
+        helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["w.real"], axis=0),
+        helper.make_node("Gemm", ["x.real", "w.real"], ["y.real"], transB=1),
+        helper.make_node("QuantizeLinear", ["y.real", "ys", "z"], ["scores"]),
+        helper.make_node("DequantizeLinear", ["scores", "ys", "z"], ["y"]),
+    ]
+    edges = [helper.make_tensor_value_info(name, 1, [1, n]) for name, n in (("x", 64), ("y", 2))]
+    stored = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "two", edges[:1], edges[1:], stored)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9), folder / "two.onnx")
+    np.save(folder / "x.npy", LARGE_AND_SMALL)
+    return toolkit.compile(
+        folder / "two.onnx", target="desktop_cpu", data=folder / "x.npy", output=folder / "bundle"
+    )  # fmt: skip
+
+
+LARGE_AND_SMALL = np.repeat(np.array([[1.0], [0.2]], np.float32), 3, 0) * np.ones((1, 64), np.float32)
+
+
+@pytest.mark.slow
+def test_answers_that_flip_are_listed(tmp_path: Path) -> None:
+    bundle = saturating(tmp_path)
+    other, mine = ("vnni", 1) if here().saturating_pairs else ("avx2", 0)
+    made = compare_numerics(bundle, NUMERICS[other], Dataset.of_arrays("x", {"x": LARGE_AND_SMALL}))
+    assert [(flip.sample, flip.here, flip.device) for flip in made.flips] == [(i, mine, 1 - mine) for i in range(3)]
+    assert made.first is not None
+    assert made.first.name == "scores"
+    words = [sys.executable, "-c", "from toolkit.cli.main import run; run()", "verify", str(bundle.path)]
+    words += ["--numerics", other, "--data", str(tmp_path / "x.npy")]
+    told = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert told.returncode == 1
+    assert "3 of 6 samples have another answer" in told.stdout
+    without = subprocess.run(words[:-4] + words[-2:], capture_output=True, text=True, check=False)
+    assert without.returncode == 2
+    assert "--numerics" in without.stderr
+
+
+def test_a_network_that_branches_is_refused() -> None:
+    truth = helper.make_tensor_value_info("t", 9, [])
+    inner = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["i"])], "i", [], [helper.make_tensor_value_info("i", 1, [2])]
+    )
+    node = helper.make_node("If", ["t"], ["y"], then_branch=inner, else_branch=inner)
+    edges = [helper.make_tensor_value_info(name, 1, [2]) for name in "xy"]
+    graph = helper.make_graph([node], "branching", [truth, edges[0]], edges[1:])
+    with pytest.raises(InvalidInput, match="a graph of its own"):
+        interpreter(helper.make_model(graph).SerializeToString(), NUMERICS["a72"])
+
+
+@pytest.mark.slow
+def test_a_damaged_network_is_refused(bundle: Bundle) -> None:
+    with pytest.raises(InvalidInput, match="damaged"):
+        interpreter((bundle.path / "model.onnx").read_bytes()[:-100], NUMERICS["a72"])
+
+
+@pytest.mark.slow
 def test_a_network_of_floats_is_refused(tmp_path: Path) -> None:
     floats = toolkit.compile(target="desktop_cpu", stack="onnxruntime-fp32", output=tmp_path / "bundle")
     with pytest.raises(InvalidInput, match="holds no integers"):

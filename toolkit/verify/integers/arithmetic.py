@@ -29,11 +29,13 @@ def saturated(values: Array, dtype: np.dtype[np.generic]) -> Array:
 def rounded(values: Array, zero_point: int, dtype: np.dtype[np.generic]) -> Array:
     """float32 `values` to the nearest integer, ties to even, around `zero_point`, saturated to `dtype`.
 
-    The kernels clip to the range less the zero point first, and add the zero point after rounding.
+    The kernels clip to the range less the zero point first, and add the zero point after rounding. What is no number
+    becomes the lowest.
     """
     limits = np.iinfo(dtype)  # type: ignore[type-var]
-    clipped = np.clip(np.rint(values), limits.min - zero_point, limits.max - zero_point)
-    result: Array = (np.nan_to_num(clipped).astype(np.int32) + zero_point).astype(dtype)
+    lowest = limits.min - zero_point
+    clipped = np.clip(np.rint(values), lowest, limits.max - zero_point)
+    result: Array = (np.where(np.isnan(clipped), lowest, clipped).astype(np.int32) + zero_point).astype(dtype)
     return result
 
 

@@ -73,7 +73,7 @@ class _Graph:
         try:
             operator = _OPERATORS.get(node.op_type)
             if operator is None:
-                raise Unknown("has no arithmetic here")
+                raise Unknown(_why(operands))
             return operator(Call(node, operands, self._numerics, _attributes(node)))
         except Unknown as reason:
             run.elsewhere[_called(node)] = f"{node.op_type} {reason}"
@@ -86,6 +86,12 @@ class _Graph:
             self._sessions[position] = Session(_alone(self._model, node, given, varying))
         answers = self._sessions[position](varying)
         return [answers[name] for name in node.output if name]
+
+
+def _why(operands: Sequence[Array | None]) -> str:
+    if all(o is None or o.dtype.kind == "f" for o in operands):
+        return "computes in floats, which processors add in orders of their own"
+    return "has no arithmetic here"
 
 
 def _attributes(node: onnx.NodeProto) -> dict[str, Any]:

@@ -45,7 +45,7 @@ class LiteCall:
         """Of an operand of 8-bit integers."""
         tensor = self.tensor(position)
         if tensor.quantization is None or tensor.dtype != "int8":
-            raise Unknown(f"of {tensor.dtype}")
+            raise Unknown("computes in floats" if tensor.dtype.startswith("float") else f"computes in {tensor.dtype}")
         return tensor.quantization
 
     @property
@@ -53,7 +53,7 @@ class LiteCall:
         """Of the result, 8-bit integers."""
         made = self.operator.outputs[0]
         if made.quantization is None or made.dtype != "int8":
-            raise Unknown(f"to {made.dtype}")
+            raise Unknown(f"gives {made.dtype}")
         return made.quantization
 
     def option(self, name: str, default: Any = 0) -> Any:
@@ -92,7 +92,7 @@ class Network:
             if operator.code not in self._operators:
                 if operator.code in _MOVES:
                     return self._by_litert(position, operator, operands)
-                raise Unknown("has no arithmetic here")
+                raise Unknown("has no arithmetic here" if _stored(operands) else "computes in floats")
             return self._operators[operator.code](LiteCall(operator, operands, self._numerics))
         except Unknown as reason:
             run.elsewhere[_called(operator, position)] = f"{operator.code} {reason}"
@@ -111,6 +111,11 @@ _MOVES = frozenset(
     "REDUCE_MAX REDUCE_MIN EXPAND_DIMS SQUEEZE TILE BROADCAST_TO RESIZE_NEAREST_NEIGHBOR DEPTH_TO_SPACE".split()
 )
 """Numbers come out as they went in, each of them one that went in: there is nothing to round."""
+
+
+def _stored(operands: Sequence[Array | None]) -> bool:
+    """Whether it works on 8-bit integers."""
+    return any(o is not None and o.dtype in (np.int8, np.uint8) for o in operands)
 
 
 def _called(operator: Operator, position: int) -> str:

@@ -20,6 +20,7 @@ from toolkit.verify.integers.numerics import Numerics
 
 __all__ = ["device_graph", "makes_integers", "watched"]
 
+_GRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 _SIGNED = "session.qdqisint8allowed"
 
 
@@ -27,9 +28,15 @@ def device_graph(model: bytes, numerics: Numerics) -> onnx.ModelProto:
     """What the device's onnxruntime makes of a model.
 
     Raises:
-        InvalidInput: the model computes nothing in integers, or is damaged.
+        InvalidInput: the model computes nothing in integers, branches, or is damaged.
     """
-    if not any(node.op_type == "QuantizeLinear" for node in _read(model).graph.node):
+    nodes = _read(model).graph.node
+    if inner := next((n for n in nodes if any(a.type in _GRAPHS for a in n.attribute)), None):
+        raise InvalidInput(
+            f"{inner.op_type} {inner.name!r} runs a graph of its own, which integers are not followed into",
+            hint="export the network without branches and loops",
+        )
+    if not any(node.op_type == "QuantizeLinear" for node in nodes):
         raise InvalidInput(
             "this network holds no integers: none of its operators rounds to 8 bits",
             hint="compile it for a stack of 8-bit integers; `toolkit targets` lists them",
