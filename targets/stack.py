@@ -54,8 +54,9 @@ class Stack:
     and every latency is then that of one of them. `winograd` and `multiprocessors` are those of
     targets.latency.Lowering. `sparsity` is the pattern of zeros in weights that it has faster kernels for; the latency
     model does not know them. `machine` is the processor that programs are compiled for, where the stack's artefact is
-    one: see toolkit.backends.ahead_of_time. `superseded_by` names the stack to take instead: a newer version, or more
-    threads. `setting` says how the stack was scaled (targets.scaling).
+    one: see toolkit.backends.ahead_of_time. `parser` reads the artefact on the device: see targets.parser.
+    `superseded_by` names the stack to take instead: a newer version, or more threads. `setting` says how the stack was
+    scaled (targets.scaling).
     `own_calibration` says what became of a calibration by the user: "used", or "outdated" and left aside.
     """
 
@@ -88,6 +89,7 @@ class Stack:
     next_step: str = ""
     machine: str = ""
     superseded_by: str = ""
+    parser: str = ""
     measured_as: Mapping[str, str] = field(default_factory=dict)
     own_calibration: Literal["", "used", "outdated"] = ""
     setting: Setting = field(default_factory=Setting)

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from targets.graph import read_workload
+from targets.parser import load_parser, parser_names, unread
 from targets.rewrites import rewrite_for
 from targets.support import load_rules, refusals, rule_names
 from toolkit.driver import export_program
@@ -40,6 +41,7 @@ def inspect_model(model: Any = None, **options: Any) -> dict[str, Any]:
             for name, count in sorted(nodes.items(), key=lambda item: (-macs[item[0]], -item[1], item[0]))
         ],
         "refusals": {name: _refused(work, name) for name in rule_names()},
+        "unread": {name: [vars(node) for node in unread(program.model, load_parser(name))] for name in parser_names()},
         "unverified": {name: sorted(load_rules(name).unverified & set(nodes)) for name in rule_names()},
     }
 

@@ -48,6 +48,7 @@ def test_a_bundle_holds_what_design_says(nano: Bundle) -> None:
         "report.html",
         "report.json",
         "sbom.cdx.json",
+        "build_engine.sh",
     }
     assert set(nano.manifest["sha256"]) == names - {"manifest.json", "timings.json"}
     assert nano.manifest["stack"] == "jetson_nano/tensorrt-fp16"

@@ -129,6 +129,7 @@ DOCUMENTS: Mapping[str, tuple[str, Document]] = {
             "schema name opset notes parameters macs weight_bytes",
             signature=keys("", inputs=[TENSOR], outputs=[TENSOR]),
             operators=[keys("op_type nodes macs share")],
+            unread=ANY,
             refusals={"edgetpu": [keys("op_type name source reason rewrite")]},
             unverified=keys("edgetpu"),
         ),

@@ -34,7 +34,7 @@ def inspect_(
     verbose: VerboseOpt = 0,
     quiet: QuietOpt = False,
 ) -> int:
-    """What is in a model, and what an accelerator would refuse."""
+    """What is in a model, and what an accelerator or a device's parser would refuse."""
     from toolkit.inspection import inspect_model
 
     file = project(None)
@@ -80,6 +80,11 @@ def inspect_(
         lines = Counter(map(_refusal, refused))
         for line, count in lines.items():
             say(f"{name}: refuses {line}" + (f" ({count} times)" if count > 1 else ""))
+    for name, nodes in found["unread"].items():
+        if not nodes:
+            say(f"{name}: reads every operator")
+        for (kind, reason), count in Counter((node["op_type"], node["reason"]) for node in nodes).items():
+            say(f"{name}: does not read {kind}" + (f" ({count} times)" if count > 1 else "") + f": {reason}")
     return 0
 
 
