@@ -1,4 +1,4 @@
-/* Gives files to one of the runner's readers, each in a process of its own, and prints how each process ended. */
+/* Gives files, or bundles, to one of the runner's readers, each in a process of its own, and prints how each process ended. */
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -24,12 +24,25 @@ static void read_one(const char *kind, Bytes content) {
     }
 }
 
+/* A folder: everything that is read of a bundle before its model is. */
+static void read_bundle(const char *folder) {
+    size_t count;
+    Bundle bundle = open_bundle(folder);
+    Golden *golden = read_golden(&bundle, &count);
+    for (size_t i = 0; i < count; i++)
+        golden_sample(golden + i, &bundle);
+    check_preprocessing(bundle.inputs, bundle.preprocessing);
+}
+
 int main(int count, char **words) {
     for (int i = 2; i < count; i++) {
         int status = 0;
         pid_t child = fork();
         if (!child) {
-            read_one(words[1], read_file(words[i], words[i], "next"));
+            if (!strcmp(words[1], "bundle"))
+                read_bundle(words[i]);
+            else
+                read_one(words[1], read_file(words[i], words[i], "next"));
             exit(EXIT_OK);
         }
         waitpid(child, &status, 0);

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -157,5 +160,18 @@ def test_a_real_network_knows_its_photograph_from_the_picture(
         assert int(np.argmax(next(iter(answers.values())))) == 967  # espresso
 
 
-def test_the_library_is_the_one_of_the_wheel(arm: Path) -> None:
-    assert b"OrtGetApiBase" in (arm.parent / LIBRARY).read_bytes()
+def test_it_runs_where_there_are_c_libraries_alone(native: Path, digits: Path, tmp_path: Path) -> None:
+    """In a root of its own, without /proc, with what the program and onnxruntime's library are linked against."""
+    shutil.copytree(digits, tmp_path / "bundle")
+    shutil.copytree(native.parent, tmp_path / "bundle" / "run")
+    write_manifest(tmp_path / "bundle", read_manifest(digits))
+    for file in (native, native.parent / LIBRARY):
+        listed = subprocess.run(["ldd", file], capture_output=True, check=True, text=True).stdout
+        for needed in re.findall(r"(/\S+) \(", listed):
+            place = tmp_path / needed.lstrip("/")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(needed, place)
+    change = ["chroot"] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user", "chroot"]
+    words = ["env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", *change, tmp_path, "/bundle/run/runner"]
+    done = subprocess.run([*words, "--self-test", "--json"], capture_output=True, check=True, text=True)
+    assert json.loads(done.stdout)["passed"]

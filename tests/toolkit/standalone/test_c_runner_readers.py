@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import subprocess
 import wave
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.toolkit.standalone.c_programs import ENVIRONMENT, sanitized
+from tests.toolkit.standalone.c_programs import (
+    ENVIRONMENT,
+    bundle_of,
+    model_of,
+    read_manifest,
+    sanitized,
+    write_manifest,
+)
+from toolkit.bundle.hashes import hashes_of
 from toolkit.rng import generator
 
 pytestmark = pytest.mark.slow
@@ -127,6 +137,43 @@ def test_damaged_files_are_refused_or_read_and_never_crash(readers: Path, name: 
     lines = done.stderr.splitlines()
     assert len(lines) == 2 * codes.count(5)
     assert all(line.startswith(("error: ", "  next: ")) for line in lines)
+
+
+def twisted(value: Any, rng: np.random.Generator) -> Any:
+    """A part of a document, or of what lies below it, replaced by another of any kind."""
+    below = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else []
+    if not below or rng.random() < 0.1:
+        return [None, True, -1, 1.5, 1e300, "", "x", "mean=1/2", "a" * 300, [], {}, [[]], 2**40][rng.integers(0, 13)]
+    place = below[rng.integers(0, len(below))]
+    made = value.copy()
+    made[place] = twisted(made[place], rng)
+    return made
+
+
+def test_bundles_that_were_twisted_are_refused_or_read(readers: Path, tmp_path: Path) -> None:
+    """Hashes fit: what is wrong is found by what reads it."""
+    spec = {"x": ("float32", (1, 3, 4, 5))}
+    sample = {"x": np.zeros((1, 3, 4, 5), np.float32)}
+    model = model_of("Identity", spec, {"y": spec["x"]})
+    bundle = bundle_of(tmp_path / "b", model, [sample] * 2, preprocessing="resize=256/224,crop=center,mean=1/2/3,std=4")
+    rng = generator(0, "twisted")
+    folders = [tmp_path / f"{i}" for i in range(COUNT)]
+    for i, folder in enumerate(folders):
+        shutil.copytree(bundle, folder)
+        manifest = read_manifest(folder)
+        if i % 3:
+            content = json.dumps(twisted({**manifest, "sha256": hashes_of(folder)}, rng))
+            (folder / "manifest.json").write_text(content)
+        else:
+            (folder / "golden.npz").write_bytes(damaged((bundle / "golden.npz").read_bytes(), rng))
+            write_manifest(folder, manifest)
+    done = read(readers, "bundle", bundle, *folders)
+    codes = [int(line) for line in done.stdout.split()]
+    assert len(codes) == COUNT + 1
+    assert codes[0] == 0
+    assert set(codes) <= {0, 2, 5}, [
+        f for f, code in zip([bundle, *folders], codes, strict=True) if code not in (0, 2, 5)
+    ]
 
 
 @pytest.mark.parametrize("name", ["npy", "npz", "npz, packed", "wav", "png, RGB", "png, palette"])

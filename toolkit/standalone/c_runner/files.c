@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/stat.h>
 
 #include "runner.h"
@@ -25,7 +26,11 @@ const char *last_part(const char *path) {
 }
 
 const char *program_folder(void) {
-    char *path = absolute("/proc/self/exe"), *slash = path ? strrchr(path, '/') : NULL;
+    const char *called = (const char *)getauxval(AT_EXECFN); /* as it was started; for where /proc is not mounted */
+    char *path = absolute("/proc/self/exe");
+    if (!path && called)
+        path = absolute(called);
+    char *slash = path ? strrchr(path, '/') : NULL;
     if (!slash)
         fail(EXIT_INTERNAL, "cannot find where this program lies", "see that /proc is mounted");
     *slash = 0;
