@@ -85,13 +85,13 @@ def test_an_operator_alone(case: Case) -> None:
 SIZES = st.integers(1, 9)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(st.sampled_from(["Add", "Mul", "Sub", "Concat"]), SIZES, SIZES, st.integers(0, 2**32))
 def test_any_two_operands(op: str, rows: int, columns: int, seed: int) -> None:
     agrees(Case(op, [(rows, columns)] * 2, attributes={"axis": 1} if op == "Concat" else {}), seed)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(SIZES, SIZES, st.integers(1, 3), st.integers(1, 2), st.booleans(), st.integers(0, 2**32), st.booleans())
 def test_any_convolution(
     inputs: int, outputs: int, kernel: int, stride: int, depthwise: bool, seed: int, per_channel: bool
@@ -101,7 +101,7 @@ def test_any_convolution(
     agrees(Case("Conv", [(1, inputs, 7, 6)], weights, weights[0], attributes), seed, per_channel=per_channel)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(SIZES, st.integers(2, 9), st.integers(2, 9), st.integers(0, 2**32))
 def test_any_average(channels: int, height: int, width: int, seed: int) -> None:
     agrees(Case("GlobalAveragePool", [(1, channels, height, width)]), seed)

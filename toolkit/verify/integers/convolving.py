@@ -2,7 +2,7 @@
 
 A sum is exact (or saturates in pairs, see `products`); the bias is added as an integer; the sum becomes float32, is
 multiplied by input scale x weight scale / output scale, each product and quotient in float32, and rounded to even.
-Source: onnxruntime 1.31, qlinearconv.cc, quant_gemm.cc, quantize_linear_matmul.cc, MLAS's convsym.cpp and qgemm.h.
+Source: onnxruntime 1.32, qlinearconv.cc, quant_gemm.cc, quantize_linear_matmul.cc, MLAS's convsym.cpp and qgemm.h.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Operators that work element by element: rounding to 8 bits and back, sums and products of two, floats between.
 
-Source: onnxruntime 1.31, MLAS's quantize.cpp, qladd.cpp, intrinsics/avx2/qladd_avx2.cpp and qlmul.cpp.
+Source: onnxruntime 1.32, MLAS's quantize.cpp, qladd.cpp, intrinsics/avx2/qladd_avx2.cpp and qlmul.cpp.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How a kind of device computes with integers, as data.
 
-Sources: onnxruntime 1.31, `core/mlas/lib` and `core/providers/cpu/quantization` (MIT); what is said below of rounding
+Sources: onnxruntime 1.32, `core/mlas/lib` and `core/providers/cpu/quantization` (MIT); what is said below of rounding
 and saturation was held against the runtimes themselves, see `checked`.
 """
 

@@ -1,6 +1,6 @@
 """Averages: of 8-bit integers over windows and whole images, and of the floats between two roundings.
 
-Source: onnxruntime 1.31, qlinear_pool.cc, MLAS's qlgavgpool.cpp, reduction_ops.h, and the sum of a vector in Eigen.
+Source: onnxruntime 1.32, qlinear_pool.cc, MLAS's qlgavgpool.cpp, reduction_ops.h, and the sum of a vector in Eigen.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Operators that look each 8-bit integer up in a table of 256: joined tensors of other scales, slopes.
 
-Source: onnxruntime 1.31, qlinear_lookup_table.cc, qlinear_concat.cc, qlinear_activations.cc.
+Source: onnxruntime 1.32, qlinear_lookup_table.cc, qlinear_concat.cc, qlinear_activations.cc.
 """
 
 from __future__ import annotations
