@@ -111,7 +111,7 @@ def _python(core: Core, cores: int, root: Root | None) -> Iterator[tuple[Path, l
         "PYTHONHASHSEED": "0",  # equal runs take equal numbers of instructions
         "PYTHONNOUSERSITE": "1",
     }
-    if core.machine.architecture == "x86_64" and os.uname().machine == "x86_64":
+    if core.machine.architecture == os.uname().machine == "x86_64" and not getattr(sys, "frozen", False):
         yield Path(sys.executable), [], environment
         return
     if core.machine.architecture != "aarch64":

@@ -25,6 +25,7 @@ from toolkit.emulator.board import board
 from toolkit.emulator.cores import CORES, core_of
 from toolkit.emulator.resident import guest_bytes, resident_bytes
 from toolkit.emulator.root import FACTS, installed_root
+from toolkit.emulator.running import answers_of
 
 PI = next(core for core in CORES if core.name == "Cortex-A72")
 MODEL = '<ir_version: 8, opset_import: ["" : 13]> g (float[1,4] x) => (float[1,4] y) { y = Neg(x) }'
@@ -276,6 +277,14 @@ def test_a_gpu_without_a_processor_says_what_cannot_be_emulated(
     stack = load_stack("desktop_gpu/rtx3090-pytorch-amp")
     assert main(["verify", str(bundle_of(tmp_path / "gpu", stack)), "--emulate"]) == 3
     assert "names no processor" in capsys.readouterr().err
+
+
+def test_a_frozen_toolkit_is_no_python_for_x86(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own executable would start the command line again."""
+    monkeypatch.setattr("sys.frozen", True, raising=False)
+    core = next(core for core in CORES if core.machine.architecture == "x86_64")
+    with pytest.raises(MissingDependency, match="no Python for x86_64 can be installed here"):
+        answers_of("onnxruntime", b"", [{}], core, 1)
 
 
 def test_two_kinds_of_check_at_once_are_refused(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
