@@ -61,5 +61,7 @@ def _licence(installed: Distribution) -> str:
 
 
 def _texts(installed: Distribution) -> dict[str, str]:
-    files = [file for file in installed.files or () if file.name.lower().startswith(_TEXTS)]
-    return {str(file): Path(str(file.locate())).read_text("utf-8", "replace") for file in sorted(files, key=str)}
+    """A frozen program has the metadata of its parts, and not all their files."""
+    stated = {str(file): Path(str(file.locate())) for file in installed.files or ()}
+    found = {name: file for name, file in stated.items() if file.name.lower().startswith(_TEXTS) and file.is_file()}
+    return {name: found[name].read_text("utf-8", "replace") for name in sorted(found)}

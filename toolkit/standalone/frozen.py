@@ -32,6 +32,7 @@ class Frozen:
         one_file: Unpacks itself when it starts; else a folder, which starts at once.
         excludes: Modules that are found from the entry, and never reached when it runs.
         collect: Packages whose data files it reads.
+        by_path: Packages that put their own folder on the path of modules.
         submodules: Packages whose modules are imported by name.
         libraries: Packages whose shared libraries are opened by name.
         sources: Packages that read their own source text.
@@ -46,6 +47,7 @@ class Frozen:
     steps: int
     excludes: tuple[str, ...] = ()
     collect: tuple[str, ...] = ()
+    by_path: tuple[str, ...] = ()
     submodules: tuple[str, ...] = ()
     libraries: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
@@ -82,6 +84,7 @@ class Frozen:
             "excludes": list(self.excludes),
             "binaries": [pair for package in self.libraries for pair in collect_dynamic_libs(package)],
             "datas": [pair for package in self.collect for pair in collect_data_files(package)]
+            + [pair for package in self.by_path for pair in collect_data_files(package, include_py_files=True)]
             + [pair for name in self.metadata for pair in copy_metadata(name, recursive=True)],
             "hiddenimports": [name for package in self.submodules for name in collect_submodules(package)],
             "module_collection_mode": dict.fromkeys(self.sources, "pyz+py"),
@@ -142,11 +145,13 @@ CLI = Frozen(
     steps=600,
     excludes=("IPython", "aeon", "efficientnet_lite_pytorch", "facenet_pytorch", "matplotlib", "mlxtend", "numba",
               "pandas", "pytest", "skimage", "tensorboard", "tkinter"),
-    collect=("onnx", "onnxruntime", "onnxscript", "passes", "targets", "toolkit", "tvm"),
-    submodules=("passes", "targets", "toolkit"),
+    collect=("kernels", "onnx", "onnxruntime", "onnxscript", "passes", "targets", "toolkit", "tvm"),
+    by_path=("onnxruntime.transformers",),
+    submodules=("kernels", "passes", "targets", "toolkit"),
     libraries=("tvm", "tvm_ffi"),
-    sources=("onnxscript", "passes", "targets", "toolkit"),
+    sources=("kernels", "onnxscript", "passes", "targets", "toolkit"),
     metadata=("edge-toolkit", "ai-edge-litert", "torch-pruning"),
-    drops=(r"^onnxruntime/capi/libonnxruntime\.so", r"^torch/(bin|include|share|test)/", r"^tvm/3rdparty/"),
+    drops=(r"^onnxruntime/capi/libonnxruntime\.so", r"^torch/bin/(?!torch_shm)", r"^torch/(include|share|test)/",
+           r"^tvm/3rdparty/"),
 )  # fmt: skip
 """The whole command line, torch included."""
