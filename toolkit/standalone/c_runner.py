@@ -19,9 +19,11 @@ from targets.errors import InvalidInput, MissingDependency, ToolkitError
 from targets.stack import Stack
 from targets.target import load_target
 from toolkit.backends.ahead_of_time.machines import Machine
+from toolkit.bundle.licences import parts
+from toolkit.emulator.cores import core_of
 from toolkit.standalone.onnxruntime_library import onnxruntime_library
 
-__all__ = ["FACTS", "LIBRARY", "PROGRAM", "build", "c_runner", "write_facts"]
+__all__ = ["FACTS", "LIBRARY", "PROGRAM", "build", "c_runner", "put_c_runner", "write_facts"]
 
 PROGRAM, LIBRARY, FACTS, _TERMS = "runner", "libonnxruntime.so", "runner.json", "LICENSES.txt"
 
@@ -29,6 +31,20 @@ _FLAGS = ("-std=c11", "-D_GNU_SOURCE", "-O3", "-Wall", "-Wextra", "-Werror")
 _GLIBC = "2.28"
 """What onnxruntime's wheels need. Source: their platform tag, manylinux_2_28, of PEP 600."""
 _LONGEST_S = 300
+
+
+def put_c_runner(bundle: Path, stack: Stack, *, wheel: Path | None = None) -> Path:
+    """Put the runner for the processor of `stack`'s target into run/ of a bundle that is being made.
+
+    To be called before the manifest is written, which lists it.
+
+    Raises:
+        MissingDependency: no compiler is installed, no library is here, or the target's processor is not known.
+        InvalidInput: the wheel is of no use, or the bundle cannot be written.
+    """
+    program = c_runner(core_of(load_target(stack.target)).machine, bundle / "run", wheel=wheel)
+    write_facts(program.parent, stack)
+    return program
 
 
 def c_runner(machine: Machine, folder: Path, *, wheel: Path | None = None) -> Path:
@@ -53,7 +69,8 @@ def c_runner(machine: Machine, folder: Path, *, wheel: Path | None = None) -> Pa
         folder.mkdir(parents=True, exist_ok=True)
         program = build(machine, folder)
         (folder / LIBRARY).write_bytes(library.content)
-        texts = [f"onnxruntime, {name}\n\n{text.strip()}\n" for name, text in library.terms.items()]
+        terms = [*((part.name, part.texts) for part in parts("edge-toolkit")), ("onnxruntime", library.terms)]
+        texts = [f"{name}, {file}\n\n{text.strip()}\n" for name, inside in terms for file, text in inside.items()]
         (folder / _TERMS).write_text("\n\n".join(texts), "utf-8")
     except OSError as error:
         raise InvalidInput(f"cannot write {folder}: {error.strerror}", hint="choose another folder") from error

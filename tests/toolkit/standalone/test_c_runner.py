@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import wave
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,35 @@ def test_an_image_that_would_be_resized_is_refused_with_its_size(program: Path, 
     done = ran(program, "--bundle", plane, tmp_path / "image.png")
     assert done.code == 5
     assert "is 90x60, the model takes 5x4" in done.err
+
+
+def test_an_image_that_is_to_be_turned_is_refused_and_others_are_not(
+    program: Path, plane: Path, tmp_path: Path
+) -> None:
+    image = Image.fromarray(generator(0, "turned").integers(0, 256, (4, 5, 3), np.uint8))
+    for orientation, code in ((1, 0), (6, 5), (3, 5)):
+        facts = image.getexif()
+        facts[0x0112] = orientation  # EXIF 2.3, 4.6.4
+        image.save(tmp_path / "image.png", exif=facts)
+        done = ran(program, "--bundle", plane, tmp_path / "image.png")
+        assert done.code == code, done.err
+    assert "turn it" in done.err
+
+
+def test_what_pillow_has_of_an_interlaced_or_animated_image_is_not_guessed(
+    program: Path, plane: Path, tmp_path: Path
+) -> None:
+    first, second = (Image.fromarray(np.full((4, 5, 3), value, np.uint8)) for value in (1, 2))
+    first.save(tmp_path / "moving.png", save_all=True, append_images=[second])
+    first.save(tmp_path / "plain.png")
+    content = bytearray((tmp_path / "plain.png").read_bytes())
+    content[28] = 1
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    (tmp_path / "laced.png").write_bytes(content)
+    for name, words in (("moving", "it is animated"), ("laced", "it is interlaced")):
+        done = ran(program, "--bundle", plane, tmp_path / f"{name}.png")
+        assert done.code == 5
+        assert words in done.err
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 4])

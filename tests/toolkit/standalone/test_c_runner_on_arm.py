@@ -26,7 +26,7 @@ from toolkit.backends.ahead_of_time.machines import MACHINES
 from toolkit.emulator.board import board
 from toolkit.emulator.cores import CORES
 from toolkit.rng import generator
-from toolkit.standalone.c_runner import LIBRARY, c_runner, write_facts
+from toolkit.standalone.c_runner import LIBRARY, c_runner, put_c_runner
 
 pytestmark = pytest.mark.slow
 
@@ -127,9 +127,15 @@ def test_answers_there_and_here_agree(arm: Path, native: Path, pi: Sequence[str]
     assert np.array_equal(there.argmax(1), want.argmax(1))
 
 
-def test_a_table_of_measurements_names_the_stack(arm: Path, pi: Sequence[str], digits: Path) -> None:
-    write_facts(arm.parent, load_target("raspberry_pi_4").stack("onnxruntime-int8"))
-    row = told(arm, "--bundle", digits, "--bench", "2", before=pi)
+def test_a_bundle_with_its_runner_is_all_that_the_board_needs(
+    wheel: Path, pi: Sequence[str], digits: Path, tmp_path: Path
+) -> None:
+    bundle = tmp_path / "digits"
+    shutil.copytree(digits, bundle)
+    program = put_c_runner(bundle, load_target("raspberry_pi_4").stack("onnxruntime-int8"), wheel=wheel)
+    write_manifest(bundle, read_manifest(digits))
+    assert told(program, "--self-test", before=pi)["passed"]
+    row = told(program, "--bench", "2", before=pi)
     assert (row["device"], row["precision"]) == ("Raspberry Pi 4 Model B, 4 GB", "int8")
     assert row["runtime"] == "onnxruntime " + ".".join(version("onnxruntime").split(".")[:2])
 
