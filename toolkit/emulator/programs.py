@@ -32,14 +32,14 @@ def program_answers(built: Built, samples: Sequence[Sample]) -> Emulated:
         InvalidInput: the program failed, or used an instruction that its core lacks.
     """
     answers = built.many(list(samples), emulate=True)
-    given = b"".join(built.packed(sample) for sample in samples)
+    one = built.packed(samples[0])
     return Emulated(
         answers=answers,
         runtime="a program by itself",
         cpu=built.machine.emulated_cpu,
-        memory_bytes=_memory(built, given),
+        memory_bytes=_memory(built, one),
         network_bytes=built.memory.arena_bytes + built.memory.weight_bytes,
-        instructions=_instructions(built, given[: len(given) // len(samples)]),
+        instructions=_instructions(built, one),
     )
 
 
@@ -54,7 +54,7 @@ def _instructions(built: Built, sample: bytes) -> Instructions | None:
 
 
 def _memory(built: Built, given: bytes) -> int:
-    """What the program holds when it has answered everything and waits for more.
+    """What the program holds when it has answered `given` and waits for more: it has one arena, for every sample.
 
     Raises:
         InvalidInput: it ended before that, though it had answered.

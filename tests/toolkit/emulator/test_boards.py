@@ -26,6 +26,7 @@ from toolkit.emulator.cores import CORES, core_of
 from toolkit.emulator.resident import guest_bytes, resident_bytes
 from toolkit.emulator.root import FACTS, installed_root
 from toolkit.emulator.running import answers_of
+from toolkit.verify import emulation
 
 PI = next(core for core in CORES if core.name == "Cortex-A72")
 MODEL = '<ir_version: 8, opset_import: ["" : 13]> g (float[1,4] x) => (float[1,4] y) { y = Neg(x) }'
@@ -290,3 +291,24 @@ def test_a_frozen_toolkit_is_no_python_for_x86(monkeypatch: pytest.MonkeyPatch) 
 def test_two_kinds_of_check_at_once_are_refused(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", str(bundle), "--emulate", "--numerics", "a72"]) == 2
     assert "two different checks" in capsys.readouterr().err
+
+
+# ---- the document
+
+
+def test_answers_that_are_no_numbers_are_no_numbers_of_json() -> None:
+    zero, nothing = {"y": np.zeros((1, 3), np.float32)}, {"y": np.full((1, 3), np.nan, np.float32)}
+    said = emulation._distance([zero], [nothing]).to_json()
+    assert said == {"sqnr_db": None, "max_abs_error": None, "classes": 1, "classes_agree": 1, "identical": False}
+    same = emulation._distance([nothing], [nothing]).to_json()
+    assert same["identical"]
+
+
+def test_classes_are_those_of_an_only_output_of_scores() -> None:
+    scores = {"y": np.array([[0.0, 1.0], [1.0, 0.0], [3.0, 2.0]])}
+    other = {"y": np.array([[0.0, 1.0], [0.0, 1.0], [3.0, 2.0]])}
+    found = emulation._distance([scores, scores], [other, scores])
+    assert (found.classes, found.classes_agree) == (6, 5)
+    boxes = {"boxes": np.ones((1, 4)), **scores}
+    assert emulation._distance([boxes], [boxes]).classes == 0
+    assert emulation._distance([{"y": np.ones((1, 1))}], [{"y": np.ones((1, 1))}]).classes == 0
