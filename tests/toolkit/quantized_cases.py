@@ -181,6 +181,8 @@ def _moving(c: Cases) -> None:
     c.rounded(c.op("Flatten", image))
     c.rounded(c.op("Gemm", c.op("Reshape", image, c.constant(np.array([1, -1]))), c.stored(6, 18 * 16), transB=1))
     c.rounded(c.op("Transpose", image, perm=[0, 2, 3, 1]), scale=0.11, zero=-7)
+    apart = c.op("Reshape", image, c.constant(np.array([1, 2, 9, 4, 4])))  # channels shuffled as ShuffleNet does
+    c.rounded(c.op("Reshape", c.op("Transpose", apart, perm=[0, 2, 1, 3, 4]), c.constant(np.array([1, 18, 4, 4]))))
     first, second = c.op("Split", image, outputs=2, axis=1, num_outputs=2)
     c.rounded(c.op("Add", first, second))
     c.rounded(c.op("Slice", image, c.constant(np.array([1])), c.constant(np.array([3])), c.constant(np.array([2]))))

@@ -207,7 +207,8 @@ class Values:
         if form not in held.inside:
             name = self.tensor(held, form)
             held.inside[form] = f"{value.name} {form.value}"
-            self.draft.island.inputs[held.inside[form]] = self.draft.tensors[name]
+            dtype = held.dtype if form is Form.PLAIN else "int8"
+            self.draft.island.inputs[held.inside[form]] = Tensor(name, dtype, held.shape)  # it may be a view
         return held.inside[form]
 
     def _constant_of_the_island(self, value: ir.Value) -> str:
