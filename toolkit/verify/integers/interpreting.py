@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 
 from passes.dataset import Array, Sample
 from passes.onnxruntime import Session
-from toolkit.verify.integers import convolving, elementwise, pooling, tables
+from toolkit.verify.integers import convolving, elementwise, functions, pooling, tables
 from toolkit.verify.integers.calls import Call, Operator, Run, Unknown
 from toolkit.verify.integers.network import device_graph, makes_integers
 from toolkit.verify.integers.numerics import Numerics
@@ -23,7 +23,7 @@ from toolkit.verify.integers.numerics import Numerics
 __all__ = ["Device", "Run", "interpreter"]
 
 _OPERATORS: Mapping[str, Operator] = {
-    **convolving.OPERATORS, **elementwise.OPERATORS, **pooling.OPERATORS, **tables.OPERATORS,
+    **convolving.OPERATORS, **elementwise.OPERATORS, **functions.OPERATORS, **pooling.OPERATORS, **tables.OPERATORS,
 }  # fmt: skip
 
 _MOVES = frozenset(

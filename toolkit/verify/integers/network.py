@@ -38,8 +38,8 @@ def device_graph(model: bytes, numerics: Numerics) -> onnx.ModelProto:
         )
     if not any(node.op_type == "QuantizeLinear" for node in nodes):
         raise InvalidInput(
-            "this network holds no integers: none of its operators rounds to 8 bits",
-            hint="compile it for a stack of 8-bit integers; `toolkit targets` lists them",
+            "this network holds no integers that are stated beforehand: none of its operators rounds to a stated scale",
+            hint="compile it for a stack of 8-bit integers, with --data; `toolkit targets` lists them",
         )
     ort = import_onnxruntime()
     options = ort.SessionOptions()

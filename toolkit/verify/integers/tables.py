@@ -1,4 +1,4 @@
-"""Operators that look each 8-bit integer up in a table of 256: joined tensors of other scales, slopes.
+"""Operators that look each 8-bit integer up in a table of 256: joined tensors of other scales, slopes, sigmoids.
 
 Source: onnxruntime 1.32, qlinear_lookup_table.cc, qlinear_concat.cc, qlinear_activations.cc.
 """
@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from passes.dataset import Array
-from toolkit.verify.integers.arithmetic import fused_multiply_add, rounded
-from toolkit.verify.integers.calls import Call, Operator, Unknown
+from toolkit.verify.integers.arithmetic import rounded
+from toolkit.verify.integers.calls import Call, Operator
+from toolkit.verify.integers.functions import sigmoid
 
 __all__ = ["OPERATORS"]
 
@@ -49,17 +50,12 @@ def _leaky_relu(call: Call) -> list[Array]:
     ]  # fmt: skip
 
 
-def _hard_sigmoid(call: Call) -> list[Array]:
-    values = call.array(0)
-    if values.dtype != np.float32:
-        raise Unknown("of another type than float32")
-    slope, offset = (np.float32(call.attributes.get(n, v)) for n, v in (("alpha", 0.2), ("beta", 0.5)))
-    line = fused_multiply_add(values, slope, offset) if call.numerics.fused_multiply_add else values * slope + offset
-    return [np.clip(line, np.float32(0), np.float32(1))]
+def _sigmoid(call: Call) -> list[Array]:
+    return [_looked_up(call.array(0), call.scale(1)[0], call.zero(2), call.scale(3)[0], call.zero(4), sigmoid)]
 
 
 OPERATORS: Mapping[str, Operator] = {
-    "HardSigmoid": _hard_sigmoid,
     "QLinearConcat": _concat,
     "QLinearLeakyRelu": _leaky_relu,
+    "QLinearSigmoid": _sigmoid,
 }
