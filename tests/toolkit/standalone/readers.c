@@ -34,6 +34,15 @@ static void read_bundle(const char *folder) {
     check_preprocessing(bundle.inputs, bundle.preprocessing);
 }
 
+static void show_hash(const char *path) {
+    char hex[65];
+    FILE *file = fopen(path, "rb");
+    if (!file || !sha256(file, hex))
+        exit(EXIT_INVALID);
+    fclose(file);
+    dprintf(STDOUT_FILENO, "%s ", hex);
+}
+
 int main(int count, char **words) {
     for (int i = 2; i < count; i++) {
         int status = 0;
@@ -41,6 +50,8 @@ int main(int count, char **words) {
         if (!child) {
             if (!strcmp(words[1], "bundle"))
                 read_bundle(words[i]);
+            else if (!strcmp(words[1], "sha256"))
+                show_hash(words[i]);
             else
                 read_one(words[1], read_file(words[i], words[i], "next"));
             exit(EXIT_OK);

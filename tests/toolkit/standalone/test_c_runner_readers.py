@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import shutil
@@ -137,6 +138,17 @@ def test_damaged_files_are_refused_or_read_and_never_crash(readers: Path, name: 
     lines = done.stderr.splitlines()
     assert len(lines) == 2 * codes.count(5)
     assert all(line.startswith(("error: ", "  next: ")) for line in lines)
+
+
+def test_hashes_are_those_of_hashlib(readers: Path, tmp_path: Path) -> None:
+    """At every length where the padding changes, and where a part of the file ends."""
+    sizes = [0, 1, 55, 56, 57, 63, 64, 65, 119, 120, 128, 2**16 - 9, 2**16 - 8, 2**16, 2**16 + 1, 2**17, 200_000]
+    contents = [generator(0, f"{size} bytes").bytes(size) for size in sizes]
+    paths = [tmp_path / f"{size}" for size in sizes]
+    for path, content in zip(paths, contents, strict=True):
+        path.write_bytes(content)
+    lines = read(readers, "sha256", *paths).stdout.splitlines()
+    assert lines == [f"{hashlib.sha256(content).hexdigest()} 0" for content in contents]
 
 
 def twisted(value: Any, rng: np.random.Generator) -> Any:

@@ -66,7 +66,7 @@ void show_json_number(FILE *out, double value, bool whole);         /* null wher
 
 /* ---- sha256.c */
 
-void sha256(Bytes content, char hex[65]);
+bool sha256(FILE *file, char hex[65]); /* of what is left of it; false where it cannot be read */
 
 /* ---- tensor.c */
 

@@ -37,19 +37,28 @@ static void block(uint32_t state[8], const uint8_t *bytes) {
         state[i] += s[i];
 }
 
-void sha256(Bytes content, char hex[65]) {
+bool sha256(FILE *file, char hex[65]) {
+    static uint8_t part[1 << 16];
     uint32_t state[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
     uint8_t end[128] = {0};
-    size_t whole = content.size / 64, left = content.size % 64, padded = left < 56 ? 64 : 128;
-    for (size_t i = 0; i < whole; i++)
-        block(state, content.bytes + 64 * i);
-    if (left)
-        memcpy(end, content.bytes + 64 * whole, left);
+    uint64_t size = 0;
+    size_t got;
+    while ((got = fread(part, 1, sizeof part, file)) == sizeof part) {
+        for (size_t i = 0; i < got; i += 64)
+            block(state, part + i);
+        size += got;
+    }
+    size += got;
+    size_t left = got % 64, padded = left < 56 ? 64 : 128;
+    for (size_t i = 0; i < got - left; i += 64)
+        block(state, part + i);
+    memcpy(end, part + got - left, left);
     end[left] = 0x80;
     for (size_t i = 0; i < 8; i++)
-        end[padded - 1 - i] = (uint8_t)((uint64_t)content.size * 8 >> 8 * i);
+        end[padded - 1 - i] = (uint8_t)(size * 8 >> 8 * i);
     for (size_t i = 0; i < padded; i += 64)
         block(state, end + i);
     for (size_t i = 0; i < 8; i++)
         snprintf(hex + 8 * i, 9, "%08x", state[i]);
+    return !ferror(file);
 }
