@@ -12,7 +12,7 @@ from targets.stack import Stack
 from toolkit.backends.litert.lowering import Edges, lowered
 from toolkit.backends.litert.operators import OPERATORS as WRITERS
 from toolkit.backends.litert.reading import readable
-from toolkit.verify.integers import lite_elementwise, lite_moves, lite_products
+from toolkit.verify.integers import lite_elementwise, lite_functions, lite_moves, lite_products
 from toolkit.verify.integers.calls import Run
 from toolkit.verify.integers.lite import LiteOperator, Network
 from toolkit.verify.integers.numerics import Numerics
@@ -20,7 +20,7 @@ from toolkit.verify.integers.numerics import Numerics
 __all__ = ["OPERATORS", "LiteDevice"]
 
 OPERATORS: Mapping[str, LiteOperator] = {
-    **lite_elementwise.OPERATORS, **lite_moves.OPERATORS, **lite_products.OPERATORS,
+    **lite_elementwise.OPERATORS, **lite_functions.OPERATORS, **lite_moves.OPERATORS, **lite_products.OPERATORS,
 }  # fmt: skip
 """Every operator with arithmetic of its own here, by the name that the file's schema gives it."""
 
