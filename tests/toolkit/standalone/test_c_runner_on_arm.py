@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 import toolkit
+from targets.errors import MissingDependency, ToolkitError
 from targets.target import load_target
 from tests.toolkit.standalone.c_programs import bundle_of, model_of, ran, read_manifest, write_manifest
 from toolkit.backends.ahead_of_time.executing import command
@@ -26,6 +27,7 @@ from toolkit.backends.ahead_of_time.machines import MACHINES
 from toolkit.emulator.board import board
 from toolkit.emulator.cores import CORES
 from toolkit.rng import generator
+from toolkit.standalone import c_runner as building
 from toolkit.standalone.c_runner import LIBRARY, c_runner, put_c_runner
 
 pytestmark = pytest.mark.slow
@@ -107,6 +109,30 @@ def test_the_program_is_small_and_needs_a_c_library_of_the_age_of_onnxruntimes(a
     if find_spec("ziglang"):
         assert names <= {b"GLIBC_2.17", b"GLIBC_2.28"}
     assert "onnxruntime, LICENSE" in (arm.parent / "LICENSES.txt").read_text("utf-8")
+
+
+def test_debians_compiler_makes_it_as_well(
+    arm: Path, pi: Sequence[str], digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(building, "find_spec", lambda name: None)
+    program = building.build(PI.machine, tmp_path)
+    (tmp_path / LIBRARY).symlink_to(arm.parent / LIBRARY)
+    assert told(program, "--bundle", digits, "--self-test", before=pi)["passed"]
+
+
+def test_without_a_compiler_both_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(building, "find_spec", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(MissingDependency, match="no C compiler for aarch64") as caught:
+        building.build(PI.machine, tmp_path)
+    assert "ziglang" in caught.value.hint
+    assert "gcc-aarch64-linux-gnu" in caught.value.hint
+
+
+def test_a_compiler_that_refuses_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(building, "_FLAGS", ("-std=nonsense",))
+    with pytest.raises(ToolkitError, match=r"the runner for aarch64: .*nonsense"):
+        building.build(PI.machine, tmp_path)
 
 
 def test_a_bundle_passes_on_the_emulated_board(arm: Path, pi: Sequence[str], digits: Path) -> None:
