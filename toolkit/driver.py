@@ -50,8 +50,7 @@ from toolkit.report.document import build_report
 from toolkit.report.html import render
 from toolkit.report.layers import layer_rows
 from toolkit.sources import Source, load_source
-from toolkit.standalone.freezing import frozen_runner
-from toolkit.standalone.runners import put_runner, shipped_parts
+from toolkit.standalone.runners import put_runner
 from toolkit.trainers import TRAINER, trainer_for, trains
 from toolkit.varying_sizes import check_sizes, size_notes
 
@@ -81,7 +80,7 @@ class Options:
         measure: Let this machine, where it is of the stack's kind, measure what the stack's model would predict.
         measured: What an earlier measurement decided, as recipe.yaml holds it; nothing is then measured.
         trust: Load files that could run code.
-        standalone: Put a runner for this machine's system into the bundle; see `toolkit.standalone`.
+        standalone: Put a runner for the device's processor into the bundle; see `toolkit.standalone.runners`.
         sign: A PEM file with the Ed25519 key that signs the manifest.
         force: Replace an output folder that is not a bundle.
         cache: Keep finished passes and use those of earlier runs.
@@ -126,7 +125,6 @@ def compile_model(model: Any = None, *, target: str, **options: Any) -> Bundle:
     """
     opts, laps = Options(**options), _Laps()
     key = load_private_key(Path(opts.sign)) if opts.sign else None
-    runner = frozen_runner(opts.progress) if opts.standalone else None
     device = load_target(target)
     stack = device.stack(opts.stack)
     opts.progress("loading the model", 0.0)
@@ -140,6 +138,7 @@ def compile_model(model: Any = None, *, target: str, **options: Any) -> Bundle:
     ctx = replace(ctx, fit=_fit(recipe, source, ctx, opts))
     folder = Path(opts.output or Path("build") / f"{source.program.name}-{target}")
     with replacing_folder(folder, marker=MANIFEST, force=opts.force) as scratch:
+        shipped = put_runner(scratch, stack, opts.progress) if opts.standalone else []
         laps.end("load")
         outcome = run(recipe, source.program, ctx, cache=_cache(opts), fingerprint=fingerprint(),
                       dump=opts.dump, note=opts.note)  # fmt: skip
@@ -174,9 +173,7 @@ def compile_model(model: Any = None, *, target: str, **options: Any) -> Bundle:
         write_recipe(scratch, _replay(source, stack, recipe, opts) | _decided(outcome))
         if program.named is not None:
             dump_json(scratch / NAMES, names_of(program.named.model).model_dump())
-        if runner is not None:
-            put_runner(runner, scratch)
-        dump_json(scratch / BILL, bill_of_materials(scratch, report, shipped_parts() if runner else ()))
+        dump_json(scratch / BILL, bill_of_materials(scratch, report, shipped))
         write_manifest(scratch, report, program, stack)
         if key is not None:
             sign(scratch, key)

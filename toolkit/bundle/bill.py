@@ -21,6 +21,7 @@ __all__ = ["BILL", "bill_of_materials"]
 BILL = "sbom.cdx.json"
 
 _MODELS = (".onnx", ".tflite")
+_PROGRAMS = ("program", "runner", "runner.exe")
 _SPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://cyclonedx.org/schema/bom-1.6")
 
 
@@ -71,12 +72,17 @@ def _made_by(name: str, version: str) -> dict[str, Any]:
 
 
 def _file(name: str, sha256: str) -> dict[str, Any]:
-    kind = "machine-learning-model" if name.endswith(_MODELS) else "application" if _is_program(name) else "file"
-    return {"type": kind, "bom-ref": f"file:{name}", "name": name, "hashes": _sha256(sha256)}
+    return {"type": _kind(name), "bom-ref": f"file:{name}", "name": name, "hashes": _sha256(sha256)}
+
+
+def _kind(name: str) -> str:
+    if name.endswith(_MODELS):
+        return "machine-learning-model"
+    return "application" if _is_program(name) else "library" if name.endswith(".so") else "file"
 
 
 def _is_program(name: str) -> bool:
-    return name.startswith("run/") and not name.endswith((".txt", ".json"))
+    return name.rpartition("/")[2] in _PROGRAMS
 
 
 def _library(part: Part) -> dict[str, Any]:

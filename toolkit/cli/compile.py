@@ -78,7 +78,7 @@ def compile_(
         bool, typer.Option("--measure", help="Keep what this machine measures to be no slower, not what is predicted.")
     ] = False,
     standalone: Annotated[
-        bool, typer.Option("--standalone", help="Add run/runner: one file that runs the bundle without Python.")
+        bool, typer.Option("--standalone", help="Add run/runner, which runs the bundle on the device without Python.")
     ] = False,
     sign: Annotated[
         Path | None, typer.Option(metavar="KEY.pem", help="Sign the manifest with this Ed25519 private key.")

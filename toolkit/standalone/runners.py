@@ -1,29 +1,61 @@
-"""Put runners into a bundle: run/ with the program, and the terms under which its parts may be passed on."""
+"""Put the runner for a stack's device into a bundle: run/, with the terms under which its parts may be passed on.
+
+A device of this machine's kind gets the frozen runner, one file; another processor gets the one in C.
+"""
 
 from __future__ import annotations
 
+import platform
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+from targets.errors import MissingDependency
+from targets.stack import Stack
+from targets.target import Target, load_target
+from toolkit.backends.ahead_of_time.machines import MACHINES, Machine
 from toolkit.bundle.licences import Part, parts, python
+from toolkit.emulator.cores import core_of
+from toolkit.standalone.c_runner import c_runner, write_facts
+from toolkit.standalone.freezing import frozen_runner
 
-__all__ = ["put_runner", "shipped_parts"]
+__all__ = ["machine_of", "put_runner"]
 
-_INSIDE = ("edge-toolkit", "numpy", "onnxruntime", "pillow", "pyinstaller")
-_LICENCES = "LICENSES.txt"
+_FROZEN = ("edge-toolkit", "numpy", "onnxruntime", "pillow", "pyinstaller")
+_IN_C = ("edge-toolkit", "onnxruntime")
+_TERMS = "LICENSES.txt"
 
 
-def put_runner(program: Path, bundle: Path) -> None:
-    """Copy `program`, of `frozen_runner`, to run/ in the folder of a bundle."""
+def put_runner(
+    bundle: Path, stack: Stack, progress: Callable[[str, float], None] = lambda step, done: None
+) -> list[Part]:
+    """Make the runner, and put it into run/ of the folder of a bundle that is being made. Returns what is inside it.
+
+    Raises:
+        MissingDependency: PyInstaller, a compiler or a library is not here.
+        InvalidInput: a folder cannot be written.
+    """
+    machine = machine_of(load_target(stack.target))
     folder = bundle / "run"
+    if machine.architecture != platform.machine():
+        progress("compiling the runner", 0.0)
+        c_runner(machine, folder)
+        write_facts(folder, stack)
+        return parts(*_IN_C)
+    program, inside = frozen_runner(progress), [python(), *parts(*_FROZEN)]
     folder.mkdir()
     shutil.copy(program, folder / program.name)
-    (folder / _LICENCES).write_text(_texts(shipped_parts()), "utf-8")
+    (folder / _TERMS).write_text(_texts(inside), "utf-8")
+    return inside
 
 
-def shipped_parts() -> list[Part]:
-    """What is inside the runner."""
-    return [python(), *parts(*_INSIDE)]
+def machine_of(target: Target) -> Machine:
+    """The processor that a bundle runs on: the board's own, or a host like this one beside a card that has none."""
+    try:
+        return core_of(target).machine
+    except MissingDependency:  # a board's core that QEMU does not know, all of them Arm's; or a card's profile
+        architecture = "aarch64" if "cpu" in target.parameters else platform.machine()
+        return next(machine for machine in MACHINES.values() if machine.architecture == architecture)
 
 
 def _texts(inside: list[Part]) -> str:
