@@ -280,6 +280,15 @@ def test_damaged_archive(tmp_path: Path) -> None:
 # ---- names and shapes
 
 
+@pytest.mark.parametrize(
+    ("spec", "hint"), [("nets.py:network", "write nets:network"), ("a/nets.py:f", "write a.nets:f")]
+)
+def test_a_file_where_a_module_belongs(spec: str, hint: str) -> None:
+    with pytest.raises(InvalidInput, match="names a file where a module belongs") as refusal:
+        load_source(spec)
+    assert refusal.value.hint == hint
+
+
 def test_names_that_are_nothing() -> None:
     with pytest.raises(UnknownName) as caught:
         load_source("digit")
