@@ -19,7 +19,8 @@ static Tensor stacked(const Tensors *answers, size_t count, size_t output) {
         int64_t own = each->rank ? each->shape[0] : 1;
         if (each->type != first.type || rank != first.rank ||
             (rank > 1 && memcmp(each->shape + 1, first.shape + 1, (rank - 1) * sizeof *first.shape)))
-            fail(EXIT_INVALID, "the answers %s to the samples differ in shape", "give samples of one shape", first.name);
+            fail(EXIT_INVALID, "the answers %s to the samples differ in shape", "give samples of one shape",
+                 first.name);
         rows += own;
     }
     first.shape[0] = rows;

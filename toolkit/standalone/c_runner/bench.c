@@ -10,8 +10,9 @@
 enum { WARM_UP = 3, COLUMNS = 17 };
 
 static const char *const NAMES[COLUMNS] = {
-    "id", "device", "device_variant", "runtime", "precision", "threads", "batch", "model", "family", "input_shape",
-    "latency_ms", "fps", "source_title", "source_ref", "date", "notes", "path",
+    "id",           "device",     "device_variant", "runtime",     "precision",  "threads",
+    "batch",        "model",      "family",         "input_shape", "latency_ms", "fps",
+    "source_title", "source_ref", "date",           "notes",       "path",
 };
 
 typedef struct {
@@ -93,7 +94,8 @@ static void set_stack(Row *row, const Bundle *bundle) {
     const char *path = text("%s/runner.json", program_folder());
     const Json *facts = is_file(path) ? parse_json(read_file(path, path, "copy the folder run/ again")) : NULL;
     const char *stack = member_string(facts, "stack");
-    bool known = stack && !strcmp(stack, bundle->stack) && member_string(facts, "device") && member_string(facts, "precision");
+    bool known =
+        stack && !strcmp(stack, bundle->stack) && member_string(facts, "device") && member_string(facts, "precision");
     set(row, "device", known ? member_string(facts, "device") : bundle->target);
     set(row, "precision", known ? member_string(facts, "precision") : "");
 }

@@ -6,7 +6,8 @@
 #include "runner.h"
 
 const char GRAPH[] = "model.onnx";
-static const char MANIFEST[] = "manifest.json", SCHEMA[] = "toolkit.bundle/1", AGAIN[] = "copy the bundle again, or compile again";
+static const char MANIFEST[] = "manifest.json", SCHEMA[] = "toolkit.bundle/1",
+                  AGAIN[] = "copy the bundle again, or compile again";
 static const char *const UNLISTED[] = {"manifest.json", "manifest.sig", "timings.json"};
 
 static _Noreturn void damaged(const char *folder, const char *why) {
@@ -69,7 +70,8 @@ static void read_dimension(const char *folder, const Json *dim, Spec *spec) {
         damaged(folder, "signature");
     if (dim->kind == JSON_STRING)
         spec->symbol[spec->rank] = dim->string;
-    else if (dim->kind != JSON_NUMBER || dim->number < 0 || dim->number > 1e12 || dim->number != (double)(int64_t)dim->number)
+    else if (dim->kind != JSON_NUMBER || dim->number < 0 || dim->number > 1e12 ||
+             dim->number != (double)(int64_t)dim->number)
         damaged(folder, "signature");
     spec->shape[spec->rank++] = dim->kind == JSON_STRING ? -1 : (int64_t)dim->number;
 }
@@ -84,7 +86,8 @@ static Spec *read_specs(const char *folder, const Json *list, size_t *count) {
     for (const Json *each = list->first; each; each = each->next, spec++) {
         const Json *shape = member(each, "shape");
         spec->name = member_string(each, "name");
-        if (!spec->name || !type_named(member_string(each, "dtype"), &spec->type) || !shape || shape->kind != JSON_ARRAY)
+        if (!spec->name || !type_named(member_string(each, "dtype"), &spec->type) || !shape ||
+            shape->kind != JSON_ARRAY)
             damaged(folder, "signature");
         for (const Json *dim = shape->first; dim; dim = dim->next)
             read_dimension(folder, dim, spec);
@@ -100,7 +103,9 @@ static char *spelled_dims(const Spec *spec) {
     return text("%s]", made);
 }
 
-char *spelled_spec(const Spec *spec) { return text("%s: %s%s", spec->name, TYPE_NAMES[spec->type], spelled_dims(spec)); }
+char *spelled_spec(const Spec *spec) {
+    return text("%s: %s%s", spec->name, TYPE_NAMES[spec->type], spelled_dims(spec));
+}
 
 char *misfit(const Spec *spec, const Tensor *given) {
     bool fits = given->rank == spec->rank;
@@ -108,7 +113,9 @@ char *misfit(const Spec *spec, const Tensor *given) {
         return text("%s wants %s, got %s", spec->name, TYPE_NAMES[spec->type], TYPE_NAMES[given->type]);
     for (size_t i = 0; fits && i < spec->rank; i++)
         fits = spec->symbol[i] || spec->shape[i] == given->shape[i];
-    return fits ? NULL : text("%s wants shape %s, got %s", spec->name, spelled_dims(spec), spelled_shape(given->shape, given->rank));
+    return fits ? NULL
+                : text("%s wants shape %s, got %s", spec->name, spelled_dims(spec),
+                       spelled_shape(given->shape, given->rank));
 }
 
 /* ---- the bundle */

@@ -17,18 +17,21 @@ static Frame frame_of(const Spec *spec, const Way *way, const char *how) {
     if (spec->rank != 4 || (last && spec->shape[3] != 1 && spec->shape[3] != 3))
         fail(EXIT_INVALID, "the model takes %s, not one image", "%s", spelled_spec(spec), ARRAYS);
     int64_t height = spec->shape[last ? 1 : 2], width = spec->shape[last ? 2 : 3];
-    if (way->height && ((height >= 0 && height != (int64_t)way->height) || (width >= 0 && width != (int64_t)way->width)))
-        fail(EXIT_INVALID, "size=%zux%zu is not that of the model's input %s", "leave size out", way->height, way->width,
-             spelled_spec(spec));
+    if (way->height &&
+        ((height >= 0 && height != (int64_t)way->height) || (width >= 0 && width != (int64_t)way->width)))
+        fail(EXIT_INVALID, "size=%zux%zu is not that of the model's input %s", "leave size out", way->height,
+             way->width, spelled_spec(spec));
     if (!way->height && (height < 0 || width < 0))
-        fail(EXIT_INVALID, "the size of the model's input %s varies", "add size=224 to --preprocess", spelled_spec(spec));
+        fail(EXIT_INVALID, "the size of the model's input %s varies", "add size=224 to --preprocess",
+             spelled_spec(spec));
     Frame frame = {way->height ? way->height : (size_t)height, way->height ? way->width : (size_t)width,
                    (size_t)spec->shape[last ? 3 : 1], last};
     size_t given = !strcmp(way->color, "auto") ? frame.channels : !strcmp(way->color, "gray") ? 1 : 3;
     int most = way->means > way->stds ? way->means : way->stds;
     if (given != frame.channels || (size_t)most > frame.channels)
         fail(EXIT_INVALID, "%s gives %d channels, the model's input is %s",
-             "set color, mean and std for the channels that the model has", how, frame.channels == 1 ? 3 : 1, spelled_spec(spec));
+             "set color, mean and std for the channels that the model has", how, frame.channels == 1 ? 3 : 1,
+             spelled_spec(spec));
     return frame;
 }
 
@@ -128,7 +131,8 @@ Tensor prepared(Image image, const char *name, const Spec *spec, const char *how
                 size_t from = turned ? 2 - c : c, pixel = y * frame.width + x;
                 float value = image.pixels[((y + top) * width + x + left) * image.channels + from];
                 float scaled = (value - way.mean[way.means == 3 ? from : 0]) / way.std[way.stds == 3 ? from : 0];
-                set_value(&made, frame.last ? pixel * frame.channels + c : c * frame.height * frame.width + pixel, (double)scaled);
+                set_value(&made, frame.last ? pixel * frame.channels + c : c * frame.height * frame.width + pixel,
+                          (double)scaled);
             }
     return made;
 }

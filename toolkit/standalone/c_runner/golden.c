@@ -66,7 +66,8 @@ Sample golden_sample(const Golden *golden, const Bundle *bundle) {
         const Spec *spec = bundle->inputs + i;
         const Tensor *given = of_name(&golden->inputs, spec->name);
         if (!given || golden->inputs.count != bundle->input_count)
-            fail(EXIT_INVALID, "golden.npz lacks the input %s", "copy the bundle again, or compile again", spelled_spec(spec));
+            fail(EXIT_INVALID, "golden.npz lacks the input %s", "copy the bundle again, or compile again",
+                 spelled_spec(spec));
         const char *problem = misfit(spec, given);
         if (problem)
             fail(EXIT_INVALID, "golden.npz: %s", "copy the bundle again, or compile again", problem);

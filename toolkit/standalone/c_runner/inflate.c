@@ -76,9 +76,11 @@ typedef struct {
 static bool compressed_block(Stream *in, Output *out, const Code *literal, const Code *distance) {
     static const uint16_t LENGTH[29] = {3,  4,  5,  6,  7,  8,  9,  10, 11,  13,  15,  17,  19,  23, 27,
                                         31, 35, 43, 51, 59, 67, 83, 99, 115, 131, 163, 195, 227, 258};
-    static const uint8_t LENGTH_BITS[29] = {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 0};
-    static const uint16_t BACK[DISTANCES] = {1,   2,   3,   4,   5,   7,    9,    13,   17,   25,   33,   49,   65,    97,    129,
-                                             193, 257, 385, 513, 769, 1025, 1537, 2049, 3073, 4097, 6145, 8193, 12289, 16385, 24577};
+    static const uint8_t LENGTH_BITS[29] = {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2,
+                                            2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 0};
+    static const uint16_t BACK[DISTANCES] = {1,    2,    3,    4,    5,    7,    9,    13,    17,    25,
+                                             33,   49,   65,   97,   129,  193,  257,  385,   513,   769,
+                                             1025, 1537, 2049, 3073, 4097, 6145, 8193, 12289, 16385, 24577};
     for (;;) {
         int found = symbol(in, literal);
         if (found == 256)
@@ -129,7 +131,8 @@ static bool dynamic_block(Stream *in, Output *out) {
     static const uint8_t ORDER[19] = {16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15};
     uint8_t lengths[LITERALS + 32] = {0};
     Code literal, distance;
-    int literals = (int)take_bits(in, 5) + 257, distances = (int)take_bits(in, 5) + 1, stated = (int)take_bits(in, 4) + 4;
+    int literals = (int)take_bits(in, 5) + 257, distances = (int)take_bits(in, 5) + 1,
+        stated = (int)take_bits(in, 4) + 4;
     for (int i = 0; i < stated; i++)
         lengths[ORDER[i]] = (uint8_t)take_bits(in, 3);
     if (literals > 286 || distances > DISTANCES || !make_code(&literal, lengths, 19))
@@ -140,7 +143,10 @@ static bool dynamic_block(Stream *in, Output *out) {
         if (found < 0 || (found == 16 && !i))
             return false;
         uint8_t value = found < 16 ? (uint8_t)found : found == 16 ? lengths[i - 1] : 0;
-        int repeats = found < 16 ? 1 : found == 16 ? 3 + (int)take_bits(in, 2) : found == 17 ? 3 + (int)take_bits(in, 3) : 11 + (int)take_bits(in, 7);
+        int repeats = found < 16    ? 1
+                      : found == 16 ? 3 + (int)take_bits(in, 2)
+                      : found == 17 ? 3 + (int)take_bits(in, 3)
+                                    : 11 + (int)take_bits(in, 7);
         if (repeats > literals + distances - i)
             return false;
         for (; repeats; repeats--)

@@ -41,7 +41,10 @@ static bool hex4(Reader *in, uint32_t *unit) {
         if (in->at == in->end)
             return false;
         uint8_t c = *in->at++;
-        int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+        int digit = c >= '0' && c <= '9'   ? c - '0'
+                    : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                    : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                           : -1;
         if (digit < 0)
             return false;
         *unit = *unit << 4 | (uint32_t)digit;
@@ -174,8 +177,14 @@ static bool value(Reader *in, Json *node, int depth) {
     if (in->at == in->end || depth > DEEPEST)
         return false;
     switch (*in->at) {
-    case '{': in->at++; node->kind = JSON_OBJECT; return members(in, node, depth, true);
-    case '[': in->at++; node->kind = JSON_ARRAY; return members(in, node, depth, false);
+    case '{':
+        in->at++;
+        node->kind = JSON_OBJECT;
+        return members(in, node, depth, true);
+    case '[':
+        in->at++;
+        node->kind = JSON_ARRAY;
+        return members(in, node, depth, false);
     case '"': node->kind = JSON_STRING; return (node->string = string(in)) != NULL;
     case 't': node->kind = JSON_TRUE; return word(in, "true");
     case 'f': node->kind = JSON_FALSE; return word(in, "false");

@@ -61,7 +61,8 @@ static const Tensor *of_name(const Tensors *tensors, const char *name) {
     for (size_t i = 0; i < tensors->count; i++)
         if (!strcmp(tensors->items[i].name, name))
             return tensors->items + i;
-    fail(EXIT_INVALID, "golden.npz holds no %s, which the artefact answers", "copy the bundle again, or compile again", name);
+    fail(EXIT_INVALID, "golden.npz holds no %s, which the artefact answers", "copy the bundle again, or compile again",
+         name);
 }
 
 static void add(Powers *powers, const Golden *golden, const Tensor *have) {
@@ -72,7 +73,8 @@ static void add(Powers *powers, const Golden *golden, const Tensor *have) {
 }
 
 static Verdict judged(const Powers *powers) {
-    Verdict made = {decibels(powers->signal, powers->noise), decibels(powers->signal, powers->reference_noise), 0, false};
+    Verdict made = {decibels(powers->signal, powers->noise), decibels(powers->signal, powers->reference_noise), 0,
+                    false};
     made.floor_db = fmax(0, fmin(FLOAT32_FLOOR_DB, made.reference_sqnr_db));
     made.passed = made.sqnr_db >= made.floor_db;
     return made;
@@ -91,7 +93,8 @@ static const char *spelled(double db) { return isinf(db) && db > 0 ? "identical"
 
 static void show(const Bundle *bundle, const Verdict *verdict, size_t samples) {
     if (!as_json) {
-        const char *by = bundle->lowered ? text(" (%s through onnxruntime; the device runs %s)", GRAPH, bundle->lowered) : "";
+        const char *by =
+            bundle->lowered ? text(" (%s through onnxruntime; the device runs %s)", GRAPH, bundle->lowered) : "";
         printf("%s: %zu golden samples%s: %s against the answers recorded (needed: %s)\n", bundle->name, samples, by,
                spelled(verdict->sqnr_db), spelled(verdict->floor_db));
         puts(verdict->passed ? "passed" : "FAILED: the answers on this machine are not those recorded");
@@ -99,7 +102,8 @@ static void show(const Bundle *bundle, const Verdict *verdict, size_t samples) {
     }
     const char *const names[] = {"sqnr_db", "reference_sqnr_db", "floor_db"};
     const double values[] = {verdict->sqnr_db, verdict->reference_sqnr_db, verdict->floor_db};
-    printf("{\n \"schema\": \"toolkit.verify/1\",\n \"passed\": %s,\n \"samples\": %zu", verdict->passed ? "true" : "false", samples);
+    printf("{\n \"schema\": \"toolkit.verify/1\",\n \"passed\": %s,\n \"samples\": %zu",
+           verdict->passed ? "true" : "false", samples);
     for (int i = 0; i < 3; i++) {
         printf(",\n \"%s\": ", names[i]);
         show_json_number(stdout, isinf(values[i]) ? values[i] : nearbyint(values[i] * 100) / 100, false);

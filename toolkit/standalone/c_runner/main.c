@@ -103,7 +103,9 @@ int main(int count, char **words) {
     if (given.input)
         samples = read_samples(given.input, &bundle, given.preprocess);
     open_session(&bundle, given.threads);
-    int code = given.self_test ? self_test(&bundle) : given.bench ? bench(&bundle, given.runs, given.threads) : answer_samples(&bundle, &samples);
+    int code = given.self_test ? self_test(&bundle)
+               : given.bench   ? bench(&bundle, given.runs, given.threads)
+                               : answer_samples(&bundle, &samples);
     if (fflush(stdout) || ferror(stdout))
         fail(EXIT_INVALID, "cannot write the answer", "free some space");
     return code;

@@ -62,7 +62,8 @@ static void read_type(Header *in, Layout *layout) {
             layout->type = (Type)i;
             return;
         }
-    damaged(in->name, strchr(code, 'O') ? "it holds Python objects, which are never unpickled" : text("it holds %s", code));
+    damaged(in->name,
+            strchr(code, 'O') ? "it holds Python objects, which are never unpickled" : text("it holds %s", code));
 }
 
 static void read_shape(Header *in, Layout *layout) {

@@ -20,22 +20,31 @@ static _Noreturn void refuse(const char *name, const char *why, const char *hint
     fail(EXIT_INVALID, "cannot read the image %s: %s", "%s", name, why, hint);
 }
 
-static _Noreturn void damaged(const char *name, const char *why) { refuse(name, why, "save it again as PNG, or give .npy"); }
+static _Noreturn void damaged(const char *name, const char *why) {
+    refuse(name, why, "save it again as PNG, or give .npy");
+}
 
 static uint32_t big(const uint8_t *at) {
     return (uint32_t)at[0] << 24 | (uint32_t)at[1] << 16 | (uint32_t)at[2] << 8 | at[3];
 }
 
 static void read_header(Png *png, Bytes chunk) {
-    static const uint8_t SAMPLES[7] = {1, 0, 3, 1, 2, 0, 4}, DEPTHS[7] = {31, 0, 24, 15, 24, 0, 24}; /* 1 2 4 8 16 as bits */
+    static const uint8_t SAMPLES[7] = {1, 0, 3, 1, 2, 0, 4},
+                         DEPTHS[7] = {31, 0, 24, 15, 24, 0, 24}; /* 1 2 4 8 16 as bits */
     if (chunk.size != 13 || png->bits)
         damaged(png->name, "its header is damaged");
     png->width = big(chunk.bytes);
     png->height = big(chunk.bytes + 4);
     png->bits = chunk.bytes[8];
     png->color = chunk.bytes[9];
-    int log2 = png->bits == 1 ? 0 : png->bits == 2 ? 1 : png->bits == 4 ? 2 : png->bits == 8 ? 3 : png->bits == 16 ? 4 : 7;
-    if (png->color > 6 || !(DEPTHS[png->color] >> log2 & 1) || chunk.bytes[10] || chunk.bytes[11] || chunk.bytes[12] > 1)
+    int log2 = png->bits == 1    ? 0
+               : png->bits == 2  ? 1
+               : png->bits == 4  ? 2
+               : png->bits == 8  ? 3
+               : png->bits == 16 ? 4
+                                 : 7;
+    if (png->color > 6 || !(DEPTHS[png->color] >> log2 & 1) || chunk.bytes[10] || chunk.bytes[11] ||
+        chunk.bytes[12] > 1)
         damaged(png->name, "its header is damaged");
     if (!png->width || !png->height)
         damaged(png->name, "it has no pixels");
@@ -106,8 +115,13 @@ static void unfilter(const Png *png, uint8_t *line, const uint8_t *before, size_
     if (filter > 4)
         damaged(png->name, "a line of it is damaged");
     for (size_t i = 0; i < bytes; i++) {
-        int left = i < step ? 0 : line[i - step], up = before ? before[i] : 0, corner = before && i >= step ? before[i - step] : 0;
-        int guess = filter == 1 ? left : filter == 2 ? up : filter == 3 ? (left + up) / 2 : filter == 4 ? nearest(left, up, corner) : 0;
+        int left = i < step ? 0 : line[i - step], up = before ? before[i] : 0,
+            corner = before && i >= step ? before[i - step] : 0;
+        int guess = filter == 1   ? left
+                    : filter == 2 ? up
+                    : filter == 3 ? (left + up) / 2
+                    : filter == 4 ? nearest(left, up, corner)
+                                  : 0;
         line[i] = (uint8_t)(line[i] + guess);
     }
 }
@@ -171,7 +185,9 @@ static void read_pixel(const Png *png, const uint8_t *line, size_t x, uint8_t rg
 }
 
 /* ITU-R BT.601 luma, with Pillow's weights of 2^-16 (src/libImaging/Convert.c). */
-static uint8_t luma(const uint8_t rgb[3]) { return (uint8_t)((rgb[0] * 19595u + rgb[1] * 38470u + rgb[2] * 7471u + 0x8000u) >> 16); }
+static uint8_t luma(const uint8_t rgb[3]) {
+    return (uint8_t)((rgb[0] * 19595u + rgb[1] * 38470u + rgb[2] * 7471u + 0x8000u) >> 16);
+}
 
 Image parse_png(Bytes content, const char *name, bool gray) {
     static const uint8_t SIGNATURE[8] = {0x89, 'P', 'N', 'G', '\r', '\n', 0x1A, '\n'};

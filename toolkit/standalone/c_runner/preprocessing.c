@@ -1,11 +1,14 @@
-/* How an image becomes the model's input: the text of `--preprocess`, read as toolkit/data/preprocessing.py reads it. */
+/* How an image becomes the model's input: the text of `--preprocess`, as toolkit/data/preprocessing.py reads it. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "preprocessing.h"
 
-static const struct { const char *name; Way way; } PRESETS[] = {
+static const struct {
+    const char *name;
+    Way way;
+} PRESETS[] = {
     {"imagenet", {"256/224", "rgb", true, 0, 0, {123.675f, 116.28f, 103.53f}, {58.395f, 57.12f, 57.375f}, 3, 3}},
     {"unit", {"none", "auto", false, 0, 0, {0}, {255}, 1, 1}},
     {"signed", {"none", "auto", false, 0, 0, {127.5f}, {127.5f}, 1, 1}},
@@ -67,7 +70,8 @@ static void read_setting(Way *way, const char *part, const char *equals) {
         way->crop = *value == 'c';
     else if (key == 5 && !strncmp(part, "color", key) && one_of(value, " auto rgb bgr gray "))
         way->color = value;
-    else if (key == 6 && !strncmp(part, "filter", key) && one_of(value, " bilinear bicubic nearest lanczos box hamming "))
+    else if (key == 6 && !strncmp(part, "filter", key) &&
+             one_of(value, " bilinear bicubic nearest lanczos box hamming "))
         return; /* of resizing, which is not done */
     else if (key == 4 && !strncmp(part, "size", key))
         read_size(way, part, value);

@@ -53,16 +53,16 @@ typedef struct Json {
     struct Json *next;
 } Json;
 
-const Json *parse_json(Bytes content);                              /* NULL where it is not strict JSON */
-const Json *member(const Json *object, const char *name);           /* NULL where there is none */
-const char *member_string(const Json *object, const char *name);    /* likewise */
+const Json *parse_json(Bytes content);                           /* NULL where it is not strict JSON */
+const Json *member(const Json *object, const char *name);        /* NULL where there is none */
+const char *member_string(const Json *object, const char *name); /* likewise */
 
 /* ---- showing.c */
 
 size_t utf8_bytes(const uint8_t *at, const uint8_t *end); /* of the character there; 0 where there is none */
-char *printable(char *string);                            /* in place: control characters and what is no UTF-8 replaced */
+char *printable(char *string); /* in place: control characters and what is no UTF-8 replaced */
 void show_json_string(FILE *out, const char *string);
-void show_json_number(FILE *out, double value, bool whole);         /* null where it is not finite */
+void show_json_number(FILE *out, double value, bool whole); /* null where it is not finite */
 
 /* ---- sha256.c */
 
@@ -114,7 +114,7 @@ typedef struct {
 
 extern const char GRAPH[]; /* model.onnx */
 Bundle open_bundle(const char *folder);
-char *spelled_spec(const Spec *spec);              /* x: float32[1, 3] */
+char *spelled_spec(const Spec *spec);                /* x: float32[1, 3] */
 char *misfit(const Spec *spec, const Tensor *given); /* why it does not fit, or NULL */
 
 /* ---- samples.c */

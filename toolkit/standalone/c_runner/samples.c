@@ -16,8 +16,8 @@ static bool ends_in(const char *path, const char *suffix) {
 static Tensor fitted(Tensor given, const Spec *spec, const char *where) {
     if (given.rank + 1 == spec->rank) {
         if (!spec->symbol[0] && spec->shape[0] != 1)
-            fail(EXIT_INVALID, "%s: %s has a fixed batch of %lld, got one of %s", "give whole batches as samples", where,
-                 spec->name, (long long)spec->shape[0], spelled_shape(given.shape, given.rank));
+            fail(EXIT_INVALID, "%s: %s has a fixed batch of %lld, got one of %s", "give whole batches as samples",
+                 where, spec->name, (long long)spec->shape[0], spelled_shape(given.shape, given.rank));
         memmove(given.shape + 1, given.shape, given.rank * sizeof *given.shape);
         given.shape[0] = 1;
         given.rank++;
@@ -64,10 +64,12 @@ static Samples from_arrays(const Tensors *arrays, const Bundle *bundle, const ch
     for (size_t i = 0; i < bundle->input_count; i++) {
         const Tensor *array = named(arrays, bundle->inputs + i, bundle);
         if (!array || arrays->count != bundle->input_count)
-            fail(EXIT_INVALID, "data '%s': the model takes %s%s; got %s", "name the arrays as the model names its inputs",
-                 name, spelled_spec(bundle->inputs), bundle->input_count > 1 ? " and more" : "", joined(arrays));
+            fail(EXIT_INVALID, "data '%s': the model takes %s%s; got %s",
+                 "name the arrays as the model names its inputs", name, spelled_spec(bundle->inputs),
+                 bundle->input_count > 1 ? " and more" : "", joined(arrays));
         if (!array->rank)
-            fail(EXIT_INVALID, "data '%s': %s is a single number, no array of samples", "put samples first", name, array->name);
+            fail(EXIT_INVALID, "data '%s': %s is a single number, no array of samples", "put samples first", name,
+                 array->name);
         if (i && (size_t)array->shape[0] != made.count)
             fail(EXIT_INVALID, "data '%s': arrays of different length", "give every array one row a sample", name);
         made.count = (size_t)array->shape[0];
@@ -116,11 +118,13 @@ static Samples from_sound(Tensor values, const Bundle *bundle, const char *name)
     for (size_t i = 0; takes && i + 1 < spec->rank; i++)
         takes = spec->symbol[i] || spec->shape[i] == 1;
     if (!takes)
-        fail(EXIT_INVALID, "the model takes %s, not one mono recording", "give arrays: .npz or .npy", spelled_spec(spec));
+        fail(EXIT_INVALID, "the model takes %s, not one mono recording", "give arrays: .npz or .npy",
+             spelled_spec(spec));
     size_t last = spec->rank - 1, length = spec->symbol[last] ? values.count : (size_t)spec->shape[last];
     if (!length || length > values.count)
         fail(EXIT_INVALID, "%s holds %zu values, the model takes %zu at once",
-             "give a longer recording, at the sampling rate that the model was trained with", name, values.count, length);
+             "give a longer recording, at the sampling rate that the model was trained with", name, values.count,
+             length);
     Samples made = {values.count / length, false, NULL};
     made.samples = take(times(made.count, sizeof *made.samples));
     for (size_t s = 0; s < made.count; s++) {
@@ -139,7 +143,8 @@ static Samples from_image(const char *path, const Bundle *bundle, const char *na
     const Spec *spec = bundle->inputs;
     if (!how || !*how)
         fail(EXIT_INVALID, "%s holds images, and nothing says how they become inputs",
-             "state it as the model was trained: --preprocess raw, or for instance --preprocess mean=127,std=128", path);
+             "state it as the model was trained: --preprocess raw, or for instance --preprocess mean=127,std=128",
+             path);
     if (bundle->input_count != 1)
         fail(EXIT_INVALID, "the model takes %zu inputs, not one image", "give arrays: .npz", bundle->input_count);
     check_preprocessing(spec, how);
@@ -169,7 +174,8 @@ Samples read_samples(const char *path, const Bundle *bundle, const char *preproc
             made = from_arrays(&arrays, bundle, name);
         }
         if (preprocess && *preprocess)
-            fail(EXIT_USAGE, "--preprocess is for images; data '%s' is taken as it is", "leave it out, or give an image", name);
+            fail(EXIT_USAGE, "--preprocess is for images; data '%s' is taken as it is",
+                 "leave it out, or give an image", name);
     }
     if (!made.count)
         fail(EXIT_INVALID, "data '%s' has no samples", "give at least one sample", name);

@@ -10,7 +10,7 @@ static const char LIBRARY[] = "libonnxruntime.so";
 
 /* ONNXTensorElementDataType of each Type. Source: onnx.proto, TensorProto.DataType. */
 static const int ELEMENT[TYPES] = {
-    [BOOL] = 9, [INT8] = 3, [UINT8] = 2, [INT16] = 5, [UINT16] = 4, [INT32] = 6,
+    [BOOL] = 9,    [INT8] = 3,  [UINT8] = 2,   [INT16] = 5,    [UINT16] = 4,  [INT32] = 6,
     [UINT32] = 12, [INT64] = 7, [UINT64] = 13, [FLOAT16] = 10, [FLOAT32] = 1, [FLOAT64] = 11,
 };
 
@@ -25,13 +25,14 @@ static void check(OrtStatus *status, const char *doing) {
     if (!status)
         return;
     int code = ORT(api, GetErrorCode)(status);
-    bool input = code == ORT_INVALID_ARGUMENT || code == ORT_NO_FILE || code == ORT_NO_MODEL || code == ORT_INVALID_PROTOBUF ||
-                 code == ORT_INVALID_GRAPH;
+    bool input = code == ORT_INVALID_ARGUMENT || code == ORT_NO_FILE || code == ORT_NO_MODEL ||
+                 code == ORT_INVALID_PROTOBUF || code == ORT_INVALID_GRAPH;
     const char *why = text("%.300s", ORT(api, GetErrorMessage)(status));
     ORT(api, ReleaseStatus)(status);
     if (input)
         fail(EXIT_INVALID, "onnxruntime, %s: %s", "compile the bundle again", doing, why);
-    fail(EXIT_MISSING, "onnxruntime cannot run this, %s: %s", "compile the bundle for the onnxruntime that lies in run/", doing, why);
+    fail(EXIT_MISSING, "onnxruntime cannot run this, %s: %s",
+         "compile the bundle for the onnxruntime that lies in run/", doing, why);
 }
 
 static const OrtApi *load_library(void) {
@@ -41,7 +42,8 @@ static const OrtApi *load_library(void) {
     void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     void *found = library ? dlsym(library, "OrtGetApiBase") : NULL;
     if (!found)
-        fail(EXIT_MISSING, "cannot load onnxruntime: %s", "copy the folder run/ whole, and install libstdc++6", dlerror());
+        fail(EXIT_MISSING, "cannot load onnxruntime: %s", "copy the folder run/ whole, and install libstdc++6",
+             dlerror());
     memcpy(&base, &found, sizeof base); /* POSIX: a function's address fits a pointer */
     version = base()->GetVersionString();
     const OrtApi *table = base()->GetApi(ORT_API_VERSION);
@@ -140,7 +142,8 @@ static Tensor kept(OrtValue *value, const char *name) {
     while (type < TYPES && ELEMENT[type] != element)
         type++;
     if (type == TYPES || rank > MOST_AXES)
-        fail(EXIT_MISSING, "the answer %s is of a type that this runner does not know", "let the model give numbers", name);
+        fail(EXIT_MISSING, "the answer %s is of a type that this runner does not know", "let the model give numbers",
+             name);
     check(ORT(api, GetDimensions)(info, shape, rank), DOING);
     ORT(api, ReleaseTensorTypeAndShapeInfo)(info);
     Tensor made = tensor(name, (Type)type, shape, rank);

@@ -17,22 +17,25 @@ static const uint32_t K[64] = {
 static uint32_t rotated(uint32_t x, int bits) { return x >> bits | x << (32 - bits); }
 
 /* One round; the names of the eight words move by one from round to round, so that the words need not. */
-#define ROUND(a, b, c, d, e, f, g, h, t)                                                                       \
-    do {                                                                                                       \
+#define ROUND(a, b, c, d, e, f, g, h, t)                                                                            \
+    do {                                                                                                            \
         uint32_t first = h + (rotated(e, 6) ^ rotated(e, 11) ^ rotated(e, 25)) + (g ^ (e & (f ^ g))) + K[t] + w[t]; \
-        d += first;                                                                                            \
-        h = first + (rotated(a, 2) ^ rotated(a, 13) ^ rotated(a, 22)) + ((a & b) | (c & (a | b)));             \
+        d += first;                                                                                                 \
+        h = first + (rotated(a, 2) ^ rotated(a, 13) ^ rotated(a, 22)) + ((a & b) | (c & (a | b)));                  \
     } while (0)
 
 static void block(uint32_t state[8], const uint8_t *bytes) {
     uint32_t w[64];
     for (int t = 0; t < 16; t++)
-        w[t] = (uint32_t)bytes[4 * t] << 24 | (uint32_t)bytes[4 * t + 1] << 16 | (uint32_t)bytes[4 * t + 2] << 8 | bytes[4 * t + 3];
+        w[t] = (uint32_t)bytes[4 * t] << 24 | (uint32_t)bytes[4 * t + 1] << 16 | (uint32_t)bytes[4 * t + 2] << 8 |
+               bytes[4 * t + 3];
     for (int t = 16; t < 64; t++) {
         uint32_t a = w[t - 15], b = w[t - 2];
-        w[t] = (rotated(b, 17) ^ rotated(b, 19) ^ b >> 10) + w[t - 7] + (rotated(a, 7) ^ rotated(a, 18) ^ a >> 3) + w[t - 16];
+        w[t] = (rotated(b, 17) ^ rotated(b, 19) ^ b >> 10) + w[t - 7] + (rotated(a, 7) ^ rotated(a, 18) ^ a >> 3) +
+               w[t - 16];
     }
-    uint32_t a = state[0], b = state[1], c = state[2], d = state[3], e = state[4], f = state[5], g = state[6], h = state[7];
+    uint32_t a = state[0], b = state[1], c = state[2], d = state[3], e = state[4], f = state[5], g = state[6],
+             h = state[7];
     for (int t = 0; t < 64; t += 8) {
         ROUND(a, b, c, d, e, f, g, h, t);
         ROUND(h, a, b, c, d, e, f, g, t + 1);
@@ -50,7 +53,8 @@ static void block(uint32_t state[8], const uint8_t *bytes) {
 
 bool sha256(FILE *file, char hex[65]) {
     static uint8_t part[1 << 16];
-    uint32_t state[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
+    uint32_t state[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
+                         0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
     uint8_t end[128] = {0};
     uint64_t size = 0;
     size_t got;

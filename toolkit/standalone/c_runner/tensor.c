@@ -33,7 +33,9 @@ Tensor tensor(const char *name, Type type, const int64_t *shape, size_t rank) {
 
 static double of_half(uint16_t half) {
     int exponent = half >> 10 & 31, fraction = half & 1023;
-    double size = exponent == 31 ? (fraction ? NAN : INFINITY) : exponent ? ldexp(1024 + fraction, exponent - 25) : ldexp(fraction, -24);
+    double size = exponent == 31 ? (fraction ? NAN : INFINITY)
+                  : exponent     ? ldexp(1024 + fraction, exponent - 25)
+                                 : ldexp(fraction, -24);
     return half >> 15 ? -size : size;
 }
 
@@ -53,7 +55,8 @@ static uint16_t to_half(double value) {
 
 double value_at(const Tensor *from, size_t index) {
     switch (from->type) {
-    case BOOL: case UINT8: return ((const uint8_t *)from->values)[index];
+    case BOOL:
+    case UINT8: return ((const uint8_t *)from->values)[index];
     case INT8: return ((const int8_t *)from->values)[index];
     case INT16: return ((const int16_t *)from->values)[index];
     case UINT16: return ((const uint16_t *)from->values)[index];
@@ -69,7 +72,8 @@ double value_at(const Tensor *from, size_t index) {
 
 void set_value(Tensor *to, size_t index, double value) {
     switch (to->type) {
-    case BOOL: case UINT8: ((uint8_t *)to->values)[index] = (uint8_t)value; break;
+    case BOOL:
+    case UINT8: ((uint8_t *)to->values)[index] = (uint8_t)value; break;
     case INT8: ((int8_t *)to->values)[index] = (int8_t)value; break;
     case INT16: ((int16_t *)to->values)[index] = (int16_t)value; break;
     case UINT16: ((uint16_t *)to->values)[index] = (uint16_t)value; break;
