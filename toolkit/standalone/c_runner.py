@@ -20,10 +20,9 @@ from targets.stack import Stack
 from targets.target import load_target
 from toolkit.backends.ahead_of_time.machines import Machine
 from toolkit.bundle.licences import parts
-from toolkit.emulator.cores import core_of
 from toolkit.standalone.onnxruntime_library import onnxruntime_library
 
-__all__ = ["FACTS", "LIBRARY", "PROGRAM", "build", "c_runner", "put_c_runner", "write_facts"]
+__all__ = ["FACTS", "LIBRARY", "PROGRAM", "build", "c_runner", "write_facts"]
 
 PROGRAM, LIBRARY, FACTS, _TERMS = "runner", "libonnxruntime.so", "runner.json", "LICENSES.txt"
 
@@ -31,20 +30,6 @@ _FLAGS = ("-std=c11", "-D_GNU_SOURCE", "-O3", "-Wall", "-Wextra")
 _GLIBC = "2.28"
 """What onnxruntime's wheels need. Source: their platform tag, manylinux_2_28, of PEP 600."""
 _LONGEST_S = 300
-
-
-def put_c_runner(bundle: Path, stack: Stack, *, wheel: Path | None = None) -> Path:
-    """Put the runner for the processor of `stack`'s target into run/ of a bundle that is being made.
-
-    To be called before the manifest is written, which lists it.
-
-    Raises:
-        MissingDependency: no compiler is installed, no library is here, or the target's processor is not known.
-        InvalidInput: the wheel is of no use, or the bundle cannot be written.
-    """
-    program = c_runner(core_of(load_target(stack.target)).machine, bundle / "run", wheel=wheel)
-    write_facts(program.parent, stack)
-    return program
 
 
 def c_runner(machine: Machine, folder: Path, *, wheel: Path | None = None) -> Path:

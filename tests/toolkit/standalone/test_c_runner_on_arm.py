@@ -28,7 +28,7 @@ from toolkit.emulator.board import board
 from toolkit.emulator.cores import CORES
 from toolkit.rng import generator
 from toolkit.standalone import c_runner as building
-from toolkit.standalone.c_runner import LIBRARY, c_runner, put_c_runner
+from toolkit.standalone.c_runner import LIBRARY, c_runner, write_facts
 
 pytestmark = pytest.mark.slow
 
@@ -158,7 +158,8 @@ def test_a_bundle_with_its_runner_is_all_that_the_board_needs(
 ) -> None:
     bundle = tmp_path / "digits"
     shutil.copytree(digits, bundle)
-    program = put_c_runner(bundle, load_target("raspberry_pi_4").stack("onnxruntime-int8"), wheel=wheel)
+    program = c_runner(PI.machine, bundle / "run", wheel=wheel)
+    write_facts(program.parent, load_target("raspberry_pi_4").stack("onnxruntime-int8"))
     write_manifest(bundle, read_manifest(digits))
     assert told(program, "--self-test", before=pi)["passed"]
     row = told(program, "--bench", "2", before=pi)
