@@ -132,6 +132,7 @@ CASES = (
     Case("GlobalAveragePool", [(1, 9, 7, 7)]),
     Case("MaxPool", [(1, 6, 9, 9)], attributes={"kernel_shape": [3, 3], "strides": [2, 2]}, same_scale=True),
     Case("Relu", [(1, 6, 9)]),
+    Case("PRelu", [(1, 6, 9), (6, 1)]),
     Case("LeakyRelu", [(1, 6, 9)], attributes={"alpha": 0.1}),
     Case("Sigmoid", [(1, 6, 9)]),
     Case("HardSigmoid", [(1, 6, 9)]),

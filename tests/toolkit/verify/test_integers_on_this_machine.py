@@ -23,6 +23,7 @@ from toolkit.bundle.bundle import Bundle
 from toolkit.models import digits
 from toolkit.verify.integers import NUMERICS, Numerics, compare_numerics, interpreter
 from toolkit.verify.integers.arithmetic import fused_multiply_add
+from toolkit.verify.integers.comparison import flips_of
 from toolkit.verify.integers.network import device_graph, watched
 
 
@@ -195,6 +196,15 @@ def test_answers_that_flip_are_listed(tmp_path: Path) -> None:
     without = subprocess.run(words[:-4] + words[-2:], capture_output=True, text=True, check=False)
     assert without.returncode == 2
     assert "--numerics" in without.stderr
+
+
+def test_numbers_flip_where_they_move_by_more_than_a_hundredth() -> None:
+    """Several outputs are no classes, however many columns they have."""
+    here_ = {"boxes": np.array([[1.0, 100.0]]), "scores": np.array([[0.5, 0.4]])}
+    there = {"boxes": np.array([[1.9, 100.0]]), "scores": np.array([[0.4, 0.5]])}
+    assert [(flip.output, flip.here, flip.device) for flip in flips_of(3, here_, there)] == [("scores", 0.5, 0.4)]
+    only = flips_of(3, {"scores": here_["scores"]}, {"scores": there["scores"]})
+    assert [(flip.sample, flip.here, flip.device) for flip in only] == [(3, 0, 1)]
 
 
 def test_a_network_that_branches_is_refused() -> None:

@@ -24,20 +24,20 @@ from toolkit.verify.integers.lite_device import LiteDevice
 from toolkit.verify.integers.network import device_graph, watched
 from toolkit.verify.integers.numerics import NUMERICS, Numerics
 
-__all__ = ["SCHEMA", "Comparison", "Flip", "Layer", "compare_numerics"]
+__all__ = ["SCHEMA", "Comparison", "Flip", "Layer", "compare_numerics", "flips_of"]
 
 SCHEMA = "toolkit.numerics/1"
 
 _SHARE = 0.01
-"""Answers that are no classes have flipped where they moved by this share of the largest of them."""
+"""Answers that are no classes count as flipped where they moved by more than this share of the largest of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Flip:
     """A sample whose answer is another one on the device.
 
-    `here` and `device` are the class where the output is a row of scores; else the two numbers that are furthest
-    apart.
+    `here` and `device` are the class where an only output is a row of scores, (batch, two or more); else the two
+    numbers that are furthest apart, where that is more than 1 % of the largest of the output.
     """
 
     sample: int
@@ -127,7 +127,7 @@ def compare_numerics(
     count = 0
     for sample in given:
         run = device(sample)
-        flips += _flips(count, bundle(sample), run.outputs)
+        flips += flips_of(count, bundle(sample), run.outputs)
         _count(layers, run, host(sample))
         elsewhere.update(run.elsewhere)
         count += 1
@@ -191,11 +191,12 @@ def _count(layers: dict[str, Layer], run: Run, here: Mapping[str, Array]) -> Non
         )
 
 
-def _flips(sample: int, here: Mapping[str, Array], device: Mapping[str, Array]) -> list[Flip]:
+def flips_of(sample: int, here: Mapping[str, Array], device: Mapping[str, Array]) -> list[Flip]:
+    """The outputs of one sample whose answer is another one; see `Flip`."""
     found = []
     for name, mine in here.items():
         theirs = device[name]
-        if mine.ndim == 2 and mine.shape[-1] > 1:
+        if len(here) == 1 and mine.ndim == 2 and mine.shape[-1] > 1:
             rows = np.flatnonzero(mine.argmax(-1) != theirs.argmax(-1))
             found += [
                 Flip(sample=sample, output=name, here=int(mine[r].argmax()), device=int(theirs[r].argmax()))

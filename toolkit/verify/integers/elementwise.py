@@ -122,6 +122,11 @@ def _relu(call: Call) -> list[Array]:
     return [np.maximum(_float(call)[0], np.float32(0))]
 
 
+def _prelu(call: Call) -> list[Array]:
+    values, slope = _float(call)
+    return [np.where(values < 0, values * slope, values)]
+
+
 def _two(function: np.ufunc) -> Operator:
     def run(call: Call) -> list[Array]:
         first, second = _float(call)
@@ -136,6 +141,7 @@ OPERATORS: Mapping[str, Operator] = {
     "DequantizeLinear": _dequantize,
     "Div": _two(np.divide),
     "Mul": _two(np.multiply),
+    "PRelu": _prelu,
     "QLinearAdd": _add,
     "QLinearMul": _multiply,
     "QuantizeLinear": _quantize,
