@@ -92,9 +92,13 @@ class Candidate:
         return [as_it_is, own]
 
     def on_other_stacks(self, target: Target, asked: Stack, limits: Limits) -> Iterator[Way]:
-        """The target's other stacks in their own precision; those that were measured come first."""
+        """The target's other stacks in their own precision; those that were measured come first.
+
+        Programs are left out: nobody tuned them, so no one is sent to them for their speed.
+        """
         known = {asked.id, asked.float_stack}
-        others = [s for s in target.stacks.values() if s.id not in known and s.batch == 1 and not s.superseded_by]
+        others = [s for s in target.stacks.values() if s.id not in known and s.batch == 1]
+        others = [s for s in others if not s.superseded_by and not s.machine]
         for stack in sorted(others, key=lambda s: not s.latency.calibrated):
             yield self._way("stack", stack, limits)
 

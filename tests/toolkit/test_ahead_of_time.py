@@ -162,6 +162,8 @@ def test_the_backend_loads_what_it_wrote(series: Program, tmp_path: Path) -> Non
     said = json.loads((tmp_path / "program.json").read_text())
     assert said["executable_bytes"] == (tmp_path / "program").stat().st_size
     assert said["memory"]["weight_bytes"] == loaded.memory.weight_bytes
+    assert "gcc" in said["made_by"]["compiler"]
+    assert said["made_by"]["apache-tvm"].startswith("0.")
     for damaged in ("", "[]", '{"machine": "abacus"}'):
         (tmp_path / "program.json").write_text(damaged)
         with pytest.raises(InvalidInput, match="does not describe a program"):

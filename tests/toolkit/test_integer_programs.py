@@ -42,6 +42,7 @@ from toolkit.backends.ahead_of_time import (
 from toolkit.backends.ahead_of_time.integers.lowering import lowered_integers
 from toolkit.backends.ahead_of_time.integers.packing import depth_of, in_blocks, packed
 from toolkit.bundle.bundle import Bundle
+from toolkit.checking import check_model
 from toolkit.driver import export_program
 from toolkit.models import digits
 from toolkit.sources import load_source
@@ -320,6 +321,14 @@ def test_a_bundle_with_a_program(tmp_path: Path) -> None:
     program.write_bytes(program.read_bytes()[:-1])
     with pytest.raises(InvalidInput, match="is not the file that was written"):
         toolkit.load(made.path)
+
+
+def test_nobody_is_sent_to_an_untuned_program() -> None:
+    limits = {"latency_s": 1e-6}
+    answer = check_model("digits", target="raspberry_pi_4", limits=limits)
+    assert answer.outcome is Outcome.DOES_NOT_FIT
+    assert len({way.stack.id for way in answer.tried}) > 3
+    assert not [way.stack.id for way in answer.tried if way.stack.machine]
 
 
 def test_a_program_that_does_not_fit_is_told(tmp_path: Path) -> None:

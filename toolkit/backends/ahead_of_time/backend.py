@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from passes.program import Program
 from targets.errors import InvalidInput, UnknownName
 from targets.stack import Stack
-from toolkit.backends.ahead_of_time.building import compiler
+from toolkit.backends.ahead_of_time.building import compiler, compiler_version
 from toolkit.backends.ahead_of_time.compiling import Built, compile_executable, compile_source
 from toolkit.backends.ahead_of_time.executing import command
 from toolkit.backends.ahead_of_time.machines import MACHINES, Machine
@@ -98,6 +99,7 @@ def _described(built: Built) -> dict[str, Any]:
     return {
         "machine": built.machine.name,
         "tuned": False,
+        "made_by": {"compiler": compiler_version(built.machine), "apache-tvm": version("apache-tvm")},
         "inputs": [asdict(tensor) for tensor in built.inputs],
         "outputs": [asdict(tensor) for tensor in built.outputs],
         "memory": asdict(built.memory),

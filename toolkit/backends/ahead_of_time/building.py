@@ -13,7 +13,7 @@ from pathlib import Path
 from targets.errors import MissingDependency, ToolkitError
 from toolkit.backends.ahead_of_time.machines import Machine
 
-__all__ = ["compiler", "link"]
+__all__ = ["compiler", "compiler_version", "link"]
 
 _FLAGS = ("-std=c99", "-O3", "-Wall", "-Wextra", "-ffunction-sections")
 _LINK = ("-static", "-Wl,--gc-sections", "-s")
@@ -36,6 +36,17 @@ def compiler(machine: Machine) -> tuple[str, ...]:
         f"no C compiler for {machine.name}",
         hint=f"apt-get install {machine.package}, or pip install 'edge-toolkit[package]' for the one of ziglang",
     )
+
+
+def compiler_version(machine: Machine) -> str:
+    """What the compiler for `machine` says it is: with TVM's version it decides the bytes of a program.
+
+    Raises:
+        MissingDependency: none is installed.
+    """
+    words = [*(word for word in compiler(machine) if not word.startswith(("-mcpu", "-mf", "-march"))), "--version"]
+    said = subprocess.run(words, capture_output=True, text=True, timeout=_LONGEST_S, check=False).stdout
+    return said.splitlines()[0] if said else "unknown"
 
 
 def link(folder: Path, files: Sequence[str], machine: Machine, program: str) -> Path:

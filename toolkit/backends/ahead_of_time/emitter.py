@@ -84,7 +84,7 @@ def _type(dtype: str) -> str:
     if dtype not in _TYPES:
         raise InvalidInput(
             f"C has no type for {dtype}, which a kernel of this network takes",
-            hint=f"compile with --precision float32; C has {', '.join(_TYPES)}",
+            hint=f"compile with --recipe float32; C has {', '.join(_TYPES)}",
         )
     return _TYPES[dtype]
 

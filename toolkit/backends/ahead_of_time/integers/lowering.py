@@ -117,7 +117,7 @@ def _leave(values: Values, node: ir.Node) -> None:
     ):
         raise InvalidInput(
             f"{node.op_type} ({node.name or 'unnamed'}) branches or loops, which a quantized program cannot",
-            hint="compile with --precision float32, or for a stack with another runtime",
+            hint="compile with --recipe float32, or for a stack with another runtime",
         )
     proto = ir.to_proto(node)
     for position, value in enumerate(node.inputs):
