@@ -61,6 +61,8 @@ def _show(made: Comparison, numerics: Numerics) -> None:
     parted = [layer for layer in made.layers if layer.differing]
     if made.first is None:
         say(f"all 8-bit integers of {len(made.layers)} layers are the same")
+        if made.flips:
+            say("what differs: the runtime here computes some of these layers in floats, where the device has integers")
     else:
         say(f"8-bit integers differ in {len(parted)} of {len(made.layers)} layers, first in {made.first.name}:")
         rows = [[p.name, f"{p.differing}", f"{p.values}", f"{p.largest}"] for p in parted[:_SHOWN]]
