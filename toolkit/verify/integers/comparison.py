@@ -68,7 +68,7 @@ class Comparison:
 
     Args:
         layers: In the order in which they run; both sides start from the same inputs, so a difference is handed on.
-            They are those that the device has, computed by this machine's kernels; the bundle itself may run others here.
+            They are the device's, computed by this machine's kernels; the bundle itself may run others here.
         elsewhere: Operators without integer arithmetic of ours, and why: onnxruntime computed them on this machine, and
             the device may differ there.
     """
