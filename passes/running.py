@@ -50,6 +50,7 @@ def run(
     fingerprint: str = "",
     dump: Path | None = None,
     note: Callable[[Proof], None] = lambda proof: None,
+    prepared: Callable[[Program], None] = lambda program: None,
 ) -> Outcome:
     """Apply every pass of `recipe` in turn.
 
@@ -60,13 +61,19 @@ def run(
         fingerprint: Of the code and versions that decide results; part of every key.
         dump: Folder that gets `02-FoldConstants.onnx` and so on.
         note: Called with each proof as it is known.
+        prepared: Called once with the graph before the first pass on it that changes answers, or the last one; may
+            refuse it.
     """
     keys = _keys(recipe, program, ctx, fingerprint) if cache else []
     named = next((i for i, step in enumerate(recipe.passes) if step.renames), len(keys))
     exported, program, proofs = _resume(cache, keys[:named], program)
     for proof in proofs:
         note(proof)
+    waiting = all(proof.kind == Kind.EXACT for proof in proofs) or exported is None
     for position, step in enumerate(recipe.passes[len(proofs) :], start=len(proofs)):
+        if waiting and program.level is Level.ONNX and step.kind is not Kind.EXACT:
+            prepared(program)
+            waiting = False
         ctx.progress(step.name, position / len(recipe.passes))
         program, proof = _step(step, program, ctx)
         proofs.append(proof)
@@ -78,6 +85,8 @@ def run(
         if dump is not None and program.level is Level.ONNX:
             dump.mkdir(parents=True, exist_ok=True)
             (dump / f"{position + 1:02}-{step.name}.onnx").write_bytes(program.onnx_bytes)
+    if waiting:
+        prepared(program)
     ctx.progress("passes", 1.0)
     return Outcome(program, exported or program, tuple(proofs))
 

@@ -133,7 +133,7 @@ def compile_model(model: Any = None, *, target: str, **options: Any) -> Bundle:
     ctx = replace(_context(source, stack, opts), pace=pace)
     recipe = _recipe(source.program, stack, opts)
     backend = BACKENDS[stack.backend]
-    if backend.refuses:
+    if trains(recipe):
         backend.check(float_program(source, stack, opts), stack)
     ctx = replace(ctx, fit=_fit(recipe, source, ctx, opts))
     folder = Path(opts.output or Path("build") / f"{source.program.name}-{target}")
@@ -141,7 +141,7 @@ def compile_model(model: Any = None, *, target: str, **options: Any) -> Bundle:
         shipped = put_runner(scratch, stack, opts.progress) if opts.standalone else []
         laps.end("load")
         outcome = run(recipe, source.program, ctx, cache=_cache(opts), fingerprint=fingerprint(),
-                      dump=opts.dump, note=opts.note)  # fmt: skip
+                      dump=opts.dump, note=opts.note, prepared=lambda graph: backend.check(graph, stack))  # fmt: skip
         program = outcome.program
         laps.end("passes")
         artifact = backend.lower(program, stack, scratch)

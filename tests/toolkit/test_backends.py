@@ -6,9 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
+import toolkit
 from passes.context import synthetic_data
 from passes.program import Program
+from targets.errors import InvalidInput
 from targets.stack import Stack
 from targets.target import load_target, target_names
 from toolkit.backends import BACKENDS
@@ -55,3 +59,41 @@ def test_an_engine_for_varying_sizes_is_told_their_range(tmp_path: Path) -> None
     assert (
         f"--minShapes={name}:1x3x16x16 --optShapes={name}:4x3x16x16 --maxShapes={name}:4x3x16x16" in artifact.remaining
     )
+
+
+class _Unknown(nn.Module):
+    """A determinant, which neither a .tflite nor TensorRT nor TVM has, behind a layer that could be quantized."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.linalg.det(self.layer(x))
+
+
+@pytest.mark.parametrize(
+    "stack",
+    [
+        "raspberry_pi_4/tflite-int8",
+        "raspberry_pi_4/program-int8",
+        "jetson_orin_nano/tensorrt-int8",
+        "coral_tpu/usb3-desktop",
+    ],
+)
+def test_an_operator_that_a_stack_cannot_take_is_refused_before_anything_is_quantized(
+    tmp_path: Path, stack: str
+) -> None:
+    target, name = stack.split("/")
+    made: list[str] = []
+    torch.manual_seed(0)
+    data = np.random.default_rng(0).standard_normal((8, 1, 4, 4)).astype(np.float32)
+    with pytest.raises(InvalidInput, match="Det") as refusal:
+        toolkit.compile(
+            (_Unknown(), (torch.zeros(1, 4, 4),)), target=target, stack=name, data=data, output=tmp_path / "bundle",
+            note=lambda proof: made.append(proof.name),
+        )  # fmt: skip
+    assert refusal.value.hint
+    assert "Export" in made
+    assert not [name for name in made if "Quantize" in name]
+    assert not (tmp_path / "bundle").exists()

@@ -52,12 +52,8 @@ class Backend(Protocol):
     def name(self) -> str:
         """As profiles spell it."""
 
-    @property
-    def refuses(self) -> bool:
-        """Whether `check` may refuse a program."""
-
     def check(self, program: Program, stack: Stack) -> None:
-        """Refuse a program in floats, before all passes, that `lower` would refuse after them."""
+        """Refuse a graph, folded and fused, not yet cast or quantized, that `lower` would refuse after all passes."""
 
     def lower(self, program: Program, stack: Stack, folder: Path) -> Artifact:
         """Write what `stack` runs into `folder`."""

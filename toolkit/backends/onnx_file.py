@@ -18,7 +18,6 @@ class OnnxFile:
     """Writes `model.onnx`, the graph that every other artefact is lowered from."""
 
     name: str
-    refuses: bool = False
 
     def check(self, program: Program, stack: Stack) -> None:
         """Nothing: the ONNX is written as it is."""

@@ -52,19 +52,27 @@ class TensorRT(OnnxFile):
 
     name: str = "tensorrt"
 
+    def check(self, program: Program, stack: Stack) -> None:
+        """Every operator is one that the stack's parser reads.
+
+        Raises:
+            InvalidInput: it does not.
+        """
+        parser = load_parser(stack.parser)
+        if found := unread(program.static_model, parser):
+            raise _refusal(found, parser, stack)
+
     def lower(self, program: Program, stack: Stack, folder: Path) -> Artifact:
         """Write model.onnx and the script.
 
         Raises:
             InvalidInput: the stack's parser does not read an operator; nothing is written then.
         """
-        parser = load_parser(stack.parser)
-        if found := unread(program.static_model, parser):
-            raise _refusal(found, parser, stack)
+        self.check(program, stack)
         command = _COMMAND.search(self.remaining(program, stack))
         assert command is not None, f"{stack.id} names no trtexec command"
         artifact = super().lower(program, stack, folder)
-        (folder / SCRIPT).write_text(_script(program, parser, command[0]), "utf-8")
+        (folder / SCRIPT).write_text(_script(program, load_parser(stack.parser), command[0]), "utf-8")
         return artifact
 
     def remaining(self, program: Program, stack: Stack) -> str:

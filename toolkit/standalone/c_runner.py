@@ -22,12 +22,12 @@ from toolkit.backends.ahead_of_time.machines import Machine
 from toolkit.bundle.licences import parts
 from toolkit.standalone.onnxruntime_library import onnxruntime_library
 
-__all__ = ["FACTS", "LIBRARY", "PROGRAM", "build", "c_runner", "write_facts"]
+__all__ = ["FACTS", "GLIBC", "LIBRARY", "PROGRAM", "build", "c_runner", "write_facts"]
 
 PROGRAM, LIBRARY, FACTS, _TERMS = "runner", "libonnxruntime.so", "runner.json", "LICENSES.txt"
 
 _FLAGS = ("-std=c11", "-D_GNU_SOURCE", "-O3", "-Wall", "-Wextra")
-_GLIBC = "2.28"
+GLIBC = "2.28"
 """What onnxruntime's wheels need. Source: their platform tag, manylinux_2_28, of PEP 600."""
 _LONGEST_S = 300
 
@@ -112,7 +112,7 @@ def _sources() -> list[tuple[str, bytes]]:
 def _compiler(machine: Machine) -> tuple[str, ...]:
     """ziglang's first: it links against an old glibc, so that the program runs on older systems than this one."""
     if find_spec("ziglang"):
-        triple = f"{machine.zig.replace('musl', 'gnu')}.{_GLIBC}"
+        triple = f"{machine.zig.replace('musl', 'gnu')}.{GLIBC}"
         return (sys.executable, "-m", "ziglang", "cc", "-target", triple)
     native = platform.machine() == machine.architecture
     for name in (machine.cross_compiler, *(("gcc", "clang") if native else ())):

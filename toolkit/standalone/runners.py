@@ -16,7 +16,7 @@ from targets.target import Target, load_target
 from toolkit.backends.ahead_of_time.machines import MACHINES, Machine
 from toolkit.bundle.licences import Part, parts, python
 from toolkit.emulator.cores import core_of
-from toolkit.standalone.c_runner import c_runner, write_facts
+from toolkit.standalone.c_runner import GLIBC, c_runner, write_facts
 from toolkit.standalone.freezing import frozen_runner
 
 __all__ = ["machine_of", "put_runner"]
@@ -35,9 +35,11 @@ def put_runner(
         MissingDependency: PyInstaller, a compiler or a library is not here.
         InvalidInput: a folder cannot be written.
     """
-    machine = machine_of(load_target(stack.target))
+    target = load_target(stack.target)
+    machine = machine_of(target)
     folder = bundle / "run"
     if machine.architecture != platform.machine():
+        _check_library(target)
         progress("compiling the runner", 0.0)
         c_runner(machine, folder)
         write_facts(folder, stack)
@@ -47,6 +49,15 @@ def put_runner(
     shutil.copy(program, folder / program.name)
     (folder / _TERMS).write_text(_texts(inside), "utf-8")
     return inside
+
+
+def _check_library(target: Target) -> None:
+    have = str(target.parameters.get("glibc", GLIBC))
+    if tuple(map(int, have.split("."))) < tuple(map(int, GLIBC.split("."))):
+        raise MissingDependency(
+            f"onnxruntime's library needs glibc {GLIBC}, the system of {target.title} has {have}",
+            hint=f"compile for a stack that makes a program without dependencies: toolkit targets {target.name}",
+        )
 
 
 def machine_of(target: Target) -> Machine:

@@ -37,7 +37,6 @@ class AheadOfTime:
 
     machine: str = "aarch64-cortex-a72"
     name: str = "ahead_of_time"
-    refuses: bool = True
 
     def check(self, program: Program, stack: Stack) -> None:
         """What can be known before the passes have run: sizes, operators, and the tools that will be needed.

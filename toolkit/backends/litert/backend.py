@@ -28,10 +28,16 @@ class LiteRT:
     """
 
     name: str = "litert"
-    refuses: bool = False
 
     def check(self, program: Program, stack: Stack) -> None:
-        """Nothing is known before the passes have run."""
+        """What can be known before integers are made of it: every operator has a form in a .tflite.
+
+        Raises:
+            InvalidInput: an operator has none, or sizes beside the batch vary.
+        """
+        from toolkit.backends.litert.tflite import drafted
+
+        drafted(program, stack)
 
     def lower(self, program: Program, stack: Stack, folder: Path) -> Artifact:
         """Write both files.
