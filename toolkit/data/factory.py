@@ -48,8 +48,8 @@ def find_factory(spec: str) -> Any:
 
     module_name, _, attribute = spec.partition(":")
     if module_name.endswith(".py"):
-        near = module_name.removesuffix(".py").replace("/", ".")
-        raise InvalidInput(f"{spec!r} names a file where a module belongs", hint=f"write {near}:{attribute}")
+        meant = module_name.removesuffix(".py").replace("/", ".")
+        raise InvalidInput(f"{spec!r} names a file where a module belongs", hint=f"write {meant}:{attribute}")
     if not all(part.isidentifier() for part in (*module_name.split("."), *attribute.split("."))):
         raise InvalidInput(f"{spec!r} does not name a file, and is no module:function", hint="check how it is spelled")
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
