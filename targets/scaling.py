@@ -178,6 +178,8 @@ def _thread_counts(target: Target, stack: Stack, wanted: int | None, mode: Mode)
         return (now, then) if threading else (0, 0)
     if wanted < 1:
         raise UsageError(f"{wanted} threads cannot run anything", hint="give a number from 1 up")
+    if stack.machine and wanted > 1:
+        raise UsageError(f"programs such as {stack.id} run on one thread", hint="leave --threads out")
     if threading is None or stack.rules:
         raise UsageError(
             f"how {stack.id} changes with threads is not known: its time goes into an accelerator",

@@ -27,7 +27,9 @@ MOVABLE = [stack for stack in STACKS if load_target(stack.target).settings.modes
 THREADED = [
     stack
     for stack in STACKS
-    if (found := load_target(stack.target).settings.threading) and not stack.rules and (stack.threads or found.unstated)
+    if (found := load_target(stack.target).settings.threading)
+    and not (stack.rules or stack.machine)
+    and (stack.threads or found.unstated)
 ]
 clocks = st.floats(1e8, 5e9)
 counts = st.integers(1, 16)
@@ -225,6 +227,7 @@ def test_a_host_on_another_device_stays_as_it_is() -> None:
         ("raspberry_pi_4/tflite-int8", {"threads": 0}, UsageError, "0 threads"),
         ("raspberry_pi_4/tflite-int8", {"threads": -1}, UsageError, "-1 threads"),
         ("raspberry_pi_4/tflite-int8", {"threads": 5}, UsageError, "4 cores"),
+        ("raspberry_pi_4/program-int8", {"threads": 2}, UsageError, "one thread"),
         ("desktop_cpu/i7-12700h-pytorch-fp32", {"threads": 2}, UsageError, "do not say"),
         ("jetson_nano/tensorrt-fp16", {"sustained": True}, UsageError, "hot"),
     ],

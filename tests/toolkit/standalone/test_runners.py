@@ -53,7 +53,7 @@ def test_a_board_gets_the_one_in_c(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_board_whose_system_is_too_old_is_told(tmp_path: Path) -> None:
-    with pytest.raises(MissingDependency, match=r"needs glibc 2.28, the system of NVIDIA Jetson Nano .* has 2.27") as refusal:
+    with pytest.raises(MissingDependency, match=r"needs glibc 2.28, the system of NVIDIA Jetson .* 2.27") as refusal:
         toolkit.compile("digits", target="jetson_nano", output=tmp_path / "b", standalone=True)
     assert "toolkit targets jetson_nano" in refusal.value.hint
     assert not (tmp_path / "b").exists()
