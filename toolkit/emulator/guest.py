@@ -46,6 +46,7 @@ def _say(line: Mapping[str, Any]) -> None:
 
 
 def _onnxruntime() -> tuple[Callable[[str], Callable[[Mapping[str, Any]], Prepared]], str]:
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import onnxruntime
 
     def start(model: str) -> Callable[[Mapping[str, Any]], Prepared]:
