@@ -31,9 +31,9 @@ from targets.verdict import Limits, judge
 from toolkit.backends import BACKENDS
 from toolkit.bundle.atomic import replacing_folder
 from toolkit.bundle.bill import BILL, bill_of_materials
-from toolkit.bundle.bundle import NAMES, Bundle, open_bundle
+from toolkit.bundle.bundle import Bundle, open_bundle
 from toolkit.bundle.golden import GOLDEN_SAMPLES, write_golden
-from toolkit.bundle.hashes import MANIFEST, TIMINGS
+from toolkit.bundle.layout import MANIFEST, NAMES, TIMINGS
 from toolkit.bundle.manifest import (
     dump_json,
     library_versions,

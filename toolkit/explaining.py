@@ -29,7 +29,8 @@ from targets.cost import estimate
 from targets.errors import InvalidInput
 from targets.stack import Stack
 from targets.target import load_stack
-from toolkit.bundle.bundle import GRAPH, NAMES, Bundle, open_bundle
+from toolkit.bundle.bundle import Bundle, open_bundle
+from toolkit.bundle.layout import GRAPH, NAMES
 from toolkit.cache import DiskCache, fingerprint
 from toolkit.config import Config, load_config
 from toolkit.data import first_sample, load_data

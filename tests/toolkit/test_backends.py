@@ -86,7 +86,6 @@ def test_an_operator_that_a_stack_cannot_take_is_refused_before_anything_is_quan
 ) -> None:
     target, name = stack.split("/")
     made: list[str] = []
-    torch.manual_seed(0)
     data = np.random.default_rng(0).standard_normal((8, 1, 4, 4)).astype(np.float32)
     with pytest.raises(InvalidInput, match="Det") as refusal:
         toolkit.compile(

@@ -18,7 +18,7 @@ from targets.errors import InvalidInput, UnknownName
 from targets.target import load_target, target_names
 from toolkit.bundle.atomic import replacing_folder
 from toolkit.bundle.bundle import Bundle, open_bundle
-from toolkit.bundle.hashes import TIMINGS
+from toolkit.bundle.layout import TIMINGS
 from toolkit.cli.main import main
 from toolkit.verify.golden import verify_bundle
 

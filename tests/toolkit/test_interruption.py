@@ -15,7 +15,7 @@ import pytest
 
 from toolkit.bundle import atomic
 from toolkit.bundle.atomic import replacing_folder
-from toolkit.bundle.hashes import TIMINGS
+from toolkit.bundle.layout import TIMINGS
 from toolkit.rng import generator
 
 MOMENTS = 10

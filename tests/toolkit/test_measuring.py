@@ -24,7 +24,7 @@ from targets.errors import UsageError
 from targets.target import load_target, target_names
 from toolkit import measuring
 from toolkit.bundle.bundle import Bundle
-from toolkit.bundle.hashes import TIMINGS
+from toolkit.bundle.layout import TIMINGS
 from toolkit.cli.main import main
 from toolkit.measuring import NOT_SLOWER, SLOWER, Measured, Recorded, check_host, decisions
 

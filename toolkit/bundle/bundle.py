@@ -18,17 +18,10 @@ from targets.errors import InvalidInput
 from toolkit.backends import BACKENDS
 from toolkit.backends.backend import Artifact
 from toolkit.bundle.golden import Golden, read_golden
-from toolkit.bundle.hashes import MANIFEST, check_hashes
+from toolkit.bundle.hashes import check_hashes
+from toolkit.bundle.layout import MANIFEST, SCHEMA
 
-__all__ = ["GRAPH", "NAMES", "SCHEMA", "Bundle", "open_bundle"]
-
-GRAPH = "model.onnx"
-"""The graph that every artefact is lowered from, beside it."""
-
-NAMES = "names.json"
-"""What the artefact's operators were called, where a pass has taken the names out of it."""
-
-SCHEMA = "toolkit.bundle/1"
+__all__ = ["Bundle", "open_bundle"]
 
 
 class _Artifact(BaseModel):

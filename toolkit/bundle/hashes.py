@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from targets.errors import InvalidInput
+from toolkit.bundle.layout import MANIFEST, SIGNATURE, TIMINGS
 
-__all__ = ["MANIFEST", "SIGNATURE", "TIMINGS", "check_hashes", "hashes_of"]
+__all__ = ["check_hashes", "hashes_of"]
 
-MANIFEST, SIGNATURE, TIMINGS = "manifest.json", "manifest.sig", "timings.json"
 _UNLISTED = frozenset({MANIFEST, SIGNATURE, TIMINGS})
 """The manifest holds the hashes, and is signed; timings differ between equal compiles."""
 

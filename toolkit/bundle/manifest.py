@@ -17,8 +17,8 @@ from passes.dataset import Dataset
 from passes.program import Program
 from passes.recipe import Recipe
 from targets.stack import Stack
-from toolkit.bundle.bundle import SCHEMA
-from toolkit.bundle.hashes import MANIFEST, hashes_of
+from toolkit.bundle.hashes import hashes_of
+from toolkit.bundle.layout import MANIFEST, SCHEMA
 from toolkit.names import IN_MEMORY
 from toolkit.version import __version__
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from targets.errors import InvalidInput, MissingDependency
-from toolkit.bundle.hashes import MANIFEST, SIGNATURE
+from toolkit.bundle.layout import MANIFEST, SIGNATURE
 
 __all__ = ["Signed", "check_signature", "load_private_key", "sign"]
 

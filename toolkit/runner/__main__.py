@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from targets.errors import ToolkitError, UsageError
-from toolkit.runner.opening import GRAPH, Opened, open_bundle
+from toolkit.bundle.layout import GRAPH
+from toolkit.runner.opening import Opened, open_bundle
 
 __all__ = ["main"]
 

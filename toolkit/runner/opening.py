@@ -14,12 +14,10 @@ from passes.onnxruntime import Session
 from passes.signature import Signature
 from targets.errors import InvalidInput
 from toolkit.bundle.golden import Golden, read_golden
-from toolkit.bundle.hashes import MANIFEST, check_hashes
+from toolkit.bundle.hashes import check_hashes
+from toolkit.bundle.layout import GRAPH, MANIFEST, SCHEMA
 
-__all__ = ["GRAPH", "Opened", "open_bundle"]
-
-GRAPH = "model.onnx"
-_SCHEMA = "toolkit.bundle/1"
+__all__ = ["Opened", "open_bundle"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +86,6 @@ def _manifest(folder: Path) -> Mapping[str, Any]:
         ) from error
     except ValueError as error:
         raise InvalidInput(f"{folder / MANIFEST} is damaged", hint="copy the bundle again") from error
-    if not isinstance(manifest, dict) or manifest.get("schema") != _SCHEMA:
+    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
         raise InvalidInput(f"{folder} is a bundle of another version", hint="compile it again, with --standalone")
     return manifest

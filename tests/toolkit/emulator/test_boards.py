@@ -17,8 +17,8 @@ from targets.target import load_stack, load_target, target_names
 from toolkit.backends.ahead_of_time import MACHINES, Built
 from toolkit.backends.ahead_of_time.counting import counter
 from toolkit.backends.ahead_of_time.plan import Memory
-from toolkit.bundle.bundle import SCHEMA
 from toolkit.bundle.hashes import hashes_of
+from toolkit.bundle.layout import SCHEMA
 from toolkit.cli.main import main
 from toolkit.emulator import programs
 from toolkit.emulator.board import board

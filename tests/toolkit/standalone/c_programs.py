@@ -19,7 +19,8 @@ import onnxruntime
 from passes.dataset import Array
 from passes.onnxruntime import Session
 from toolkit.bundle.golden import write_golden
-from toolkit.bundle.hashes import MANIFEST, hashes_of
+from toolkit.bundle.hashes import hashes_of
+from toolkit.bundle.layout import MANIFEST
 from toolkit.runner.__main__ import main
 
 SOURCES = Path(str(files("toolkit.standalone") / "c_runner"))

@@ -17,7 +17,8 @@ from targets.errors import InvalidInput
 from targets.target import load_target
 from toolkit.backends.litert.lowering import Edges
 from toolkit.backends.litert.tflite import tflite_bytes
-from toolkit.bundle.bundle import GRAPH, Bundle
+from toolkit.bundle.bundle import Bundle
+from toolkit.bundle.layout import GRAPH
 from toolkit.verify.integers.calls import Run
 from toolkit.verify.integers.interpreting import Device, interpreter
 from toolkit.verify.integers.lite_device import LiteDevice
