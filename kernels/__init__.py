@@ -1,10 +1,8 @@
-"""The operators that the training side is built on: a reference beside every fast form. Imports nothing of ours.
+"""The operators that the training side is built on: each folder a reference, a Triton form and what chooses between.
 
-None has landed yet; this file holds the one error that they share.
+Imports nothing of ours. `kernels.registry` lists the operators, and says which form runs for a call, and why.
 """
 
+from kernels.dispatch import KernelUnavailable
+
 __all__ = ["KernelUnavailable"]
-
-
-class KernelUnavailable(RuntimeError):
-    """No implementation of an operator runs on this device with what is installed."""

@@ -1,0 +1,72 @@
+"""Correlations as operators of torch: torch.compile keeps them whole, autograd knows their gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.library import custom_op
+
+from kernels.dispatch import Call, Form, Operator, needs_triton
+from kernels.machine import machine_of
+
+__all__ = ["ROWS", "ROWS_BACKWARD", "row_call", "row_correlation"]
+
+LONGEST_ROW = 16_384
+"""What one Triton program keeps in its registers."""
+
+
+def _too_long_for_triton(call: Call) -> str | None:
+    too_long = f"rows of more than {LONGEST_ROW} do not fit the registers of a program"
+    return needs_triton(call) or (too_long if call.sizes["n"] > LONGEST_ROW else None)
+
+
+ROWS = Operator(
+    "row_correlation",
+    (
+        Form("triton", "kernels.correlation.fused:row_correlation", _too_long_for_triton),
+        Form("torch", "kernels.correlation.reference:row_correlation"),
+    ),
+)
+ROWS_BACKWARD = Operator(
+    "row_correlation",
+    (
+        Form("triton", "kernels.correlation.fused:row_correlation_backward", _too_long_for_triton),
+        Form("torch", "kernels.correlation.reference:row_correlation_backward"),
+    ),
+)
+
+
+def row_call(x: Tensor, y: Tensor) -> Call:
+    return Call(machine_of(x.device), x.dtype, {"rows": x.shape[0], "n": x.shape[1]})
+
+
+@custom_op("kernels::row_correlation", mutates_args=())
+def row_correlation(x: Tensor, y: Tensor) -> Tensor:
+    return ROWS.run(row_call(x, y), x, y)  # type: ignore[no-any-return]
+
+
+@row_correlation.register_fake
+def _(x: Tensor, y: Tensor) -> Tensor:
+    return x.new_empty(x.shape[0])
+
+
+@custom_op("kernels::row_correlation_backward", mutates_args=())
+def _backward(grad: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    return ROWS_BACKWARD.run(row_call(x, y), grad, x, y)  # type: ignore[no-any-return]
+
+
+@_backward.register_fake
+def _(grad: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), y.new_empty(y.shape)
+
+
+def _save(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+    return _backward(grad, *ctx.saved_tensors)  # type: ignore[no-any-return]
+
+
+row_correlation.register_autograd(_gradients, setup_context=_save)

@@ -1,0 +1,48 @@
+"""Memory is asked for before a kernel is launched, not missed in the middle of it."""
+
+from __future__ import annotations
+
+import torch
+
+__all__ = ["free_bytes", "require"]
+
+_SMALL = 64 * 2**20
+"""Below this an allocation is simply tried: asking the driver takes longer than it could save."""
+
+
+def require(operator: str, needed_bytes: int, device: torch.device, *, free: int | None = None) -> None:
+    """Nothing, where `needed_bytes` can be had on `device`.
+
+    Args:
+        free: What can be had, where the caller knows it; else the driver is asked.
+
+    Raises:
+        MemoryError: they cannot; says how much is needed and how much there is.
+    """
+    if needed_bytes < _SMALL and free is None:
+        return
+    if free is None:
+        free = free_bytes(device)
+    if needed_bytes > free:
+        raise MemoryError(
+            f"{operator} needs {needed_bytes / 1e9:.2f} GB on {device} and {free / 1e9:.2f} GB are free:"
+            " give it fewer rows at a time"
+        )
+
+
+def free_bytes(device: torch.device) -> int:
+    """What can be allocated on `device`: free in the driver, or kept by torch for the next that asks."""
+    if device.type != "cuda":
+        return _host_free_bytes()
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept
+
+
+def _host_free_bytes() -> int:
+    """Available memory of the host, where the system tells; else no limit is known."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            found = dict(line.split(":", 1) for line in lines)
+    except OSError:
+        return 2**62
+    return int(found["MemAvailable"].split()[0]) * 1024

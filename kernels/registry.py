@@ -1,0 +1,55 @@
+"""Every operator by name, and which of its forms runs for a call, and why.
+
+>>> from kernels import registry
+>>> print(registry.why("row_correlation", x, y))
+triton: takes rows 64, n 1000; float32 on NVIDIA H100 80GB HBM3 (sm_90)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from types import MappingProxyType
+from typing import Any
+
+from kernels.dispatch import Call, Choice, Operator
+
+__all__ = ["OPERATORS", "choose", "why"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where an operator is described: the module of its forms, their name in it, and what makes a call of arguments."""
+
+    module: str
+    operator: str
+    call: str
+
+
+OPERATORS = MappingProxyType(
+    {
+        "row_correlation": Entry("kernels.correlation.operators", "ROWS", "row_call"),
+    }
+)
+
+
+def choose(name: str, *arguments: Any, **options: Any) -> Choice:
+    """The form of operator `name` that would run for these arguments, and why not the others.
+
+    Raises:
+        ValueError: there is no such operator.
+        KernelUnavailable: KERNELS_FORM names a form that does not run here.
+    """
+    if name not in OPERATORS:
+        raise ValueError(f"unknown operator {name!r}; known: {', '.join(OPERATORS)}")
+    entry = OPERATORS[name]
+    module = import_module(entry.module)
+    operator: Operator = getattr(module, entry.operator)
+    call: Callable[..., Call] = getattr(module, entry.call)
+    return operator.choose(call(*arguments, **options))
+
+
+def why(name: str, *arguments: Any, **options: Any) -> str:
+    """`choose`, to be read."""
+    return str(choose(name, *arguments, **options))

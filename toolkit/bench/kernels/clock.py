@@ -1,0 +1,45 @@
+"""Time ways of computing the same in turns, on a GPU by its own events and with a cold cache, else by the clock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from toolkit.bench.timing import in_turns_s
+
+__all__ = ["seconds_in_turns"]
+
+_ROUNDS = 15
+_SECONDS = 0.5
+_CACHE_BYTES = 256 * 2**20
+
+
+def seconds_in_turns(ways: Mapping[str, Callable[[], Any]], device: torch.device) -> dict[str, list[float]]:
+    """Every run's duration by name; the ways take turns, after two rounds that warm up."""
+    if device.type != "cuda":
+        return in_turns_s(ways, seconds=_SECONDS, fewest=5)
+    flushed = torch.empty(_CACHE_BYTES, dtype=torch.int8, device=device)
+    for _ in range(2):
+        for run in ways.values():
+            run()
+    torch.cuda.synchronize(device)
+    taken: dict[str, list[float]] = {name: [] for name in ways}
+    started = time.perf_counter()
+    while min(map(len, taken.values())) < _ROUNDS or time.perf_counter() - started < _SECONDS:
+        for name, run in ways.items():
+            taken[name].append(_event_seconds(run, flushed))
+    return taken
+
+
+def _event_seconds(run: Callable[[], Any], flushed: torch.Tensor) -> float:
+    """One run between two events; zeroing more than the cache holds also keeps the GPU busy while the host launches."""
+    start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    flushed.zero_()
+    start.record()
+    run()
+    stop.record()
+    stop.synchronize()
+    return float(start.elapsed_time(stop)) / 1e3
