@@ -50,7 +50,7 @@ from toolkit.report.document import build_report
 from toolkit.report.html import render
 from toolkit.report.layers import layer_rows
 from toolkit.sources import Source, load_source
-from toolkit.standalone.runners import put_runner
+from toolkit.standalone.runners import makes_programs, put_linked_runner, put_runner
 from toolkit.trainers import TRAINER, trainer_for, trains
 from toolkit.varying_sizes import check_sizes, size_notes
 
@@ -145,6 +145,8 @@ def compile_model(model: Any = None, *, target: str, **options: Any) -> Bundle:
         program = outcome.program
         laps.end("passes")
         artifact = backend.lower(program, stack, scratch)
+        if opts.standalone and makes_programs(stack):
+            shipped = put_linked_runner(scratch, program, stack)
         samples = list(islice(ctx.proof_data(program), GOLDEN_SAMPLES))
         write_golden(scratch / "golden.npz", samples, backend.witness(scratch, artifact), program.truth.run)
         laps.end("artefact")

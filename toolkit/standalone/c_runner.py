@@ -22,9 +22,24 @@ from toolkit.backends.ahead_of_time.machines import Machine
 from toolkit.bundle.licences import parts
 from toolkit.standalone.onnxruntime_library import onnxruntime_library
 
-__all__ = ["FACTS", "GLIBC", "LIBRARY", "PROGRAM", "build", "c_runner", "write_facts"]
+__all__ = [
+    "FACTS",
+    "GLIBC",
+    "LIBRARY",
+    "PROGRAM",
+    "SESSION",
+    "TERMS",
+    "build",
+    "c_runner",
+    "linked_session",
+    "sources",
+    "write_facts",
+]
 
-PROGRAM, LIBRARY, FACTS, _TERMS = "runner", "libonnxruntime.so", "runner.json", "LICENSES.txt"
+PROGRAM, LIBRARY, FACTS, TERMS = "runner", "libonnxruntime.so", "runner.json", "LICENSES.txt"
+
+SESSION = "session.c"
+"""The source that runs the model."""
 
 _FLAGS = ("-std=c11", "-D_GNU_SOURCE", "-O3", "-Wall", "-Wextra")
 GLIBC = "2.28"
@@ -56,7 +71,7 @@ def c_runner(machine: Machine, folder: Path, *, wheel: Path | None = None) -> Pa
         (folder / LIBRARY).write_bytes(library.content)
         terms = [*((part.name, part.texts) for part in parts("edge-toolkit")), ("onnxruntime", library.terms)]
         texts = [f"{name}, {file}\n\n{text.strip()}\n" for name, inside in terms for file, text in inside.items()]
-        (folder / _TERMS).write_text("\n\n".join(texts), "utf-8")
+        (folder / TERMS).write_text("\n\n".join(texts), "utf-8")
     except OSError as error:
         raise InvalidInput(f"cannot write {folder}: {error.strerror}", hint="choose another folder") from error
     return program
@@ -81,7 +96,7 @@ def build(machine: Machine, folder: Path) -> Path:
     """
     with tempfile.TemporaryDirectory(prefix="toolkit-runner-") as name:
         scratch = Path(name)
-        for source, text in _sources():
+        for source, text in sources().items():
             (scratch / source).write_bytes(text)
         names = sorted(path.name for path in scratch.glob("*.c"))
         command = [*_compiler(machine), *_FLAGS, *names, "-s", "-o", PROGRAM, "-ldl", "-lm"]
@@ -104,9 +119,15 @@ def build(machine: Machine, folder: Path) -> Path:
     return folder / PROGRAM
 
 
-def _sources() -> list[tuple[str, bytes]]:
+def sources() -> dict[str, bytes]:
+    """The runner's own files, by name."""
     folder = files("toolkit.standalone") / "c_runner"
-    return [(entry.name, entry.read_bytes()) for entry in folder.iterdir() if entry.name.endswith((".c", ".h"))]
+    return {entry.name: entry.read_bytes() for entry in folder.iterdir() if entry.name.endswith((".c", ".h"))}
+
+
+def linked_session() -> bytes:
+    """What takes the place of `SESSION` where the network is linked to the runner."""
+    return (files("toolkit.standalone") / "c_runner" / "linked" / SESSION).read_bytes()
 
 
 def _compiler(machine: Machine) -> tuple[str, ...]:

@@ -10,20 +10,22 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from passes.program import Program
 from targets.errors import MissingDependency
 from targets.stack import Stack
 from targets.target import Target, load_target
 from toolkit.backends.ahead_of_time.machines import MACHINES, Machine
 from toolkit.bundle.licences import Part, parts, python
 from toolkit.emulator.cores import core_of
-from toolkit.standalone.c_runner import GLIBC, c_runner, write_facts
+from toolkit.standalone.c_runner import GLIBC, TERMS, c_runner, write_facts
 from toolkit.standalone.freezing import frozen_runner
+from toolkit.standalone.linked_runner import linked_runner
 
-__all__ = ["machine_of", "put_runner"]
+__all__ = ["machine_of", "makes_programs", "put_linked_runner", "put_runner"]
 
 _FROZEN = ("edge-toolkit", "numpy", "onnxruntime", "pillow", "pyinstaller")
 _IN_C = ("edge-toolkit", "onnxruntime")
-_TERMS = "LICENSES.txt"
+_LINKED = ("edge-toolkit",)
 
 
 def put_runner(
@@ -31,10 +33,14 @@ def put_runner(
 ) -> list[Part]:
     """Make the runner, and put it into run/ of the folder of a bundle that is being made. Returns what is inside it.
 
+    A stack that makes programs gets none here, since its runner holds the network: see `put_linked_runner`.
+
     Raises:
         MissingDependency: PyInstaller, a compiler or a library is not here.
         InvalidInput: a folder cannot be written.
     """
+    if makes_programs(stack):
+        return []
     target = load_target(stack.target)
     machine = machine_of(target)
     folder = bundle / "run"
@@ -47,7 +53,26 @@ def put_runner(
     program, inside = frozen_runner(progress), [python(), *parts(*_FROZEN)]
     folder.mkdir()
     shutil.copy(program, folder / program.name)
-    (folder / _TERMS).write_text(_texts(inside), "utf-8")
+    (folder / TERMS).write_text(_texts(inside), "utf-8")
+    return inside
+
+
+def makes_programs(stack: Stack) -> bool:
+    """Whether what the stack makes needs nothing on the device to run it."""
+    return stack.artifact == "executable"
+
+
+def put_linked_runner(bundle: Path, program: Program, stack: Stack) -> list[Part]:
+    """The same for a stack that makes programs: the network with a command line around it, in one static file.
+
+    Raises:
+        MissingDependency: TVM or a compiler is not here.
+    """
+    folder = bundle / "run"
+    inside = parts(*_LINKED)
+    linked_runner(program, MACHINES[stack.machine], folder, runtime=stack.runtime)
+    write_facts(folder, stack)
+    (folder / TERMS).write_text(_texts(inside), "utf-8")
     return inside
 
 

@@ -49,14 +49,17 @@ def compiler_version(machine: Machine) -> str:
     return said.splitlines()[0] if said else "unknown"
 
 
-def link(folder: Path, files: Sequence[str], machine: Machine, program: str) -> Path:
+def link(folder: Path, files: Sequence[str], machine: Machine, program: str, *, flags: Sequence[str] = ()) -> Path:
     """Compile and link `files` of `folder` into a static executable of that name beside them.
+
+    Args:
+        flags: More of the compiler's; they come after our own.
 
     Raises:
         MissingDependency: no compiler is installed.
         ToolkitError: the compiler refuses.
     """
-    command = [*compiler(machine), *_FLAGS, *files, *_LINK, "-o", program, "-lm"]
+    command = [*compiler(machine), *_FLAGS, *flags, *files, *_LINK, "-o", program, "-lm"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_LONGEST_S, check=False)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if "error" in line or "undefined" in line]

@@ -20,7 +20,7 @@ from toolkit.backends.ahead_of_time.networks import network_of
 from toolkit.backends.ahead_of_time.plan import Memory, Plan, planned
 from toolkit.backends.ahead_of_time.trace import Tensor
 
-__all__ = ["Built", "compile_executable", "compile_source"]
+__all__ = ["Built", "compile_executable", "compile_source", "write_linkable"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,13 +69,10 @@ def compile_executable(program: Program, machine: Machine, path: Path) -> Built:
         InvalidInput: sizes vary, or TVM lacks an operator.
         MissingDependency: TVM or a C compiler for the machine is not installed.
     """
-    compiled = network_of(program).compiled(machine)
-    plan = planned(compiled.trace)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        theirs = {"kernels.o": compiled.code} if compiled.code else {}
-        _write(folder, sources(plan, program.name) | theirs)
-        made = link(folder, (*our_sources(plan.trace), "weights.S", *theirs), machine, "program")
+        plan, given = write_linkable(program, machine, folder)
+        made = link(folder, given, machine, "program")
         path.write_bytes(made.read_bytes())
     path.chmod(0o755)
     return Built(
@@ -85,6 +82,23 @@ def compile_executable(program: Program, machine: Machine, path: Path) -> Built:
         outputs=plan.trace.outputs,
         memory=plan.memory,
     )
+
+
+def write_linkable(program: Program, machine: Machine, folder: Path, *, command: bool = True) -> tuple[Plan, list[str]]:
+    """Write the network as C and objects of `machine` into `folder`; the plan, and what the compiler is to be given.
+
+    Args:
+        command: With the file that makes a command of it, which whoever has a `main` of their own leaves out.
+
+    Raises:
+        InvalidInput: sizes vary, or TVM lacks an operator.
+        MissingDependency: TVM is not installed.
+    """
+    compiled = network_of(program).compiled(machine)
+    plan = planned(compiled.trace)
+    theirs = {"kernels.o": compiled.code} if compiled.code else {}
+    _write(folder, sources(plan, program.name) | theirs)
+    return plan, [*our_sources(plan.trace, command=command), "weights.S", *theirs]
 
 
 def compile_source(program: Program, folder: Path) -> Memory:

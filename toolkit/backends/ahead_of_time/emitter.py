@@ -17,7 +17,8 @@ from toolkit.backends.ahead_of_time.trace import Kernel, Tensor, Trace
 
 __all__ = ["has_integers", "kernel_source", "makefile", "our_sources", "sources"]
 
-_ALWAYS = ("main.c", "model.c", "support.c")
+_COMMAND = "main.c"
+_ALWAYS = ("model.c", "support.c")
 
 _INTEGERS = (
     "integers_dense.c", "integers_depthwise.c", "integers_edges.c", "integers_elementwise.c", "integers_pooling.c",
@@ -44,7 +45,7 @@ def sources(plan: Plan, name: str) -> dict[str, bytes]:
     return fixed | {file: text.encode() for file, text in written.items()} | {"weights.bin": plan.weights}
 
 
-_FIXED = ("main.c", "support.c", "support.h", "weights.S")
+_FIXED = (_COMMAND, "support.c", "support.h", "weights.S")
 
 
 def has_integers(trace: Trace) -> bool:
@@ -52,9 +53,9 @@ def has_integers(trace: Trace) -> bool:
     return any(kernel.source for kernel in trace.kernels.values())
 
 
-def our_sources(trace: Trace) -> tuple[str, ...]:
-    """The C files that are not TVM's."""
-    return (*_ALWAYS, *((*_INTEGERS, _CALLS) if has_integers(trace) else ()))
+def our_sources(trace: Trace, *, command: bool = True) -> tuple[str, ...]:
+    """The C files that are not TVM's; without the one that makes a command of the network unless `command`."""
+    return (*((_COMMAND,) if command else ()), *_ALWAYS, *((*_INTEGERS, _CALLS) if has_integers(trace) else ()))
 
 
 def _calls(trace: Trace) -> str:

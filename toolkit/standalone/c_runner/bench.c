@@ -156,14 +156,13 @@ int bench(const Bundle *bundle, int runs, int threads) {
     Golden *golden = read_golden(bundle, &count);
     Sample sample = golden_sample(golden, bundle);
     double latency_ms = fastest_half_s(bundle, &sample, runs, threads) * 1e3;
-    const char *shown = text("%.5g", latency_ms), *dot = strchr(runtime_version(), '.');
-    dot = dot ? strchr(dot + 1, '.') : NULL;
+    const char *shown = text("%.5g", latency_ms);
     Row row;
     for (int i = 0; i < COLUMNS; i++)
         row.cells[i] = "";
     set_stack(&row, bundle);
     set(&row, "device_variant", processor());
-    set(&row, "runtime", text("onnxruntime %.*s", dot ? (int)(dot - runtime_version()) : 20, runtime_version()));
+    set(&row, "runtime", runtime_name());
     set(&row, "threads", text("%d", threads));
     set(&row, "batch", "1");
     set(&row, "model", bundle->name);

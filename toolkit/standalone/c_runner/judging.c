@@ -93,8 +93,9 @@ static const char *spelled(double db) { return isinf(db) && db > 0 ? "identical"
 
 static void show(const Bundle *bundle, const Verdict *verdict, size_t samples) {
     if (!as_json) {
-        const char *by =
-            bundle->lowered ? text(" (%s through onnxruntime; the device runs %s)", GRAPH, bundle->lowered) : "";
+        const char *by = strcmp(bundle->artefact, file_run(bundle))
+                             ? text(" (%s through onnxruntime; the device runs %s)", GRAPH, bundle->artefact)
+                             : "";
         printf("%s: %zu golden samples%s: %s against the answers recorded (needed: %s)\n", bundle->name, samples, by,
                spelled(verdict->sqnr_db), spelled(verdict->floor_db));
         puts(verdict->passed ? "passed" : "FAILED: the answers on this machine are not those recorded");

@@ -107,9 +107,10 @@ typedef struct {
 } Spec;
 
 typedef struct {
-    const char *folder, *name, *target, *stack, *lowered, *preprocessing;
-    Spec *inputs;
-    size_t input_count;
+    const char *folder, *name, *target, *stack, *preprocessing;
+    const char *artefact, *graph_sha256; /* what the device runs; the hash of the graph that it was made of */
+    Spec *inputs, *outputs;
+    size_t input_count, output_count;
 } Bundle;
 
 extern const char GRAPH[]; /* model.onnx */
@@ -154,10 +155,11 @@ Image parse_png(Bytes content, const char *name, bool gray);
 Tensor prepared(Image image, const char *name, const Spec *spec, const char *how);
 void check_preprocessing(const Spec *spec, const char *how); /* before any image is read */
 
-/* ---- session.c */
+/* ---- session.c, or linked/session.c: two ways to run the model, of which a runner has one */
 
 void open_session(const Bundle *bundle, int threads);
-const char *runtime_version(void);
+const char *runtime_name(void);                 /* with its version; after open_session */
+const char *file_run(const Bundle *bundle);     /* which of the bundle's files it runs */
 Tensors run_session(const Bundle *bundle, const Sample *sample);
 void run_again(const Bundle *bundle, const Sample *sample); /* answers are dropped: for timing */
 

@@ -52,7 +52,16 @@ static const OrtApi *load_library(void) {
     return table;
 }
 
-const char *runtime_version(void) { return version; }
+const char *runtime_name(void) {
+    const char *dot = strchr(version, '.');
+    dot = dot ? strchr(dot + 1, '.') : NULL;
+    return text("onnxruntime %.*s", dot ? (int)(dot - version) : 20, version);
+}
+
+const char *file_run(const Bundle *bundle) {
+    (void)bundle;
+    return GRAPH;
+}
 
 /* ---- names */
 
