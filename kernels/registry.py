@@ -30,6 +30,11 @@ class Entry:
 OPERATORS = MappingProxyType(
     {
         "row_correlation": Entry("kernels.correlation.operators", "ROWS", "row_call"),
+        "quantize_rows": Entry("kernels.int8_linear.operators", "QUANTIZE", "rows_call"),
+        "linear_w8a8": Entry("kernels.int8_linear.operators", "LINEAR", "layer_call"),
+        "linear_int4": Entry("kernels.int4_linear.operators", "LINEAR", "layer_call"),
+        "correlation": Entry("kernels.correlation.columns.operators", "COLUMNS", "columns_call"),
+        "effective_rank": Entry("kernels.effective_rank.operators", "RANKS", "rank_call"),
     }
 )
 

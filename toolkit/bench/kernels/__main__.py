@@ -24,7 +24,10 @@ from toolkit import units
 from toolkit.bench.kernels.case import Row
 from toolkit.bench.kernels.measuring import measure
 
-OPERATORS = ("correlation",)
+OPERATORS = (
+    "correlation",
+    "effective_rank",
+)
 """By the file of their cases."""
 
 

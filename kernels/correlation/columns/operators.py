@@ -1,0 +1,87 @@
+"""Correlation between columns as operators of torch: torch.compile keeps them whole, autograd knows their gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.library import custom_op
+
+from kernels.correlation.columns import moments
+from kernels.dispatch import Call, Form, Operator, needs_triton
+from kernels.machine import machine_of
+
+__all__ = ["COLUMNS", "COMOMENTS", "columns_call", "comoments", "correlation"]
+
+
+def _beyond_triton(call: Call) -> str | None:
+    if call.dtype == torch.float64:
+        return "Triton multiplies in three products of tf32, which float64 is finer than"
+    if call.machine.kind == "cuda" and call.machine.capability < (8, 0):
+        return f"products in tf32 need compute capability 8.0, {call.machine} has less"
+    return needs_triton(call)
+
+
+COLUMNS = Operator(
+    "correlation",
+    (
+        Form("triton", "kernels.correlation.columns.fused:correlation", _beyond_triton),
+        Form("torch", "kernels.correlation.columns.moments:correlation"),
+    ),
+)
+COMOMENTS = Operator(
+    "correlation",
+    (
+        Form("triton", "kernels.correlation.columns.fused:comoments", _beyond_triton),
+        Form("torch", "kernels.correlation.columns.moments:comoments"),
+    ),
+)
+
+
+def columns_call(x: Tensor) -> Call:
+    return Call(machine_of(x.device), x.dtype, {"T": x.shape[0], "D": x.shape[1]})
+
+
+@custom_op("kernels::correlation", mutates_args=())
+def correlation(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Correlations; means and lengths of the centred columns, for the gradient."""
+    return COLUMNS.run(columns_call(x), x)  # type: ignore[no-any-return]
+
+
+@correlation.register_fake
+def _(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    width, kept = x.shape[1], moments.wide(x.dtype)
+    return x.new_empty(width, width), x.new_empty(width, dtype=kept), x.new_empty(width, dtype=kept)
+
+
+def comoments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """(D,) means and (D, D) comoments of x (T, D), in float32 or float64; no gradient."""
+    return COMOMENTS.run(columns_call(x), x.detach())  # type: ignore[no-any-return]
+
+
+@custom_op("kernels::correlation_backward", mutates_args=())
+def _backward(grad: Tensor, x: Tensor, r: Tensor, mean: Tensor, length: Tensor) -> Tensor:
+    """dx = u (A − diag(q)) / |dx| with u = (x − mean) / |dx|, A = G + Gᵀ and q the column sums of A r: one product."""
+    inverse = torch.where(length == 0, 0.0, 1 / length)
+    both = (grad + grad.T).to(length.dtype)
+    mixed = both - torch.diag((both * r).sum(0))
+    unit = ((x - mean) * inverse).to(x.dtype)
+    return ((unit @ mixed.to(x.dtype)) * inverse).to(x.dtype)
+
+
+@_backward.register_fake
+def _(grad: Tensor, x: Tensor, r: Tensor, mean: Tensor, length: Tensor) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+def _save(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*inputs, *output)
+    ctx.mark_non_differentiable(*output[1:])
+
+
+def _gradients(ctx: Any, grad: Tensor, *of_nothing: Tensor) -> Tensor:
+    return _backward(grad, *ctx.saved_tensors)  # type: ignore[no-any-return]
+
+
+correlation.register_autograd(_gradients, setup_context=_save)

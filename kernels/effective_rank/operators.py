@@ -1,0 +1,83 @@
+"""Effective ranks as one operator of torch: torch.compile keeps it whole, autograd knows its gradient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.library import custom_op
+
+from kernels.dispatch import Call, Form, Operator
+from kernels.effective_rank.gradient import effective_rank_backward
+from kernels.machine import machine_of
+
+__all__ = ["RANKS", "RankCall", "effective_rank", "rank_call"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankCall(Call):
+    """A call, and the kind of rank that it asks for."""
+
+    kind: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}, {super().__str__()}"
+
+
+def _slower_than_eigenvalues(call: Call) -> str | None:
+    if cast(RankCall, call).kind == "participation":
+        return None
+    if call.dtype == torch.float64:
+        return "float64 asks for more digits than 19 determinants or a few squarings give"
+    return (
+        None if call.machine.kind == "cuda" else f"eigenvalues take a {call.machine.kind} less time than the products"
+    )
+
+
+RANKS = Operator(
+    "effective_rank",
+    (
+        Form("products", "kernels.effective_rank.products:effective_rank", _slower_than_eigenvalues),
+        Form("eigenvalues", "kernels.effective_rank.eigenvalues:effective_rank"),
+        Form("torch", "kernels.effective_rank.reference:effective_rank"),
+    ),
+)
+
+
+def rank_call(w: Tensor, *, kind: str = "participation") -> RankCall:
+    sizes = {"batch": w.shape[:-2].numel(), "m": w.shape[-2], "n": w.shape[-1]}
+    return RankCall(machine_of(w.device), w.dtype, sizes, kind=kind)
+
+
+@custom_op("kernels::effective_rank", mutates_args=())
+def effective_rank(w: Tensor, kind: str) -> Tensor:
+    return RANKS.run(rank_call(w, kind=kind), w, kind)  # type: ignore[no-any-return]
+
+
+@effective_rank.register_fake
+def _(w: Tensor, kind: str) -> Tensor:
+    return w.new_empty(w.shape[:-2])
+
+
+@custom_op("kernels::effective_rank_backward", mutates_args=())
+def _backward(grad: Tensor, w: Tensor, kind: str) -> Tensor:
+    return effective_rank_backward(grad, w, kind)
+
+
+@_backward.register_fake
+def _(grad: Tensor, w: Tensor, kind: str) -> Tensor:
+    return w.new_empty(w.shape)
+
+
+def _save(ctx: Any, inputs: tuple[Tensor, str], output: Tensor) -> None:
+    w, ctx.kind = inputs
+    ctx.save_for_backward(w)
+
+
+def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    return _backward(grad, ctx.saved_tensors[0], ctx.kind), None
+
+
+effective_rank.register_autograd(_gradients, setup_context=_save)

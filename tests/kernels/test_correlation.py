@@ -1,0 +1,180 @@
+"""Correlation between columns: numpy's values, float64's truth, means far from zero, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from kernels import registry
+from kernels.correlation import correlation, correlation_workspace_bytes
+from kernels.correlation.columns import moments, operators, reference
+
+SHAPES = [(2, 1), (3, 5), (63, 7), (1000, 33), (129, 130), (40, 300)]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+FORMS = ["torch", "triton"]
+
+
+def _data(rows: int, width: int, dtype: torch.dtype, device: torch.device | str = "cpu") -> torch.Tensor:
+    """Columns that share a part, so that correlations are far from zero."""
+    rng = torch.Generator().manual_seed(rows * width)
+    shared, own = torch.randn(2, rows, width, dtype=torch.float64, generator=rng)
+    return (own + shared[:, :1]).to(device, dtype)
+
+
+def _largest_error(found: torch.Tensor, truth: torch.Tensor) -> float:
+    assert found.shape == truth.shape
+    return (found.double() - truth).abs().max().item() if truth.numel() else 0.0
+
+
+@pytest.fixture(params=FORMS)
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("KERNELS_FORM", request.param)
+    return str(request.param)
+
+
+@pytest.mark.parametrize(("rows", "width"), [(3, 5), (1000, 33), (129, 130)])
+def test_agrees_with_numpy(rows: int, width: int) -> None:
+    x = _data(rows, width, torch.float64)
+    np.testing.assert_allclose(correlation(x).numpy(), np.corrcoef(x.numpy(), rowvar=False), atol=1e-12)
+
+
+@pytest.mark.usefixtures("form")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("rows", "width"), SHAPES)
+def test_as_close_to_the_truth_as_torch(rows: int, width: int, dtype: torch.dtype, device: torch.device) -> None:
+    x = _data(rows, width, dtype, device)
+    truth = reference.correlation(x.double())
+    allowed = 2 * _largest_error(reference.correlation(x), truth) + torch.finfo(dtype).eps
+    assert _largest_error(correlation(x), truth) <= allowed
+
+
+@pytest.mark.usefixtures("form")
+@pytest.mark.parametrize("drift", ["none", "linear", "one jump", "first rows apart"])
+def test_a_mean_of_ten_thousand_deviations_costs_no_digits(drift: str, device: torch.device) -> None:
+    rows = 3000
+    x = _data(rows, 40, torch.float64)
+    along = torch.linspace(0, 1, rows, dtype=torch.float64)[:, None]
+    x = x + 1e4 * (1 + torch.arange(40) / 40) * {"none": 1.0, "linear": 1 + along}.get(drift, 1.0)
+    if drift == "one jump":
+        x[rows // 3 :] -= 2e4
+    if drift == "first rows apart":
+        x[:100] += 3e4
+    x = x.to(device, torch.float32)
+    truth = reference.correlation(x.double())
+    assert _largest_error(correlation(x), truth) <= 16 * torch.finfo(torch.float32).eps
+
+
+@pytest.mark.usefixtures("form")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_symmetric_to_the_bit_with_ones_on_the_diagonal(dtype: torch.dtype, device: torch.device) -> None:
+    r = correlation(_data(100, 140, dtype, device))
+    assert torch.equal(r, r.T)
+    assert (r.diagonal() == 1).all()
+    assert r.abs().max() <= 1
+
+
+@pytest.mark.usefixtures("form")
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float64])
+def test_constant_columns_and_equal_ones(
+    dtype: torch.dtype, device: torch.device, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if dtype == torch.float64:
+        monkeypatch.setenv("KERNELS_FORM", "torch")
+    x = _data(1500, 6, dtype, device)
+    x[:, 1], x[:, 2] = 0.1, 0.0
+    x[:, 4] = -x[:, 3]
+    r = correlation(x.requires_grad_())
+    for constant in (1, 2):
+        expected = torch.zeros(6, dtype=dtype, device=device)
+        expected[constant] = 1
+        assert torch.equal(r[constant], expected)
+    assert r[3, 4].item() == pytest.approx(-1.0, abs=2 * torch.finfo(dtype).eps)
+    (r * torch.randn_like(r)).sum().backward()
+    assert x.grad is not None
+    assert (x.grad[:, 1:3] == 0).all()
+    assert x.grad.isfinite().all()
+
+
+@pytest.mark.usefixtures("form")
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("row", [0, 5, 69])
+def test_what_is_not_finite_goes_through_its_column_alone(bad: float, row: int, device: torch.device) -> None:
+    x = _data(70, 5, torch.float32, device)
+    x[:, 3] = 2.0
+    clean = correlation(x)
+    x[row, 1] = bad
+    found = correlation(x)
+    assert found[1].isnan().all()
+    assert found[:, 1].isnan().all()
+    others = [0, 2, 3, 4]
+    torch.testing.assert_close(found[others][:, others], clean[others][:, others])
+
+
+@pytest.mark.usefixtures("form")
+def test_strides_and_no_columns_at_all(device: torch.device) -> None:
+    x = _data(60, 40, torch.float32, device)
+    torch.testing.assert_close(correlation(x[::2, ::3]), correlation(x[::2, ::3].contiguous()))
+    torch.testing.assert_close(correlation(x.T), correlation(x.T.contiguous()))
+    assert correlation(x[:, :0]).shape == (0, 0)
+
+
+@pytest.mark.usefixtures("form")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gradients_are_as_close_as_torch(dtype: torch.dtype, device: torch.device) -> None:
+    x = _data(50, 9, dtype, device)
+    grad = torch.randn(9, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(device, dtype)
+    truth = reference.correlation_backward(grad.double(), x.double())
+    plain = reference.correlation_backward(grad, x)
+    correlation(x.requires_grad_()).backward(grad)
+    assert x.grad is not None
+    allowed = 2 * _largest_error(plain, truth) + torch.finfo(dtype).eps * truth.abs().max().item()
+    assert _largest_error(x.grad, truth) <= allowed
+
+
+def test_gradients_are_those_of_finite_differences() -> None:
+    x = _data(7, 4, torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: correlation(x).tril(-1), x)
+    grad = torch.randn(4, 4, dtype=torch.float64)
+    correlation(x).backward(grad)
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, reference.correlation_backward(grad, x.detach()))
+
+
+def test_panels_and_blocks_leave_no_seam(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = _data(500, 70, torch.float64)
+    whole = moments.comoments(x)
+    monkeypatch.setattr(moments, "_PANEL", 32)
+    monkeypatch.setattr(moments, "_BLOCK_ELEMENTS", 7000)
+    for found, expected in zip(moments.comoments(x), whole, strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_torch_accepts_the_operator() -> None:
+    torch.library.opcheck(operators.correlation, (_data(7, 4, torch.float64).requires_grad_(),))
+
+
+def test_memory_is_asked_for_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.ones(2, 3000)
+    assert correlation_workspace_bytes(x) > 3 * 4 * 3000**2
+    monkeypatch.setattr("kernels.memory.free_bytes", lambda device: 10**6)
+    with pytest.raises(MemoryError, match=r"correlation needs 0\.\d+ GB on cpu"):
+        correlation(x)
+
+
+def test_which_form_runs_and_why() -> None:
+    assert "torch: takes T 3, D 5; float64 on cpu" in registry.why("correlation", _data(3, 5, torch.float64))
+    assert "float64 is finer" in registry.why("correlation", _data(3, 5, torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("x", "error", "words"),
+    [
+        (torch.ones(1, 4), ValueError, r"T>=2, D\), got \(1, 4\)"),
+        (torch.ones(4), ValueError, r"got \(4,\)"),
+        (torch.ones(4, 2, dtype=torch.int32), TypeError, "floating point numbers, got torch.int32"),
+    ],
+)
+def test_what_is_no_matrix_of_rows_is_refused(x: torch.Tensor, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        correlation(x)
