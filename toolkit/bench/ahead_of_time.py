@@ -5,7 +5,8 @@
 Trained networks are compiled to executables and asked what they were not calibrated on, in QEMU where the machine is
 another than this one: bytes of the executable, of its constants, of its arena and of the scratch memory in it;
 instructions of one inference; the largest error, SQNR and equal decisions against PyTorch. Loops are not tuned, and
-instructions are no time: no row says how fast a board is.
+instructions are no time: no row says how fast a board is. A program for this machine is also timed, in turns with
+onnxruntime at one thread on the same graph.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from math import isinf
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 
 import numpy as np
@@ -25,6 +27,7 @@ import numpy as np
 from passes.compare import errors, sqnr_db
 from passes.context import Context
 from passes.dataset import Array, Sample
+from passes.onnxruntime import Session
 from passes.program import Program
 from passes.recipe import RECIPES
 from passes.running import run
@@ -33,6 +36,7 @@ from targets.target import load_target
 from toolkit import units
 from toolkit.backends.ahead_of_time import MACHINES, Built, compile_executable, count_instructions
 from toolkit.bench.emulated import NETWORKS
+from toolkit.bench.timing import in_turns_s
 from toolkit.bench.trained import Task
 
 __all__ = ["PRECISIONS", "Row", "program_rows"]
@@ -42,6 +46,8 @@ _STACK = "program-int8"
 """Of a Raspberry Pi 4: its integer format is that of every machine."""
 
 _SAMPLES = 4
+_INFERENCES = 20
+"""In one timed run of a program: its start is timed apart, and taken off."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +55,7 @@ class Row:
     """One program; `note` says why there are no figures. Errors are of the output that fares worst.
 
     `instructions` is None where they cannot be counted: on this machine's own processor, or without QEMU's plugins.
+    `latency_s` and onnxruntime's are None everywhere else.
     """
 
     network: str
@@ -59,6 +66,8 @@ class Row:
     arena_bytes: int = 0
     scratch_bytes: int = 0
     instructions: int | None = None
+    latency_s: float | None = None
+    onnxruntime_latency_s: float | None = None
     samples: int = 0
     max_error: float | None = None
     sqnr_db: float | None = None
@@ -101,6 +110,7 @@ def _row(
         built = compile_executable(program, MACHINES[machine], Path(folder, "program"))
         given = [_renamed(built, sample) for sample in samples]
         answers = built.many(given)
+        latency_s, theirs_s = _times_s(built, program, given[0])
         decided, right = (_decided(task, answer) for answer in (answers, truth))
         pairs = [_errors(answers, truth, position) for position in range(len(built.outputs))]
         return Row(
@@ -112,6 +122,8 @@ def _row(
             arena_bytes=built.memory.arena_bytes,
             scratch_bytes=built.memory.scratch_bytes,
             instructions=_instructions(built, given[0]),
+            latency_s=latency_s,
+            onnxruntime_latency_s=theirs_s,
             samples=len(samples),
             max_error=max(worst for _, worst in pairs),
             sqnr_db=min(db for db, _ in pairs),
@@ -134,6 +146,23 @@ def _instructions(built: Built, sample: Sample) -> int | None:
     except MissingDependency:
         return None
     return counted[1] - counted[0]
+
+
+def _times_s(built: Built, program: Program, sample: Sample) -> tuple[float | None, float | None]:
+    """Of one inference, the program's and onnxruntime's, where the program is for this machine."""
+    if built.machine.architecture != platform.machine():
+        return None, None
+    session = Session(program.onnx_bytes, threads=1)
+    inputs = {spec.name: array for spec, array in zip(program.signature.inputs, sample.values(), strict=True)}
+    taken = in_turns_s(
+        {
+            "started": lambda: built.many([sample]),
+            "program": lambda: built.many([sample] * (1 + _INFERENCES)),
+            "onnxruntime": lambda: [session(inputs) for _ in range(_INFERENCES)],
+        }
+    )
+    started, ours, theirs = (median(times) for times in taken.values())
+    return (ours - started) / _INFERENCES, theirs / _INFERENCES
 
 
 def _decided(task: Task, answers: Sequence[Sample]) -> Array:
@@ -165,7 +194,7 @@ def main() -> None:
         print(json.dumps({"schema": "toolkit.bench.ahead_of_time/1", "rows": [_plain(row) for row in rows]}, indent=1))
         return
     print(f"{'network':20} {'machine':18} {'':8}{'executable':>11} {'constants':>10} {'arena':>9} {'scratch':>9} "
-          f"{'instructions':>13} {'error':>9} {'SQNR':>9} {'agrees':>7}")  # fmt: skip
+          f"{'instructions':>13} {'error':>9} {'SQNR':>9} {'agrees':>7}  time here, of onnxruntime's")  # fmt: skip
     for row in rows:
         print(_line(row), flush=True)
 
@@ -182,7 +211,13 @@ def _line(row: Row) -> str:
     shown = [f"{units.bytes_(size):>{width}}" for size, width in zip(sizes, (11, 10, 9, 9), strict=True)]
     counted = "-" if row.instructions is None else f"{row.instructions / 1e6:.2f} M"
     drift = "identical" if row.sqnr_db is None or isinf(row.sqnr_db) else units.decibels(row.sqnr_db)
-    return f"{head}{' '.join(shown)} {counted:>13} {row.max_error:9.2g} {drift:>9} {row.agreement:7.2f}"
+    return f"{head}{' '.join(shown)} {counted:>13} {row.max_error:9.2g} {drift:>9} {row.agreement:7.2f}  {_timed(row)}"
+
+
+def _timed(row: Row) -> str:
+    if row.latency_s is None or row.onnxruntime_latency_s is None:
+        return "-"
+    return f"{units.seconds(row.latency_s)}, {row.latency_s / row.onnxruntime_latency_s:.2f} times"
 
 
 if __name__ == "__main__":
