@@ -10,15 +10,27 @@ import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from types import MappingProxyType
 from typing import Any
 
 from passes.dataset import Array
 from targets.errors import InvalidInput, MissingDependency, ToolkitError
 
-__all__ = ["LONGEST_RUN_S", "Session", "import_onnxruntime", "mapped_errors"]
+__all__ = ["LONGEST_RUN_S", "PROVIDERS", "Session", "import_onnxruntime", "mapped_errors"]
 
 LONGEST_RUN_S = 600.0
 """Seconds for one sample of a model with a loop, on this machine."""
+
+
+PROVIDERS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "cpu": ("CPUExecutionProvider", "onnxruntime"),
+        "cuda": ("CUDAExecutionProvider", "onnxruntime-gpu"),
+        "tensorrt": ("TensorrtExecutionProvider", "onnxruntime-gpu"),
+        "webgpu": ("WebGpuExecutionProvider", "onnxruntime-webgpu"),
+    }
+)
+"""What a graph can run on, by our name: onnxruntime's name, and the distribution that holds it, one at a time."""
 
 
 def import_onnxruntime() -> Any:
@@ -92,10 +104,24 @@ class Session:
         optimize: Let onnxruntime rewrite the graph, as a device would; off to compare graphs as they stand.
         threads: Threads inside one operator.
         without: Names of onnxruntime's optimisers that are left out.
+        provider: One of `PROVIDERS`; operators that it does not take run on the processor.
+
+    Raises:
+        MissingDependency: this onnxruntime does not have that provider, or it finds no device.
+        InvalidInput: the model is at fault.
     """
 
-    def __init__(self, model: bytes, *, optimize: bool = True, threads: int = 1, without: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        model: bytes,
+        *,
+        optimize: bool = True,
+        threads: int = 1,
+        without: Sequence[str] = (),
+        provider: str = "cpu",
+    ) -> None:
         ort = import_onnxruntime()
+        providers = _providers(provider, ort.get_available_providers())
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -103,9 +129,9 @@ class Session:
         options.use_deterministic_compute = True
         level = ort.GraphOptimizationLevel
         options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
-        with mapped_errors("loading the model"):
+        with mapped_errors("loading the model"), _device_there(provider):
             self._session = ort.InferenceSession(
-                model, options, providers=["CPUExecutionProvider"], disabled_optimizers=list(without) or None
+                model, options, providers=providers, disabled_optimizers=list(without) or None, enable_fallback=0
             )
         self._may_loop = b"Loop" in model  # a timer costs a thread, which short runs would feel
         self.output_names = [o.name for o in self._session.get_outputs()]
@@ -125,6 +151,32 @@ class Session:
         with mapped_errors("running the model"), watched as options:
             names = self.output_names if only is None else list(only)
             return dict(zip(names, self._session.run(names, dict(inputs), options), strict=True))
+
+
+@contextmanager
+def _device_there(provider: str) -> Iterator[None]:
+    """Tell a device that is not there from a model that cannot be loaded."""
+    try:
+        yield
+    except Exception as error:
+        name = type(error).__name__
+        if provider == "cpu" or not (isinstance(error, _PLAIN_ERRORS) or name in _RUNTIME_ERRORS):
+            raise
+        raise MissingDependency(
+            f"{provider} cannot run this here: {' '.join(str(error).split())[-200:]}",
+            hint="install the driver of the device, or run on cpu",
+        ) from error
+
+
+def _providers(name: str, present: Sequence[str]) -> list[str]:
+    wanted, distribution = PROVIDERS[name]
+    if wanted not in present:
+        have = ", ".join(ours for ours, (theirs, _) in PROVIDERS.items() if theirs in present)
+        raise MissingDependency(
+            f"this onnxruntime runs graphs on {have}, not on {name}",
+            hint=f"pip uninstall onnxruntime, then pip install {distribution}: they cannot stand side by side",
+        )
+    return list(dict.fromkeys([wanted, PROVIDERS["cpu"][0]]))
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import onnx
 import onnx.parser
 import pytest
 
-from passes.onnxruntime import Session, import_onnxruntime, mapped_errors
+from passes.onnxruntime import PROVIDERS, Session, import_onnxruntime, mapped_errors
 from targets.errors import InvalidInput, MissingDependency, ToolkitError
 
 
@@ -103,3 +103,35 @@ def test_inputs_that_the_model_cannot_take_are_a_failure_of_ours(inputs: dict[st
     with pytest.raises(InvalidInput) as raised:
         Session(model("y = Neg(x)"))(inputs)
     assert raised.value.hint
+
+
+_DOUBLED = '<ir_version: 8, opset_import: ["": 17]> g (float[2] x) => (float[2] y) { y = Add(x, x) }'
+
+
+def test_a_graph_runs_on_the_provider_that_is_named() -> None:
+    session = Session(onnx.parser.parse_model(_DOUBLED).SerializeToString(), provider="cpu")
+    assert session({"x": np.float32([1, 2])})["y"].tolist() == [2, 4]
+
+
+@pytest.mark.parametrize("provider", sorted(set(PROVIDERS) - {"cpu"}))
+def test_a_provider_that_is_not_here_says_what_to_install(provider: str) -> None:
+    theirs, distribution = PROVIDERS[provider]
+    if theirs in import_onnxruntime().get_available_providers():
+        pytest.skip(f"this onnxruntime has {theirs}")
+    with pytest.raises(MissingDependency, match=f"runs graphs on cpu.*, not on {provider}") as raised:
+        Session(onnx.parser.parse_model(_DOUBLED).SerializeToString(), provider=provider)
+    assert distribution in raised.value.hint
+
+
+def test_a_provider_without_a_device_does_not_fall_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = import_onnxruntime()
+
+    def refused(*given: object, **options: object) -> None:
+        assert options["enable_fallback"] == 0
+        raise RuntimeError("No supported adapters")
+
+    monkeypatch.setattr(library, "get_available_providers", lambda: [theirs for theirs, _ in PROVIDERS.values()])
+    monkeypatch.setattr(library, "InferenceSession", refused)
+    with pytest.raises(MissingDependency, match="webgpu cannot run this here: No supported adapters") as raised:
+        Session(b"", provider="webgpu")
+    assert "driver" in raised.value.hint

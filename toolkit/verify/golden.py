@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from passes.compare import errors, sqnr_db
 from passes.dataset import Array
+from passes.onnxruntime import Session
 from targets.errors import InvalidInput
 from toolkit.bundle.golden import Golden
+from toolkit.bundle.layout import GRAPH
 
 if TYPE_CHECKING:
     from toolkit.bundle.bundle import Bundle
@@ -48,14 +50,19 @@ class Verification:
         }
 
 
-def verify_bundle(bundle: Bundle) -> Verification:
+def verify_bundle(bundle: Bundle, *, provider: str | None = None) -> Verification:
     """Compare answers made here with those in golden.npz; the output that moved most decides.
+
+    Args:
+        provider: One of `passes.onnxruntime.PROVIDERS`, on which the bundle's graph is run in place of its artefact.
 
     Raises:
         InvalidInput: golden.npz is damaged, or of another model.
+        MissingDependency: the provider is not here.
     """
     samples = bundle.golden
-    return judged(samples, [bundle(golden.inputs) for golden in samples])
+    answer = bundle if provider is None else Session((bundle.path / GRAPH).read_bytes(), provider=provider)
+    return judged(samples, [answer(golden.inputs) for golden in samples])
 
 
 def judged(samples: Sequence[Golden], given: Sequence[Mapping[str, Array]]) -> Verification:
