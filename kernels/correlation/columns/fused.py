@@ -1,0 +1,214 @@
+"""Correlation between columns in Triton: the lower half of the product, of data that are shifted on their way in.
+
+Programs share a tile of the product or a range of rows, never both: `_products` writes each one's sums to memory of its
+own, `_finish` adds them in a fixed order, so that results repeat to the bit. Tiles of one range of rows run side by
+side, and find it in the cache.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kernels.correlation.columns.moments import SAMPLED_ROWS, workspace_bytes
+from kernels.memory import require
+
+__all__ = ["comoments", "correlation"]
+
+_TILE = 128
+_FINISHED = 64
+_WAVES = 4
+_FEWEST_ROWS = 512
+"""Of a range: fewer would be adding partial sums more than making them."""
+
+
+@triton.jit
+def _shift(X, Shift, T, D, stride, rows, BT: tl.constexpr, BD: tl.constexpr):
+    """The mean of every stride-th row, within what was seen, so that a constant column's is its value to the bit."""
+    col = tl.program_id(0) * BD + tl.arange(0, BD)
+    total = tl.zeros([BD], tl.float32)
+    lowest, highest = tl.full([BD], float("inf"), tl.float32), tl.full([BD], -float("inf"), tl.float32)
+    for first in range(0, rows, BT):
+        row = first + tl.arange(0, BT)
+        mask = (row < rows)[:, None] & (col < D)[None, :]
+        x = tl.load(X + (row.to(tl.int64) * stride * D)[:, None] + col[None, :], mask, other=0.0).to(tl.float32)
+        total += tl.sum(x, 0)
+        lowest = tl.minimum(lowest, tl.min(tl.where(mask, x, float("inf")), 0))
+        highest = tl.maximum(highest, tl.max(tl.where(mask, x, -float("inf")), 0))
+    mean = total / rows
+    mean = tl.where(mean < lowest, lowest, tl.where(mean > highest, highest, mean))  # NaN stays
+    tl.store(Shift + col, mean.to(Shift.dtype.element_ty), col < D)
+
+
+@triton.jit
+def _tile_of(t):
+    """Row and column of the t-th tile of the lower half."""
+    i = ((tl.sqrt(8.0 * t + 1.0) - 1.0) / 2.0).to(tl.int32)
+    i = tl.where(i * (i + 1) // 2 > t, i - 1, i)
+    i = tl.where((i + 1) * (i + 2) // 2 <= t, i + 1, i)
+    return i, t - i * (i + 1) // 2
+
+
+@triton.jit
+def _load(X, row, col, shift, last, D, WHOLE: tl.constexpr, WIDE: tl.constexpr):
+    """[BT, BD] shifted elements, zero outside."""
+    at = X + row.to(tl.int64)[:, None] * D + col[None, :]
+    mask = (row < last)[:, None] & (col < D)[None, :]
+    x = tl.load(at) if WHOLE else tl.load(at, mask, other=0.0)
+    y = x.to(tl.float32) - shift.to(tl.float32)[None, :]
+    y = y if WHOLE else tl.where(mask, y, 0.0)
+    return y if WIDE else y.to(x.dtype)
+
+
+@triton.jit
+def _products(
+    X, Shift, Part, Sums, T, D, tiles, range_rows,
+    BD: tl.constexpr, BT: tl.constexpr, WHOLE: tl.constexpr, WIDE: tl.constexpr,
+    PRECISION: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """Σ y_iᵀ y_j over a range of rows, for one tile (i, j); and Σ y_i, where i = j."""
+    tile, split = tl.program_id(0) % tiles, tl.program_id(0) // tiles
+    i, j = _tile_of(tile)
+    first, last = split * range_rows, tl.minimum(split * range_rows + range_rows, T)
+    col_i, col_j = i * BD + tl.arange(0, BD), j * BD + tl.arange(0, BD)
+    shift_i = tl.load(Shift + col_i, col_i < D, other=0.0)
+    shift_j = tl.load(Shift + col_j, col_j < D, other=0.0)
+    found = tl.zeros([BD, BD], tl.float32)
+    if i == j:
+        sums = tl.zeros([BT, BD], tl.float32)
+        for row in tl.range(first, last, BT, num_stages=STAGES):
+            y = _load(X, row + tl.arange(0, BT), col_i, shift_i, last, D, WHOLE, WIDE)
+            found = tl.dot(tl.trans(y), y, found, input_precision=PRECISION)
+            sums += y.to(tl.float32)
+        tl.store(Sums + split * D + col_i, tl.sum(sums, 0), col_i < D)
+    else:
+        for row in tl.range(first, last, BT, num_stages=STAGES):
+            rows = row + tl.arange(0, BT)
+            y = _load(X, rows, col_i, shift_i, last, D, WHOLE, WIDE)
+            z = _load(X, rows, col_j, shift_j, last, D, WHOLE, WIDE)
+            found = tl.dot(tl.trans(y), z, found, input_precision=PRECISION)
+    at = tl.program_id(0).to(tl.int64) * BD * BD + tl.arange(0, BD)[:, None] * BD + tl.arange(0, BD)[None, :]
+    tl.store(Part + at, found)
+
+
+@triton.jit
+def _offset(Sums, col, T, D, splits):
+    """Means of the shifted columns."""
+    total = tl.zeros(col.shape, tl.float32)
+    for split in range(0, splits):
+        total += tl.load(Sums + split * D + col, col < D, other=0.0)
+    return total / T
+
+
+@triton.jit
+def _length(Part, Sums, block, offset, T, tiles, splits, BD: tl.constexpr, BF: tl.constexpr):
+    """Lengths of the centred columns of a block, from the diagonal of its tile."""
+    i = block * BF // BD
+    inner = block * BF % BD + tl.arange(0, BF)
+    tile = (i * (i + 1) // 2 + i).to(tl.int64)
+    total = tl.zeros([BF], tl.float32)
+    for split in range(0, splits):
+        total += tl.load(Part + (split * tiles + tile) * BD * BD + inner * (BD + 1))
+    total -= T * (offset * offset)
+    return tl.sqrt(tl.where(total < 0, 0.0, total))
+
+
+@triton.jit
+def _finish(
+    Part, Sums, Shift, Out, Mean, Length, T, D, tiles, splits,
+    BD: tl.constexpr, BF: tl.constexpr, NORMALISED: tl.constexpr,
+):  # fmt: skip
+    """A block of the lower half and its mirror image: comoments, or correlations of them."""
+    bi, bj = _tile_of(tl.program_id(0))
+    i, j = bi * BF // BD, bj * BF // BD
+    col_i, col_j = bi * BF + tl.arange(0, BF), bj * BF + tl.arange(0, BF)
+    offset_i, offset_j = _offset(Sums, col_i, T, D, splits), _offset(Sums, col_j, T, D, splits)
+    inner = (bi * BF % BD + tl.arange(0, BF))[:, None] * BD + (bj * BF % BD + tl.arange(0, BF))[None, :]
+    tile = (i * (i + 1) // 2 + j).to(tl.int64)
+    found = tl.zeros([BF, BF], tl.float32)
+    for split in range(0, splits):
+        found += tl.load(Part + (split * tiles + tile) * BD * BD + inner)
+    found -= T * (offset_i[:, None] * offset_j[None, :])
+    if NORMALISED:
+        length_i = _length(Part, Sums, bi, offset_i, T, tiles, splits, BD, BF)
+        length_j = _length(Part, Sums, bj, offset_j, T, tiles, splits, BD, BF)
+        inverse_i = tl.where(length_i == 0, 0.0, 1.0 / tl.where(length_i == 0, 1.0, length_i))
+        inverse_j = tl.where(length_j == 0, 0.0, 1.0 / tl.where(length_j == 0, 1.0, length_j))
+        found = found * inverse_i[:, None] * inverse_j[None, :]
+        found = tl.where(found > 1, 1.0, tl.where(found < -1, -1.0, found))  # NaN stays
+        itself = (col_i[:, None] == col_j[None, :]) & (found == found)
+        found = tl.where(itself, 1.0, found)
+        if bi == bj:
+            tl.store(Length + col_i, length_i, col_i < D)
+    if bi == bj:
+        tl.store(Mean + col_i, tl.load(Shift + col_i, col_i < D, other=0.0).to(tl.float32) + offset_i, col_i < D)
+    result = found.to(Out.dtype.element_ty)
+    row, col = col_i.to(tl.int64), col_j.to(tl.int64)
+    below = (col[None, :] <= row[:, None]) & (row < D)[:, None]
+    tl.store(Out + row[:, None] * D + col[None, :], result, below)
+    tl.store(Out + col[None, :] * D + row[:, None], result, below)
+
+
+def correlation(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    out, mean, length = _run(x, normalised=True)
+    return out, mean, length
+
+
+def comoments(x: Tensor) -> tuple[Tensor, Tensor]:
+    out, mean, _ = _run(x, normalised=False)
+    return mean, out
+
+
+def _run(x: Tensor, *, normalised: bool) -> tuple[Tensor, Tensor, Tensor]:
+    rows, width = x.shape
+    require("correlation", workspace_bytes(rows, width, x.dtype), x.device)
+    out = x.new_empty(width, width, dtype=x.dtype if normalised else torch.float32)
+    mean, length = x.new_empty(width, dtype=torch.float32), x.new_empty(width, dtype=torch.float32)
+    if not width:
+        return out, mean, length
+    x = x.contiguous()
+    blocks = triton.cdiv(width, _TILE)
+    tiles = blocks * (blocks + 1) // 2
+    splits = _splits(tiles, rows, x.device)
+    options = _options(x)
+    step = options["BT"]
+    range_rows = triton.cdiv(triton.cdiv(rows, splits), step) * step
+    splits = triton.cdiv(rows, range_rows)
+    part = x.new_empty(splits * tiles * _TILE * _TILE, dtype=torch.float32)
+    sums = x.new_empty(splits, width, dtype=torch.float32)
+    shift = x.new_empty(width)
+    stride = triton.cdiv(rows, SAMPLED_ROWS)
+    _shift[(triton.cdiv(width, 32),)](x, shift, rows, width, stride, triton.cdiv(rows, stride), BT=64, BD=32)
+    _products[(splits * tiles,)](
+        x, shift, part, sums, rows, width, tiles, range_rows,
+        BD=_TILE, WHOLE=rows % step == 0 and width % _TILE == 0, **options,
+    )  # fmt: skip
+    finished = triton.cdiv(width, _FINISHED)
+    _finish[(finished * (finished + 1) // 2,)](
+        part, sums, shift, out, mean, length, rows, width, tiles, splits,
+        BD=_TILE, BF=_FINISHED, NORMALISED=normalised,
+    )  # fmt: skip
+    return out, mean, length
+
+
+def _options(x: Tensor) -> dict[str, object]:
+    """Shifted float16 could overflow, and is kept in float32; so is bfloat16, whose bits the interpreter multiplies."""
+    if x.dtype == torch.bfloat16 and x.is_cuda:
+        return {"BT": 64, "WIDE": False, "PRECISION": "tf32", "STAGES": 3, "num_warps": 8}
+    return {"BT": 32, "WIDE": True, "PRECISION": "tf32x3", "STAGES": 3, "num_warps": 8}
+
+
+def _splits(tiles: int, rows: int, device: torch.device) -> int:
+    """Into how many ranges rows are cut: so many that programs fill the multiprocessors in whole waves."""
+    places = _multiprocessors(device)
+    most = max(1, min(_WAVES * places // tiles, rows // _FEWEST_ROWS))
+    return max(range(1, most + 1), key=lambda splits: splits * tiles / (-(-splits * tiles // places) * places))
+
+
+@cache
+def _multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
