@@ -1,107 +1,47 @@
-"""Σσ and Σσ ln σ from determinants alone: products of matrices instead of eigenvalues.
-
-For 0 < s < 1,  ∫ ln(1 + λ e^−x) e^sx dx = c(s) λ^s  with  c(s) = π / (s sin πs),  over the whole line. At s = 1/2, and
-differentiated there by s (c = 2π, c' = −4π), summed over the eigenvalues λ = σ² of G:
-
-    2π Σσ                   = ∫ L(x) e^(x/2) dx         L(x) = ln det(I + e^−x G) = Σ ln(1 + λ e^−x)
-    2π Σσ ln σ² − 4π Σσ     = ∫ L(x) x e^(x/2) dx
-
-The integrand is analytic in |Im x| < π, so equal steps h converge like exp(−2π²/h): see README.md for the figures.
-Above the range L falls as tr G e^−x − tr G² e^−2x / 2, below it L is a straight line of x; both tails are summed in
-closed form. Each L(x) is a Cholesky factorization: in blocks, for all x and all matrices of the batch at once.
-"""
+"""Logarithms of det(G + tI) for many t and many G at once, in a GPU's best operation: products of large batches."""
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import Tensor
 
-from kernels.effective_rank.gram import gram_of
+__all__ = ["by_elimination", "log_determinants"]
 
-__all__ = ["entropy"]
-
-STEP = 2.0
-_LOWEST = -32.0
-"""x where G has trace one: e^x is 57 times the rounding of float64."""
-_HIGHEST = 4.0
 _BLOCK = 64
 _BYTES = 2**32
 """Of shifted copies at a time: all points at once for few matrices, one after the other for many."""
 
 
-def entropy(w: Tensor) -> Tensor:
-    gram = gram_of(w.double())
-    total = gram.diagonal(dim1=-2, dim2=-1).sum(-1)
-    empty = total == 0
-    gram = gram / torch.where(empty, 1.0, total)[..., None, None]
-    x = torch.arange(_LOWEST, _HIGHEST + STEP / 2, STEP, dtype=gram.dtype, device=gram.device)
-    flat = gram.reshape(-1, *gram.shape[-2:])
-    first, second = _integrals(_at(x, flat), x, flat)
-    sigma = first / (2 * math.pi)
-    sigma_log = (second + 4 * math.pi * sigma) / (4 * math.pi)
-    rank = (sigma.log() - sigma_log / sigma).exp().reshape(total.shape)
-    return torch.where(empty, 0.0, rank).to(w.dtype)
-
-
-def _integrals(found: Tensor, x: Tensor, gram: Tensor) -> tuple[Tensor, Tensor]:
-    """∫ L e^(x/2) and ∫ L x e^(x/2) by equal steps, with both tails."""
-    weight = (STEP * (x / 2).exp())[:, None]
-    first, second = (found * weight).sum(0), (found * weight * x[:, None]).sum(0)
-    below, above = _line_below(found, x), _series_above(x, gram)
-    return first + below[0] + above[0], second + below[1] + above[1]
-
-
-def _line_below(found: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The steps below x₀, where L goes on as it began: each eigenvalue there is far above e^x, or is zero."""
-    slope = (found[1] - found[0]) / STEP
-    k = torch.arange(1, 41, dtype=x.dtype, device=x.device)[:, None]
-    at = x[0] - STEP * k
-    terms = (found[0] - slope * STEP * k) * STEP * (at / 2).exp()
-    return terms.sum(0), (terms * at).sum(0)
-
-
-def _series_above(x: Tensor, gram: Tensor) -> tuple[Tensor, Tensor]:
-    """The steps above the last x, from ln(1 + u) = u − u²/2 + u³/3 with u ≤ e^−x."""
-    k = torch.arange(1, 41, dtype=x.dtype, device=x.device)[:, None]
-    at = x[-1] + STEP * k
-    squares = gram.square().sum((-2, -1))
-    terms = ((-at).exp() - (-2 * at).exp() * squares / 2) * STEP * (at / 2).exp()
-    return terms.sum(0), (terms * at).sum(0)
-
-
-def _at(x: Tensor, gram: Tensor) -> Tensor:
-    """(points, batch) ln det(I + e^−x G) of G (batch, n, n)."""
+def log_determinants(gram: Tensor, t: Tensor) -> Tensor:
+    """(points, batch) ln det(G + tI) of G (batch, n, n), positive semidefinite; NaN where it is not."""
     at_once = max(1, _BYTES // max(gram.numel() * gram.element_size(), 1))
-    return torch.cat(
-        [_log_determinants(_shifted(gram, at)) - gram.shape[-1] * at[:, None] for at in _split(x, at_once)]
-    )
+    return torch.cat([_by_cholesky(gram, t[at : at + at_once]) for at in range(0, len(t), at_once)])
 
 
-def _split(x: Tensor, size: int) -> list[Tensor]:
-    return [x[at : at + size] for at in range(0, len(x), size)]
+def by_elimination(gram: Tensor, t: Tensor) -> Tensor:
+    """The same, a column at a time and in elementary operators alone; needs no pivots where G + tI is definite."""
+    a = gram + t[:, None, None, None] * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    found = torch.zeros_like(a[..., 0, 0])
+    for _ in range(gram.shape[-1]):
+        pivot, column = a[..., :1, :1], a[..., 1:, :1]
+        found = found + pivot[..., 0, 0].log()
+        a = a[..., 1:, 1:] - column * (column / pivot).mT
+    return found
 
 
-def _shifted(gram: Tensor, x: Tensor) -> Tensor:
-    """(points, batch, n, n): G + e^x I."""
-    shifted = gram.expand(len(x), *gram.shape).clone()
-    shifted.diagonal(dim1=-2, dim2=-1).add_(x.exp()[:, None, None])
-    return shifted
-
-
-def _log_determinants(a: Tensor) -> Tensor:
-    """(...) ln det of a (..., n, n), positive definite, by Cholesky, a block of columns at a time; overwrites a."""
-    shape, n = a.shape[:-2], a.shape[-1]
-    a = a.flatten(0, -3)
-    found = a.new_zeros(a.shape[0])
+def _by_cholesky(gram: Tensor, t: Tensor) -> Tensor:
+    """A block of columns at a time, each less the product of all columns before it."""
+    batch, n = gram.shape[:2]
+    a = gram.expand(len(t), batch, n, n).clone()
+    a.diagonal(dim1=-2, dim2=-1).add_(t[:, None, None])
+    a = a.flatten(0, 1)
+    found = a.new_zeros(len(a))
     for left in range(0, n, _BLOCK):
         right = min(left + _BLOCK, n)
-        panel = a[:, left:, left:right]
         if left:
-            panel.baddbmm_(a[:, left:, :left], a[:, left:right, :left].mT, alpha=-1)
+            a[:, left:, left:right].baddbmm_(a[:, left:, :left], a[:, left:right, :left].mT, alpha=-1)
         factor, failed = torch.linalg.cholesky_ex(a[:, left:right, left:right])
         found += torch.where(failed == 0, 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1), torch.nan)
         below = a[:, right:, left:right]
         below.copy_(torch.linalg.solve_triangular(factor.mT, below, upper=True, left=False))
-    return found.reshape(shape)
+    return found.reshape(len(t), batch)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from kernels.effective_rank.log_determinants import entropy
+from kernels.effective_rank.entropy import entropy
 from kernels.effective_rank.participation import participation
 from kernels.effective_rank.stable import stable
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import onnxruntime as ort
 import pytest
 import torch
 
@@ -152,6 +155,26 @@ def test_panels_and_blocks_leave_no_seam(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_torch_accepts_the_operator() -> None:
     torch.library.opcheck(operators.correlation, (_data(7, 4, torch.float64).requires_grad_(),))
+
+
+def test_is_exported_in_plain_operators_and_runs_in_onnxruntime(tmp_path: Path) -> None:
+    class Columns(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return correlation(x)
+
+    x = _data(40, 6, torch.float32)
+    x[:, 2] = 0.1
+    rows = {"x": {0: torch.export.Dim("rows", min=2)}}
+    program = torch.onnx.export(
+        Columns().eval(), (x,), dynamic_shapes=rows, dynamo=True, opset_version=18, verbose=False
+    )
+    assert program is not None
+    assert {node.domain for node in program.model.graph} <= {""}
+    program.save(tmp_path / "correlation.onnx")
+    session = ort.InferenceSession(tmp_path / "correlation.onnx")
+    for data in (x, x[:23]):
+        (found,) = session.run(None, {"x": data.numpy()})
+        np.testing.assert_allclose(found, correlation(data).numpy(), atol=1e-6)
 
 
 def test_memory_is_asked_for_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
+import onnxruntime as ort
 import pytest
 import torch
 
@@ -137,6 +139,32 @@ def test_gradients_of_zeros_are_zero_and_of_ties_finite(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_torch_accepts_the_operator(kind: str) -> None:
     torch.library.opcheck(operators.effective_rank, (_randn(2, 4, 3).requires_grad_(), kind))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_is_exported_in_plain_operators_and_runs_in_onnxruntime(kind: str, tmp_path: Path) -> None:
+    class Rank(torch.nn.Module):
+        def forward(self, w: torch.Tensor) -> torch.Tensor:
+            return effective_rank(w, kind=kind)  # type: ignore[arg-type]
+
+    w = _randn(3, 20, 12).float()
+    program = torch.onnx.export(Rank().eval(), (w,), dynamo=True, opset_version=18, verbose=False)
+    assert program is not None
+    assert {node.domain for node in program.model.graph} <= {""}
+    program.save(tmp_path / "rank.onnx")
+    session = ort.InferenceSession(tmp_path / "rank.onnx")
+    (found,) = session.run(None, {session.get_inputs()[0].name: w.numpy()})
+    truth = reference.effective_rank(w.double(), kind)
+    assert ((torch.as_tensor(found) - truth) / truth).abs().max() <= PROMISED[kind]
+
+
+def test_large_entropies_are_not_exported() -> None:
+    class Rank(torch.nn.Module):
+        def forward(self, w: torch.Tensor) -> torch.Tensor:
+            return effective_rank(w, kind="entropy")
+
+    with pytest.raises(ValueError, match="at most 128 columns, these have 129: export the participation"):
+        torch.export.export(Rank(), (torch.ones(129, 140),))
 
 
 def test_which_form_runs_and_why(monkeypatch: pytest.MonkeyPatch) -> None:

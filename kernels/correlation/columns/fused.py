@@ -8,6 +8,7 @@ side, and find it in the cache.
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import torch
 import triton
@@ -195,7 +196,7 @@ def _run(x: Tensor, *, normalised: bool) -> tuple[Tensor, Tensor, Tensor]:
     return out, mean, length
 
 
-def _options(x: Tensor) -> dict[str, object]:
+def _options(x: Tensor) -> dict[str, Any]:
     """Shifted float16 could overflow, and is kept in float32; so is bfloat16, whose bits the interpreter multiplies."""
     if x.dtype == torch.bfloat16 and x.is_cuda:
         return {"BT": 64, "WIDE": False, "PRECISION": "tf32", "STAGES": 3, "num_warps": 8}
