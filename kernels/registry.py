@@ -29,6 +29,7 @@ class Entry:
 
 OPERATORS = MappingProxyType(
     {
+        "attention": Entry("kernels.attention.operators", "ATTENTION", "attention_call"),
         "row_correlation": Entry("kernels.correlation.operators", "ROWS", "row_call"),
         "quantize_rows": Entry("kernels.int8_linear.operators", "QUANTIZE", "rows_call"),
         "linear_w8a8": Entry("kernels.int8_linear.operators", "LINEAR", "layer_call"),

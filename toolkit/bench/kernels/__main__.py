@@ -25,6 +25,7 @@ from toolkit.bench.kernels.case import Row
 from toolkit.bench.kernels.measuring import measure
 
 OPERATORS = (
+    "attention",
     "correlation",
     "effective_rank",
 )
