@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.library import custom_op
 
+from kernels.attention import library
 from kernels.attention.blocks import BLOCK, scores_at_once
 from kernels.dispatch import Call, Form, Operator, needs_triton
 from kernels.machine import machine_of
@@ -41,6 +42,7 @@ ATTENTION = Operator(
     "attention",
     (
         Form("triton", "kernels.attention.fused:attention", _not_in_triton),
+        Form("library", "kernels.attention.library:attention", library.refusal),
         Form("torch", "kernels.attention.blocks:attention"),
     ),
 )
@@ -53,25 +55,34 @@ ATTENTION_BACKWARD = Operator(
 )
 
 
-def attention_call(q: Tensor, k: Tensor, v: Tensor, **_: Any) -> Call:
+def attention_call(
+    q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, key_padding: Any = None, window: int | None = None,
+    tiles: Any = None, scale: float | None = None, return_stats: bool = False,
+) -> Call:  # fmt: skip
+    """A call by the arguments of the public function."""
     batch, heads, m, d = q.shape
-    sizes = {"B": batch, "H": heads, "M": m, "N": k.shape[2], "d": d, "dv": v.shape[3]}
-    return Call(machine_of(q.device), q.dtype, sizes)
+    sizes = {"B": batch, "H": heads, "K": k.shape[1], "M": m, "N": k.shape[2], "d": d, "dv": v.shape[3]}
+    masks = sum(mask is not None for mask in (key_padding, window, tiles))
+    switches = {"causal": int(causal), "masks": masks, "statistics": int(return_stats)}
+    return Call(machine_of(q.device), q.dtype, sizes | switches)
 
 
-def workspace_bytes(q: Tensor, k: Tensor, v: Tensor, *, return_stats: bool = False) -> int:
-    """What a call allocates beside its inputs, its outputs included, in the form that would run.
+def workspace_bytes(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> int:
+    """What a call of `attention` with these arguments allocates, its outputs included, in the form that would run.
 
     Raises:
         KernelUnavailable: KERNELS_FORM names a form that does not take the call.
     """
-    call = attention_call(q, k, v)
+    call = attention_call(q, k, v, **options)
     rows = q.shape[0] * q.shape[1] * q.shape[2]
     sums = max(4, q.element_size())
     outputs = rows * (v.shape[3] * q.element_size() + sums)
-    if ATTENTION.choose(call).form.name == "triton":
-        return outputs + (rows // 2 if return_stats else 0)  # 32 bytes for each program of 64 queries
-    each_row = 5 * sums * rows if return_stats else 0
+    form = ATTENTION.choose(call).form.name
+    if form == "triton":
+        return outputs + (rows // 2 if call.sizes["statistics"] else 0)  # 32 bytes for each program of 64 queries
+    if form == "library":
+        return 2 * outputs
+    each_row = 5 * sums * rows if call.sizes["statistics"] else 0
     widths = (2 * q.shape[3] + 3 * v.shape[3]) * scores_at_once(q.device) // BLOCK
     return outputs + each_row + (4 * scores_at_once(q.device) + widths) * sums
 
@@ -81,9 +92,12 @@ def attention(
     q: Tensor, k: Tensor, v: Tensor, key_padding: Tensor | None, tiles: Tensor | None,
     causal: bool, window: int | None, scale: float, return_stats: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    require("attention", workspace_bytes(q, k, v, return_stats=return_stats), q.device)
+    options: dict[str, Any] = {
+        "causal": causal, "key_padding": key_padding, "window": window, "tiles": tiles, "return_stats": return_stats,
+    }  # fmt: skip
+    require("attention", workspace_bytes(q, k, v, **options), q.device)
     return ATTENTION.run(  # type: ignore[no-any-return]
-        attention_call(q, k, v), q, k, v, key_padding, tiles, causal, window, scale, return_stats
+        attention_call(q, k, v, **options), q, k, v, key_padding, tiles, causal, window, scale, return_stats
     )
 
 

@@ -230,6 +230,37 @@ def test_twice_the_same_call_gives_the_same_bits(
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_without_statistics_the_kernel_of_torch_runs_on_the_cpu(dtype: torch.dtype, causal: bool) -> None:
+    inputs = _inputs(Sizes(b=2, m=130, n=130, d=24, dv=24), dtype, torch.device("cpu"))
+    assert registry.choose("attention", *inputs, causal=causal).form.name == "library"
+    found, truth = attention(*inputs, causal=causal), _reference(*(x.double() for x in inputs), causal=causal)
+    plain = _reference(*inputs, causal=causal)
+    for ours, true, other in zip(found[:2], truth[:2], plain[:2], strict=True):
+        allowed = 2 * (other.double() - true).abs().max() + 4 * torch.finfo(ours.dtype).eps * true.abs().max()
+        assert (ours.double() - true).abs().max() <= allowed
+        assert ours.is_contiguous()
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"statistics": 1}, "no statistics"),
+        ({"masks": 1}, "as a matrix"),
+        ({"causal": 1, "M": 4}, "at their beginning"),
+        ({"K": 1}, "as many heads"),
+        ({"dv": 32}, "one width"),
+        ({"N": 0}, "divides by sizes"),
+    ],
+)
+def test_the_kernel_of_torch_gets_only_what_it_takes(changed: dict[str, int], why: str) -> None:
+    call = Call(Machine("cpu"), torch.float32, {**_SIZES, "d": 16, "dv": 16, "statistics": 0, **changed})
+    choice = ATTENTION.choose(call)
+    assert choice.form.name == "torch"
+    assert why in choice.refused["library"]
+
+
 def test_agrees_with_the_attention_of_torch(device: torch.device) -> None:
     q, k, v = _inputs(Sizes(b=2, h=4, shared=4, m=90, n=90), torch.float32, device)
     for causal in (False, True):
@@ -360,6 +391,7 @@ def _workspace(q: torch.Tensor, k: torch.Tensor, return_stats: bool) -> int:
     return workspace_bytes(*on_cpu, return_stats=return_stats)
 
 
+_SIZES = {"B": 1, "H": 2, "K": 2, "M": 5, "N": 5, "causal": 0, "masks": 0, "statistics": 1}
 H100 = Machine("cuda", "NVIDIA H100", (9, 0), 227 * 1024, True)
 T4 = Machine("cuda", "Tesla T4", (7, 5), 64 * 1024, True)
 
@@ -377,7 +409,7 @@ T4 = Machine("cuda", "Tesla T4", (7, 5), 64 * 1024, True)
     ],
 )
 def test_what_the_machine_lacks_decides(machine: Machine, dtype: torch.dtype, d: int, why: str) -> None:
-    choice = ATTENTION.choose(Call(machine, dtype, {"d": d, "dv": 64}))
+    choice = ATTENTION.choose(Call(machine, dtype, {**_SIZES, "d": d, "dv": 64}))
     assert choice.form.name == ("torch" if why else "triton")
     if why:
         with pytest.raises(AssertionError, match=why):
@@ -385,7 +417,10 @@ def test_what_the_machine_lacks_decides(machine: Machine, dtype: torch.dtype, d:
 
 
 def test_the_registry_knows_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "torch: takes B 2, H 4, M 5, N 7, d 16, dv 32; float32 on cpu" in registry.why("attention", _Q, _K, _V)
+    assert (
+        "torch: takes B 2, H 4, K 2, M 5, N 7, d 16, dv 32, causal 0, masks 0, statistics 0; float32 on cpu"
+        in registry.why("attention", _Q, _K, _V)
+    )
     monkeypatch.setenv("KERNELS_FORM", "attention=triton")
     with pytest.raises(KernelUnavailable, match="no float64"):
         attention(_Q.double(), _K.double(), _V.double())
