@@ -237,8 +237,9 @@ def test_without_statistics_the_kernel_of_torch_runs_on_the_cpu(dtype: torch.dty
     assert registry.choose("attention", *inputs, causal=causal).form.name == "library"
     found, truth = attention(*inputs, causal=causal), _reference(*(x.double() for x in inputs), causal=causal)
     plain = _reference(*inputs, causal=causal)
+    largest = truth.lse.abs().max() * inputs[2].double().abs().max()  # a logit's rounding, as the values show it
     for ours, true, other in zip(found[:2], truth[:2], plain[:2], strict=True):
-        allowed = 2 * (other.double() - true).abs().max() + 4 * torch.finfo(ours.dtype).eps * true.abs().max()
+        allowed = 2 * (other.double() - true).abs().max() + torch.finfo(ours.dtype).eps * largest
         assert (ours.double() - true).abs().max() <= allowed
         assert ours.is_contiguous()
 
