@@ -54,6 +54,10 @@ def _show(made: Emulation) -> None:
         shares = ", ".join(f"{k} {getattr(counted, k) / counted.total:.0%}" for k in parts if getattr(counted, k))
         told = "" if counted.other == counted.total else f" ({shares})"
         say(f"one inference: {units.count(counted.total, 'instructions')}{told}; a count, not a time")
+    if runner := made.runner:
+        verdict = "passed" if runner.passed else "FAILED"
+        agrees = "identical" if runner.sqnr_db is None else units.decibels(runner.sqnr_db)
+        say(f"self-test of run/runner there: {verdict}, {agrees}; run/ holds {units.bytes_(runner.shipped_bytes)}")
     for note in made.notes:
         say(f"note: {note}")
     if made.not_executed:

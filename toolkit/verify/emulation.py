@@ -22,6 +22,7 @@ from toolkit.emulator.cores import Core, core_of
 from toolkit.emulator.programs import program_answers
 from toolkit.emulator.running import Emulated, answers_of, emulator_version
 from toolkit.verify.golden import Verification, judged
+from toolkit.verify.shipped_runner import SelfTest, self_test
 
 __all__ = ["Distance", "Emulation", "emulate_bundle", "emulated_answers"]
 
@@ -63,6 +64,7 @@ class Emulation:
         verification: The verdict on the first, by the rule of `toolkit verify`.
         memory_bytes, network_bytes: See `toolkit.emulator.running.Emulated`.
         instructions: Of one inference after the first; None where they cannot be counted here.
+        runner: What the runner in run/ said of the golden samples there; None where the bundle ships none.
         not_executed: What of the device no emulator stands for; empty where the stack runs this file by this runtime.
         notes: What else a reader must know.
     """
@@ -77,12 +79,13 @@ class Emulation:
     memory_bytes: int
     network_bytes: int
     instructions: Instructions | None
+    runner: SelfTest | None
     not_executed: str
     notes: tuple[str, ...]
 
     @property
     def passed(self) -> bool:
-        return self.verification.passed
+        return self.verification.passed and (self.runner is None or self.runner.passed)
 
     def to_json(self) -> dict[str, Any]:
         counted = self.instructions
@@ -100,6 +103,7 @@ class Emulation:
             "memory_bytes": self.memory_bytes,
             "network_bytes": self.network_bytes,
             "instructions": {"total": counted.total, **asdict(counted)} if counted else None,
+            "runner": self.runner.to_json() if self.runner else None,
             "not_executed": self.not_executed,
             "notes": list(self.notes),
         }
@@ -113,11 +117,13 @@ def emulate_bundle(bundle: Bundle, tell: Tell = lambda step, done: None) -> Emul
         InvalidInput: the bundle is damaged, or its artefact fails there.
     """
     stack = load_stack(bundle.manifest["stack"])
-    core, _ = _emulable(stack, bundle)
+    core, cores = _emulable(stack, bundle)
     emulator = emulator_version(core)
     samples = bundle.golden
     tell(f"{bundle.artifact.file} on an emulated {core.name}", 0.2)
     file, made = emulated_answers(bundle, [golden.inputs for golden in samples])
+    tell("the runner's self-test", 0.8)
+    runner = self_test(bundle, core, cores)
     tell("comparing", 0.95)
     verification = judged(samples, made.answers)
     return Emulation(
@@ -131,6 +137,7 @@ def emulate_bundle(bundle: Bundle, tell: Tell = lambda step, done: None) -> Emul
         memory_bytes=made.memory_bytes,
         network_bytes=made.network_bytes,
         instructions=made.instructions,
+        runner=runner,
         not_executed=_not_executed(stack, bundle, file, core),
         notes=tuple(_notes(bundle, made)),
     )
