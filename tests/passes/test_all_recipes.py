@@ -239,6 +239,7 @@ def something_to_do(name: str, program: Callable[..., Program]) -> Program:
     return program(NET, opset=20 if name == "ConvertOpset" else 18, **weights())
 
 
+@pytest.mark.slow
 @each_pass
 def test_a_second_application_changes_nothing(
     name: str, program: Callable[..., Program], torch_program: Callable[..., Program], context: Callable[..., Any],

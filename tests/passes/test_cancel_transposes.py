@@ -63,6 +63,7 @@ def transposes(op_types: list[str]) -> int:
     return op_types.count("Transpose")
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(graph=graphs())
 @example(graph=("g (float[2,3,4] x) => (float[2,3,4] v2) { v0 = Transpose<perm=[2,0,1]>(x)  v1 = Add(v0, c)"

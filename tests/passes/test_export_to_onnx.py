@@ -33,6 +33,7 @@ class Small(nn.Module):
         return y
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opset", [18, 20])
 def test_the_graph_that_comes_out(
     opset: int, torch_program: Make, context: Make, noise: Make, same_answers: Make

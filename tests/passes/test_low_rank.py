@@ -199,6 +199,7 @@ def test_no_rank_is_taken_that_is_predicted_slower(stack: Any, size: tuple[int, 
         assert not chosen, "a launch costs more than so small a layer"
 
 
+@pytest.mark.slow
 def test_a_network_that_gains_nothing_stays_as_it_is() -> None:
     start = program_of(digits.build(), image=np.zeros((1, 1, 8, 8), np.float32))
     after, proof = Factorise()(start, Context(stack=PI, data=digits.calibration()))

@@ -104,6 +104,7 @@ def test_four_bits_are_stored_in_four_and_answer_the_same(quantized: Program, ct
     assert proof.size_bytes[0] - proof.size_bytes[1] > weights / 2
 
 
+@pytest.mark.slow
 def test_the_runtime_computes_with_the_same_kernels(
     quantized: Program, reader: tuple[Program, Context], ctx: Context, tmp_path: Path
 ) -> None:

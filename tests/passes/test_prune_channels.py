@@ -136,6 +136,7 @@ def noise(*shape: int) -> Array:
     return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_half_of_the_arithmetic_goes_and_the_accuracy_stays() -> None:
     start = digits_program()
     before = state_of(start.model)
@@ -214,6 +215,7 @@ def planted() -> nn.Module:
     return net
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("importance", "ratio"), [("magnitude", 0.6), ("taylor", 0.6), ("latency", 0.15)])
 def test_what_matters_stays(importance: Any, ratio: float) -> None:
     """Two thirds of the channels are more than 60 % of the arithmetic; most of the time is for each call of a layer."""
@@ -316,6 +318,7 @@ def test_widths_are_whole_steps_and_never_empty(step: int, ratio: float, everywh
         assert min(layer.inputs, layer.outputs) > 0, name
 
 
+@pytest.mark.slow
 def test_what_layers_cost_is_what_the_exported_graph_says() -> None:
     start = digits_program()
     layers = widths(start).values()

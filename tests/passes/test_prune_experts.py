@@ -27,6 +27,8 @@ from targets.target import load_stack
 from toolkit.models import digits
 from toolkit.training.trainer import Trainer
 
+pytestmark = pytest.mark.slow
+
 PI = load_stack("raspberry_pi_4/onnxruntime-fp32")
 EXPERTS = 8
 
@@ -262,7 +264,6 @@ def usage_by_hand(module: nn.Module, data: Dataset, k: int = 2) -> tuple[Array, 
 # ---- a trained mixture
 
 
-@pytest.mark.slow
 def test_half_of_the_experts_go_and_the_accuracy_stays(trained: Program) -> None:
     before = state_of(trained.model)
     torch.manual_seed(3)
@@ -295,7 +296,6 @@ def test_half_of_the_experts_go_and_the_accuracy_stays(trained: Program) -> None
     assert after.truth.model is after.model
 
 
-@pytest.mark.slow
 def test_those_used_least_cost_less_than_those_used_most(trained: Program) -> None:
     """And than four at random, in the mean over all sets of four."""
     after = PruneExperts(ratio=0.5, epochs=0).apply(trained, context(data=labelled()))
@@ -422,7 +422,6 @@ def test_those_with_their_share_stay(trained: Program) -> None:
     assert PruneExperts(min_share=0.01, epochs=0).apply(soft, context()) is soft, "all have more than that"
 
 
-@pytest.mark.slow
 def test_too_many_are_halved_where_the_metric_fell(trained: Program) -> None:
     ctx = context(validation=digits.validation(), metric=TOP1)
     after, proof = PruneExperts(keep=2, epochs=0)(trained, ctx)

@@ -72,6 +72,7 @@ def agreement(a: Program, b: Program) -> float:
     return drift.sqnr_db
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("activation", "per_channel", "bits"),
     [
@@ -173,6 +174,7 @@ def test_a_rate_that_finds_nothing_is_followed_by_a_tenth_of_it(digits: tuple[Pr
     assert "found nothing better than calibration: give more samples" in notes[2][0]
 
 
+@pytest.mark.slow
 def test_equal_seeds_give_equal_bytes(digits: tuple[Program, Context]) -> None:
     program, ctx = digits
     step = TrainQuantized(epochs=1)

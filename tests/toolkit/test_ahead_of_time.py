@@ -120,6 +120,7 @@ def test_slightly_other_weights_give_other_answers(series: Program, emulated: Bu
     assert worst_db(as_program(other, tmp_path), emulated, samples_of(series)) < ENOUGH_DB
 
 
+@pytest.mark.slow
 def test_a_program_for_another_core_is_caught(series: Program, tmp_path: Path) -> None:
     newer = replace(PI, name="aarch64-neoverse-v1", cpu="neoverse-v1", c_flags=("-mcpu=neoverse-v1",))
     built = compile_executable(series, newer, tmp_path / "sve")
@@ -150,6 +151,7 @@ def built_arena(folder: Path) -> int:
     return int(json.loads((folder / "program.json").read_text("utf-8"))["memory"]["arena_bytes"])
 
 
+@pytest.mark.slow
 def test_the_backend_loads_what_it_wrote(series: Program, tmp_path: Path) -> None:
     backend: Backend = AheadOfTime("x86_64")
     artifact = backend.lower(series, load_target("raspberry_pi_4").stack(None), tmp_path)
@@ -235,6 +237,7 @@ def test_efficientnet_lite0_on_an_emulated_raspberry_pi_4(tmp_path: Path) -> Non
 # How kernels walk their loops
 
 
+@pytest.mark.slow
 def test_sums_stay_in_registers_and_take_fewer_instructions(
     series: Program, emulated: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

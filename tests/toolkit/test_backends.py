@@ -20,6 +20,10 @@ from toolkit.backends.backend import Artifact
 from toolkit.driver import export_program
 
 STACKS = [stack for name in target_names() for stack in load_target(name).stacks.values()]
+MARKED = [
+    pytest.param(stack, marks=pytest.mark.slow if stack.artifact == "executable" else (), id=stack.id)
+    for stack in STACKS
+]  # a compiler makes programs
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +31,7 @@ def program() -> Program:
     return export_program()
 
 
-@pytest.mark.parametrize("stack", STACKS, ids=lambda s: s.id)
+@pytest.mark.parametrize("stack", MARKED)
 def test_a_stack_gets_an_artefact_that_says_what_is_left(stack: Stack, program: Program, tmp_path: Path) -> None:
     artifact = BACKENDS[stack.backend].lower(program, stack, tmp_path)
     assert (tmp_path / artifact.file).stat().st_size > 0
@@ -37,6 +41,7 @@ def test_a_stack_gets_an_artefact_that_says_what_is_left(stack: Stack, program: 
     assert Artifact.from_json(artifact.to_json()) == artifact
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(BACKENDS))
 def test_a_backend_runs_what_it_wrote(name: str, program: Program, tmp_path: Path) -> None:
     backend = BACKENDS[name]

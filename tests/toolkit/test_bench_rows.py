@@ -108,6 +108,7 @@ def test_a_table_without_the_columns_is_left_alone(capsys: pytest.CaptureFixture
     assert Path("rows.csv").read_text() == "a,b\n1,2\n"
 
 
+@pytest.mark.slow
 def test_an_integer_stack_measures_quantized_networks(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["bench", "--write-rows", "rows.csv", "--stack", "desktop_cpu/onnxruntime-int8", "--json"]
     assert main(arguments) == 0

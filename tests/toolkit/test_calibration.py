@@ -112,6 +112,7 @@ def rows(measured: tuple[Path, Table]) -> Callable[..., Path]:
 # ---- what a calibration does
 
 
+@pytest.mark.slow
 def test_later_estimates_are_those_of_the_users_machine(
     rows: Callable[..., Path], config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -181,11 +182,13 @@ def test_a_dry_run_writes_nothing(rows: Callable[..., Path], config: Path, capsy
     assert load_stack(STACK) == shipped_stack(STACK)
 
 
+@pytest.mark.slow
 def test_a_second_calibration_starts_where_the_first_did(rows: Callable[..., Path]) -> None:
     first = calibrate(STACK, rows()).refit.fit
     assert calibrate(STACK, rows()).refit.fit == first
 
 
+@pytest.mark.slow
 def test_calibrations_of_several_stacks_live_side_by_side(rows: Callable[..., Path]) -> None:
     def unnamed(table: Table) -> None:
         del table[FEWEST_ROWS:]
@@ -300,6 +303,7 @@ WRONG = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("change", "words"), WRONG, ids=[words for _, words in WRONG])
 def test_a_wrong_table_is_refused_and_nothing_is_written(
     change: Callable[[Table], Any], words: str, rows: Callable[..., Path], config: Path,

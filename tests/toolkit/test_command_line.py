@@ -264,6 +264,7 @@ def test_a_flag_beats_the_project_file(
     assert "raspberry_pi_5/ncnn-fp16" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_verbs_on_the_example(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -328,6 +329,7 @@ def nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["check", "estimate", "inspect", "export"])
 def test_shapes_come_from_the_data_of_the_project_file(verb: str, nets: Path) -> None:
     (nets / "toolkit.yaml").write_text("model: small_nets:bare\ntarget: raspberry_pi_4\ndata: samples.npy\n")
@@ -371,6 +373,7 @@ def test_a_dump_holds_every_graph_although_the_passes_are_kept(nets: Path) -> No
     assert names[0] == names[1] == names[2]
 
 
+@pytest.mark.slow
 def test_equal_refusals_are_one_line(nets: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (nets / "twice.py").write_text(
         "import torch\nfrom torch import nn\n\n"

@@ -129,6 +129,7 @@ def test_a_file_that_the_compile_did_not_write_is_found(nano: Bundle, tmp_path: 
         open_bundle(copy)
 
 
+@pytest.mark.slow
 def test_a_recipe_from_memory_asks_for_the_model(tmp_path: Path) -> None:
     import torch
 
@@ -150,6 +151,7 @@ def test_a_forward_that_draws_random_numbers_is_refused(tmp_path: Path) -> None:
     assert "random" in caught.value.hint
 
 
+@pytest.mark.slow
 def test_the_worst_output_decides_and_scalars_keep_their_shape(tmp_path: Path) -> None:
     import torch
 
@@ -196,6 +198,7 @@ def test_the_folder_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert b"nets_here.py:4" in found[0]["report.json"]
 
 
+@pytest.mark.slow
 def test_the_recipe_replays_to_the_same_bytes(nano: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for cached in (True, False):
         again = tmp_path / f"again-{cached}"

@@ -204,6 +204,7 @@ def rehash(bundle: Path) -> None:
 KINDS = {"onnx": _onnx, "external": _external, "bundle": _bundle, "data": _data, "yaml": _yaml, "pt": _pt, "pt2": _pt2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "count"),
     [

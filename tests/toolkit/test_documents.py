@@ -238,6 +238,7 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_a_command_prints_one_document_with_these_keys(name: str, printed: dict[str, str]) -> None:
     document = json.loads(printed[name])
@@ -245,6 +246,7 @@ def test_a_command_prints_one_document_with_these_keys(name: str, printed: dict[
     assert list(differences(DOCUMENTS[name][1], document, name)) == []
 
 
+@pytest.mark.slow
 def test_every_part_of_the_documents_was_seen(printed: dict[str, str]) -> None:
     """What may be empty is not, in these examples: otherwise its keys would be pinned in name only."""
     check, report = json.loads(printed["check"]), json.loads(printed["compile"])["report"]
@@ -262,6 +264,7 @@ def test_every_part_of_the_documents_was_seen(printed: dict[str, str]) -> None:
     assert json.loads(printed["calibrate"])["predictions"]
 
 
+@pytest.mark.slow
 def test_numbers_are_numbers_and_intervals_hold_them(printed: dict[str, str]) -> None:
     estimate = json.loads(printed["estimate"])
     for value, spread in (
@@ -320,6 +323,7 @@ def test_bugs_interrupts_and_missing_parts_are_documents_too(
         assert json.loads(capsys.readouterr().out)["exit_code"] == code
 
 
+@pytest.mark.slow
 def test_nothing_names_this_machine(printed: dict[str, str]) -> None:
     for name in set(DOCUMENTS) - {"doctor", "cache"}:
         assert os.path.expanduser("~") not in printed[name], name

@@ -48,6 +48,8 @@ from toolkit.models import digits
 from toolkit.sources import load_source
 from toolkit.verify.golden import verify_bundle
 
+pytestmark = pytest.mark.slow
+
 PI = MACHINES["aarch64-cortex-a72"]
 EMULATED = ("aarch64-cortex-a72", "aarch64-cortex-a76", "armv7-cortex-a7")
 
@@ -98,7 +100,6 @@ def test_each_operator_answers_as_onnxruntime_does(cases: Cases, wanted: dict[st
     assert_close(here(cases.given), wanted)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", EMULATED)
 def test_each_operator_has_the_same_integers_everywhere(
     name: str, cases: Cases, program: Program, here: Built, tmp_path: Path
@@ -128,7 +129,6 @@ def test_only_what_has_no_kernel_is_left_to_tvm(program: Program) -> None:
     assert kinds == ["MatMul", "Mul", "Resize", "Slice", "Softmax", "Split", "Transpose", "Transpose", "Transpose"]
 
 
-@pytest.mark.slow
 def test_two_compiles_give_the_same_bytes(program: Program, here: Built, tmp_path: Path) -> None:
     again = compile_executable(program, MACHINES["x86_64"], tmp_path / "cases")
     assert again.path.read_bytes() == here.path.read_bytes()
@@ -247,7 +247,6 @@ def mtcnn_onet() -> tuple[Any, Any]:
     return module.ONet().eval(), (torch.zeros(1, 3, 48, 48),)
 
 
-@pytest.mark.slow
 def test_digits(tmp_path: Path) -> None:
     assert_lean(
         "digits",
@@ -259,7 +258,6 @@ def test_digits(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.slow
 def test_an_electrocardiogram(tmp_path: Path) -> None:
     import torch
 
@@ -270,7 +268,6 @@ def test_an_electrocardiogram(tmp_path: Path) -> None:
     assert_lean(network, floats, beats(64, 1), samples, tmp_path, machines=("aarch64-cortex-a72", "armv7-cortex-a7"))
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(find_spec("facenet_pytorch") is None, reason="README, block real-networks, installs the three nets")
 def test_faces(tmp_path: Path) -> None:
     from skimage.data import lfw_subset
@@ -285,7 +282,6 @@ def test_faces(tmp_path: Path) -> None:
     assert_lean(network, floats, faces, samples, tmp_path, machines=("armv7-cortex-a7",))
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(
     find_spec("efficientnet_lite_pytorch") is None, reason="README, block real-networks, installs the weights"
 )
@@ -317,7 +313,6 @@ def test_the_machines_of_stacks_are_known() -> None:
     assert all(not s.latency.calibrated and "not tuned" in s.provenance for s in programs)
 
 
-@pytest.mark.slow
 def test_a_bundle_with_a_program(tmp_path: Path) -> None:
     made = toolkit.compile("digits", target="raspberry_pi_4", stack="program-int8", output=tmp_path / "bundle")
     assert made.artifact.complete

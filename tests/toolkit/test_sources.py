@@ -400,6 +400,7 @@ class Branches(nn.Module):
         return torch.cond(x.sum() > 0, lambda t: t * self.factor, lambda t: t - 1, (x,))
 
 
+@pytest.mark.slow
 def test_programs_that_differ_inside_a_branch_have_other_digests() -> None:
     first, second = (load_source((Branches(f), (torch.ones(3),))).program.digest for f in (2.0, 3.0))
     assert first != second

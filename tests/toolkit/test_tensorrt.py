@@ -73,6 +73,7 @@ class _Indices(nn.Module):
         return nn.functional.grid_sample(image, torch.stack([place, place.transpose(1, 2)], -1), align_corners=False)
 
 
+@pytest.mark.slow
 def test_what_its_tensorrt_does_not_read_is_refused_by_name(tmp_path: Path) -> None:
     model = (_Indices(), (torch.zeros(1, 1, 4, 4),))
     with pytest.raises(InvalidInput, match="GridSample") as refusal:

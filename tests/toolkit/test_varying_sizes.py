@@ -196,6 +196,7 @@ def test_a_look_inside_says_what_it_was_counted_with(image: str, capsys: pytest.
     assert note in printed(capsys, "inspect", image, "-q")
 
 
+@pytest.mark.slow
 def test_a_compiled_model_keeps_its_sizes_open_and_its_report_says_at_which_it_was_priced(
     batch: str, image: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

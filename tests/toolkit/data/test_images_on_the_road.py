@@ -52,6 +52,7 @@ def by_hand(file: str) -> np.ndarray:
     return ((pixels.astype(np.float32) - 127) / 128).transpose(2, 0, 1)[None]
 
 
+@pytest.mark.slow
 def test_compile_replay_and_run(capsys: pytest.CaptureFixture[str]) -> None:
     compiled = ["compile", "net.onnx", "-t", "desktop_cpu", "-q", "--data", "photos", "--preprocess", STATED]
     assert main([*compiled, "-o", "first"]) == 0

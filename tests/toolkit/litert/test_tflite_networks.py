@@ -134,6 +134,7 @@ def test_as_floats(name: str) -> None:
                 np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4 * np.abs(want).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_as_integers(name: str, tmp_path: Path) -> None:
     made = toolkit.compile(network(name), target="raspberry_pi_4", data=samples(name, 16), output=tmp_path / "bundle")
