@@ -34,7 +34,9 @@ OPERATORS = MappingProxyType(
         "quantize_rows": Entry("kernels.int8_linear.operators", "QUANTIZE", "rows_call"),
         "linear_w8a8": Entry("kernels.int8_linear.operators", "LINEAR", "layer_call"),
         "linear_int4": Entry("kernels.int4_linear.operators", "LINEAR", "layer_call"),
+        "moe": Entry("kernels.moe.operators", "EXPERTS", "experts_call"),
         "correlation": Entry("kernels.correlation.columns.operators", "COLUMNS", "columns_call"),
+        "bk_core": Entry("kernels.bk_core.operators", "FORWARD", "call"),
         "effective_rank": Entry("kernels.effective_rank.operators", "RANKS", "rank_call"),
     }
 )

@@ -1,0 +1,159 @@
+"""Int4 weights in Triton, for few rows of x: they are read as they lie, and become floats in registers.
+
+M rows of x, N outputs, K inputs. A word of 32 bits holds eight weights of one output: k = 8w .. 8w+7 from its low end.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+__all__ = ["Cut", "linear_int4"]
+
+
+@triton.jit
+def _pairs(words, FIRST: tl.constexpr, zero, OF: tl.constexpr):
+    """Nibbles FIRST and FIRST + 4 of each word less `zero`, exactly, as the halves of a new last axis.
+
+    A float that ends in the nibble's bits: bfloat16 0x4300 is 128 and counts by ones, as float16 0x6400, 1024, does.
+    """
+    MAGIC: tl.constexpr = 0x43004300 if tl.bfloat16 == OF else 0x64006400
+    BASE: tl.constexpr = 128.0 if tl.bfloat16 == OF else 1024.0
+    both = ((words >> (4 * FIRST)) & 0x000F000F) | MAGIC
+    low, high = both.to(tl.int16).to(OF, bitcast=True), (both >> 16).to(tl.int16).to(OF, bitcast=True)
+    return tl.join((low.to(tl.float32) - (zero + BASE)).to(OF), (high.to(tl.float32) - (zero + BASE)).to(OF))
+
+
+@triton.jit
+def _few_rows(
+    X, W, S, Z, Bias, Out, M, N, K, GROUP,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, SLICES: tl.constexpr,
+    ZEROS: tl.constexpr, BIAS: tl.constexpr, OF: tl.constexpr, DOT: tl.constexpr,
+):  # fmt: skip
+    """Sixteen outputs or more a program; each warp has slices of K of its own, which are added at the end."""
+    n, m = tl.program_id(0) * BN + tl.arange(0, BN), tl.program_id(1) * BM + tl.arange(0, BM)
+    slices = tl.arange(0, SLICES)
+    word, quad = tl.arange(0, BK // 8), tl.arange(0, BK // 4)
+    of_n, of_m = n.to(tl.int64)[None, :], m.to(tl.int64)[None, None, :]
+    groups = K // GROUP
+    sums = tl.zeros([SLICES, BN, BM], tl.float32)
+    for start in range(0, K, SLICES * BK):
+        k = start + slices * BK  # [SLICES]
+        within = (k < K)[:, None] & (n < N)[None, :]  # [SLICES, BN]
+        at = of_n[:, :, None] * (K // 8) + (k // 8)[:, None, None] + word[None, None, :]
+        words = tl.load(W + at, within[:, :, None], other=0)  # [SLICES, BN, BK / 8]
+        at = of_m * (K // 4) + (k // 4)[:, None, None] + quad[None, :, None]
+        quads = tl.load(X + at, (k < K)[:, None, None] & (m < M)[None, None, :], other=0)  # [SLICES, BK / 4, BM]
+        group = of_n * groups + (k // GROUP)[:, None]
+        scale = tl.load(S + group, within, other=0.0).to(tl.float32)
+        if ZEROS:
+            zero = tl.load(Z + group, within, other=0).to(tl.float32)[:, :, None]
+        else:
+            zero = 8.0
+        part = tl.zeros([SLICES, BN, BM], tl.float32)
+        for i in tl.static_range(4):
+            w = tl.reshape(_pairs(words, i, zero, OF), [SLICES, BN, BK // 4])
+            x = (quads >> (16 * i)).to(tl.int16).to(OF, bitcast=True)
+            part = tl.dot(w.to(DOT), x.to(DOT), part)
+        sums += part * scale[:, :, None]
+    out = tl.sum(sums, 0)  # [BN, BM]
+    if BIAS:
+        out += tl.load(Bias + n, n < N, other=0.0).to(tl.float32)[:, None]
+    at = m.to(tl.int64)[None, :] * N + n[:, None]
+    tl.store(Out + at, out.to(OF), (m < M)[None, :] & (n < N)[:, None])
+
+
+@triton.jit
+def _one_row(
+    X, W, S, Z, Bias, Out, N, K, GROUP,
+    BN: tl.constexpr, BG: tl.constexpr, WORDS: tl.constexpr,
+    ZEROS: tl.constexpr, BIAS: tl.constexpr, OF: tl.constexpr,
+):  # fmt: skip
+    """A row of x at a time needs no matrix unit: BN outputs a program, BG pieces of each at once."""
+    n, row = tl.program_id(0) * BN + tl.arange(0, BN), tl.program_id(1).to(tl.int64)
+    word = tl.arange(0, BG)[:, None] * WORDS + tl.arange(0, WORDS)[None, :]
+    of_n = n.to(tl.int64)[:, None]
+    pieces, groups = K // 8 // WORDS, K // GROUP  # a piece is a group, or part of one
+    sums = tl.zeros([BN, BG, WORDS], tl.float32)
+    for first in range(0, pieces, BG):
+        piece = first + tl.arange(0, BG)
+        within = (n < N)[:, None] & (piece < pieces)[None, :]
+        group = piece * (WORDS * 8) // GROUP
+        at = first * WORDS + word
+        words = tl.load(W + of_n[:, :, None] * (K // 8) + at[None, :, :], within[:, :, None], other=0)
+        scale = tl.load(S + of_n * groups + group, within, other=0.0).to(tl.float32)
+        if ZEROS:
+            zero = tl.load(Z + of_n * groups + group, within, other=0).to(tl.float32)[:, :, None]
+        else:
+            zero = 8.0
+        part = tl.zeros([BN, BG, WORDS], tl.float32)
+        for half in tl.static_range(2):
+            x = tl.load(X + row * (K // 4) + 2 * at + half, (piece < pieces)[:, None], other=0)  # [BG, WORDS] of four
+            some = words >> (16 * half)
+            for i in tl.static_range(4):
+                # a float32 that ends in the nibble, shifted: 2**23 counts by ones
+                w = ((some & (0xF << (4 * i))) | 0x4B000000).to(tl.float32, bitcast=True) - (8388608.0 + zero * 16**i)
+                value = (x >> (16 * i)).to(tl.int16).to(OF, bitcast=True).to(tl.float32) * (1.0 / 16**i)
+                part += w * value[None, :, :]
+        sums += part * scale[:, :, None]
+    out = tl.sum(tl.reshape(sums, [BN, BG * WORDS]), 1)
+    if BIAS:
+        out += tl.load(Bias + n, n < N, other=0.0).to(tl.float32)
+    tl.store(Out + row * N + n, out.to(OF), n < N)
+
+
+class Cut(NamedTuple):
+    """How the work is cut: outputs a program, and what it takes of K at once (slices, or groups for one row)."""
+
+    n: int
+    k: int
+    warps: int
+    stages: int = 2
+    m: int = 0
+    """Rows of x a program; 0: one, without the matrix unit."""
+
+
+def linear_int4(
+    x: Tensor, weight: Tensor, scale: Tensor, zero: Tensor | None, bias: Tensor | None, cut: Cut | None = None
+) -> Tensor:
+    (rows, n), outs = x.shape, weight.shape[0]
+    out = x.new_empty(rows, outs)
+    if not (rows and outs):
+        return out
+    cut = cut or _cut(rows, outs, n)
+    group = n // scale.shape[1]
+    words, quads = weight.contiguous().view(torch.int32), x.contiguous().view(torch.int64)
+    others = scale.contiguous(), scale if zero is None else zero.contiguous(), scale if bias is None else bias
+    options = {
+        "ZEROS": zero is not None, "BIAS": bias is not None, "num_warps": cut.warps, "num_stages": cut.stages,
+        "OF": tl.bfloat16 if x.dtype == torch.bfloat16 else tl.float16,
+    }  # fmt: skip
+    if cut.m:
+        grid = triton.cdiv(outs, cut.n), triton.cdiv(rows, cut.m)
+        _few_rows[grid](
+            quads, words, *others, out, rows, outs, n, group,
+            BM=cut.m, BN=cut.n, BK=min(group, 128), SLICES=cut.k, DOT=_factors(x), **options,
+        )  # fmt: skip
+    else:
+        grid = triton.cdiv(outs, cut.n), rows
+        _one_row[grid](
+            quads, words, *others, out, outs, n, group, BN=cut.n, BG=cut.k, WORDS=min(group, 128) // 8, **options
+        )
+    return out
+
+
+def _factors(x: Tensor) -> tl.dtype:
+    """What is multiplied; Triton's interpreter would take bfloat16 for the integers of its bits."""
+    if x.dtype == torch.bfloat16:
+        return tl.bfloat16 if x.is_cuda else tl.float32
+    return tl.float16
+
+
+def _cut(rows: int, outs: int, n: int) -> Cut:
+    if rows == 1:
+        return Cut(8, 8, 4)
+    return Cut(16, 8, 8, m=16)
