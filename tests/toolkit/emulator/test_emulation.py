@@ -45,7 +45,7 @@ PI = next(core for core in CORES if core.name == "Cortex-A72")
 ENOUGH_DB = 80
 KEYS = {
     "schema", "passed", "file", "runtime", "cpu", "emulator", "samples", "floor_db", "recorded", "reference",
-    "memory_bytes", "network_bytes", "instructions", "not_executed", "notes",
+    "memory_bytes", "network_bytes", "instructions", "runner", "not_executed", "notes",
 }  # fmt: skip
 DISTANCE = {"sqnr_db", "max_abs_error", "classes", "classes_agree", "identical"}
 INSTRUCTIONS = {"total", "memory", "branch", "integer", "vector", "other"}
@@ -160,6 +160,20 @@ def test_digits_on_an_emulated_raspberry_pi_4(
     assert document["network_bytes"] < document["memory_bytes"] < 200e6
     assert document["not_executed"] == ""
     assert (hashes_of(bundle.path), (bundle.path / "manifest.json").read_bytes()) == before
+
+
+@pytest.mark.parametrize("stack", ["tflite-int8", "program-int8"])
+def test_the_runner_that_is_shipped_is_run_there_as_well(
+    stack: str, root: Root, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = toolkit.compile("digits", target="raspberry_pi_4", stack=stack, output=tmp_path / "b", standalone=True)
+    runner = emulated(bundle.path, capsys)["runner"]
+    assert (runner["passed"], runner["sqnr_db"]) == (True, None)
+    assert runner["shipped_bytes"] == sum(file.stat().st_size for file in (bundle.path / "run").iterdir())
+    (bundle.path / "run/runner").write_bytes(b"no program")
+    with_new_hashes(bundle.path)
+    with pytest.raises(InvalidInput, match=r"run/runner on an emulated \S+ ended with"):
+        emulate_bundle(open_bundle(bundle.path))
 
 
 def test_instructions_are_the_same_every_time(digits: Callable[[str], Bundle]) -> None:
