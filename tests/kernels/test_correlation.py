@@ -11,7 +11,7 @@ import torch
 
 from kernels import registry
 from kernels.correlation import correlation, correlation_workspace_bytes
-from kernels.correlation.columns import moments, operators, reference
+from kernels.correlation.columns import fused, moments, operators, reference
 
 SHAPES = [(2, 1), (3, 5), (63, 7), (1000, 33), (129, 130), (40, 300)]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -66,6 +66,26 @@ def test_a_mean_of_ten_thousand_deviations_costs_no_digits(drift: str, device: t
     x = x.to(device, torch.float32)
     truth = reference.correlation(x.double())
     assert _largest_error(correlation(x), truth) <= 16 * torch.finfo(torch.float32).eps
+
+
+@pytest.mark.usefixtures("triton_form")
+def test_tiles_near_zero_are_not_shifted(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """bfloat16 on a GPU; here float32 stands in for it, whose products the interpreter knows."""
+    monkeypatch.setattr(fused, "_takes_descriptors", lambda x: True)
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    x = _data(1100, 136, torch.float64) + 1
+    x[:, 130:134] += 100
+    x[:, 3], x[:, 4], x[:, 132] = 0.0, 0.0, 7.0
+    x = x.to(device, dtype)
+    truth = reference.correlation(x.double())
+    found = correlation(x)
+    borne = 16 * torch.finfo(torch.float32).eps  # a mean of four deviations makes sums of squares 17 times as large
+    assert _largest_error(found, truth) <= torch.finfo(dtype).eps + borne
+    assert torch.equal(found, found.T)
+    for constant in (3, 4, 132):
+        assert found[constant].count_nonzero() == 1
+    x[550, 1] = float("nan")
+    assert correlation(x).isnan().sum() == 2 * 136 - 1
 
 
 @pytest.mark.usefixtures("form")

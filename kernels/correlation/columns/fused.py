@@ -8,14 +8,15 @@ side, and find it in the cache.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
-from kernels.correlation.columns.moments import SAMPLED_ROWS, workspace_bytes
+from kernels.correlation.columns.moments import SAMPLED_ROWS
 from kernels.memory import require
 
 __all__ = ["comoments", "correlation"]
@@ -28,20 +29,28 @@ _FEWEST_ROWS = 512
 
 
 @triton.jit
-def _shift(X, Shift, T, D, stride, rows, BT: tl.constexpr, BD: tl.constexpr):
-    """The mean of every stride-th row, within what was seen, so that a constant column's is its value to the bit."""
+def _shift(X, Shift, T, D, stride, rows, SPARING: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr):
+    """The mean of every stride-th row, within what was seen, so that a constant column's is its value to the bit.
+
+    SPARING leaves columns where they are whose mean is so few deviations from zero that sums of products can bear it.
+    """
     col = tl.program_id(0) * BD + tl.arange(0, BD)
-    total = tl.zeros([BD], tl.float32)
-    lowest, highest = tl.full([BD], float("inf"), tl.float32), tl.full([BD], -float("inf"), tl.float32)
+    origin = tl.load(X + col, col < D, other=0.0).to(tl.float32)
+    total, squares = tl.zeros([BD], tl.float32), tl.zeros([BD], tl.float32)
+    lowest, highest = origin, origin
     for first in range(0, rows, BT):
         row = first + tl.arange(0, BT)
         mask = (row < rows)[:, None] & (col < D)[None, :]
         x = tl.load(X + (row.to(tl.int64) * stride * D)[:, None] + col[None, :], mask, other=0.0).to(tl.float32)
-        total += tl.sum(x, 0)
-        lowest = tl.minimum(lowest, tl.min(tl.where(mask, x, float("inf")), 0))
-        highest = tl.maximum(highest, tl.max(tl.where(mask, x, -float("inf")), 0))
-    mean = total / rows
+        x = tl.where(mask, x, origin[None, :])
+        total += tl.sum(x - origin[None, :], 0)
+        squares += tl.sum((x - origin[None, :]) * (x - origin[None, :]), 0)
+        lowest, highest = tl.minimum(lowest, tl.min(x, 0)), tl.maximum(highest, tl.max(x, 0))
+    mean = origin + total / rows
     mean = tl.where(mean < lowest, lowest, tl.where(mean > highest, highest, mean))  # NaN stays
+    if SPARING:
+        variance = squares / rows - (total / rows) * (total / rows)
+        mean = tl.where(mean * mean > 16.0 * variance, mean, 0.0)
     tl.store(Shift + col, mean.to(Shift.dtype.element_ty), col < D)
 
 
@@ -68,32 +77,70 @@ def _load(X, row, col, shift, last, D, WHOLE: tl.constexpr, WIDE: tl.constexpr):
 @triton.jit
 def _products(
     X, Shift, Part, Sums, T, D, tiles, range_rows,
-    BD: tl.constexpr, BT: tl.constexpr, WHOLE: tl.constexpr, WIDE: tl.constexpr,
+    BD: tl.constexpr, BT: tl.constexpr, WHOLE: tl.constexpr, WIDE: tl.constexpr, SPARING: tl.constexpr,
     PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Σ y_iᵀ y_j over a range of rows, for one tile (i, j); and Σ y_i, where i = j."""
+    """Σ y_iᵀ y_j over a range of rows, for one tile (i, j); and Σ y_i, where i = j. SPARING: of shifted tiles alone."""
     tile, split = tl.program_id(0) % tiles, tl.program_id(0) // tiles
     i, j = _tile_of(tile)
     first, last = split * range_rows, tl.minimum(split * range_rows + range_rows, T)
     col_i, col_j = i * BD + tl.arange(0, BD), j * BD + tl.arange(0, BD)
     shift_i = tl.load(Shift + col_i, col_i < D, other=0.0)
     shift_j = tl.load(Shift + col_j, col_j < D, other=0.0)
-    found = tl.zeros([BD, BD], tl.float32)
-    if i == j:
-        sums = tl.zeros([BT, BD], tl.float32)
-        for row in tl.range(first, last, BT, num_stages=STAGES):
-            y = _load(X, row + tl.arange(0, BT), col_i, shift_i, last, D, WHOLE, WIDE)
-            found = tl.dot(tl.trans(y), y, found, input_precision=PRECISION)
-            sums += y.to(tl.float32)
-        tl.store(Sums + split * D + col_i, tl.sum(sums, 0), col_i < D)
-    else:
-        for row in tl.range(first, last, BT, num_stages=STAGES):
-            rows = row + tl.arange(0, BT)
-            y = _load(X, rows, col_i, shift_i, last, D, WHOLE, WIDE)
-            z = _load(X, rows, col_j, shift_j, last, D, WHOLE, WIDE)
-            found = tl.dot(tl.trans(y), z, found, input_precision=PRECISION)
-    at = tl.program_id(0).to(tl.int64) * BD * BD + tl.arange(0, BD)[:, None] * BD + tl.arange(0, BD)[None, :]
-    tl.store(Part + at, found)
+    if (not SPARING) or _is_shifted(shift_i, shift_j):
+        found = tl.zeros([BD, BD], tl.float32)
+        if i == j:
+            sums = tl.zeros([BT, BD], tl.float32)
+            for row in tl.range(first, last, BT, num_stages=STAGES):
+                y = _load(X, row + tl.arange(0, BT), col_i, shift_i, last, D, WHOLE, WIDE)
+                found = tl.dot(tl.trans(y), y, found, input_precision=PRECISION)
+                sums += y.to(tl.float32)
+            tl.store(Sums + split * D + col_i, tl.sum(sums, 0), col_i < D)
+        else:
+            for row in tl.range(first, last, BT, num_stages=STAGES):
+                rows = row + tl.arange(0, BT)
+                y = _load(X, rows, col_i, shift_i, last, D, WHOLE, WIDE)
+                z = _load(X, rows, col_j, shift_j, last, D, WHOLE, WIDE)
+                found = tl.dot(tl.trans(y), z, found, input_precision=PRECISION)
+        tl.store(_slot(Part, tl.program_id(0), BD), found)
+
+
+@triton.jit
+def _plain_products(
+    x, Shift, Part, Sums, T, D, tiles, range_rows, BD: tl.constexpr, BT: tl.constexpr, STAGES: tl.constexpr
+):
+    """The same of tiles that are not shifted: the copy engine brings them straight to the tensor cores' memory."""
+    tile, split = tl.program_id(0) % tiles, tl.program_id(0) // tiles
+    i, j = _tile_of(tile)
+    first, last = split * range_rows, tl.minimum(split * range_rows + range_rows, T)
+    col_i, col_j = i * BD + tl.arange(0, BD), j * BD + tl.arange(0, BD)
+    shift_i = tl.load(Shift + col_i, col_i < D, other=0.0)
+    shift_j = tl.load(Shift + col_j, col_j < D, other=0.0)
+    if not _is_shifted(shift_i, shift_j):
+        found = tl.zeros([BD, BD], tl.float32)
+        if i == j:
+            sums = tl.zeros([BT, BD], tl.float32)
+            for row in tl.range(first, last, BT, num_stages=STAGES):
+                y = x.load([row, i * BD])  # zero outside of x
+                found = tl.dot(tl.trans(y), y, found)
+                sums += y.to(tl.float32)
+            tl.store(Sums + split * D + col_i, tl.sum(sums, 0), col_i < D)
+        else:
+            for row in tl.range(first, last, BT, num_stages=STAGES):
+                y, z = x.load([row, i * BD]), x.load([row, j * BD])
+                found = tl.dot(tl.trans(y), z, found)
+        tl.store(_slot(Part, tl.program_id(0), BD), found)
+
+
+@triton.jit
+def _is_shifted(shift_i, shift_j):
+    return tl.max(tl.maximum(tl.abs(shift_i.to(tl.float32)), tl.abs(shift_j.to(tl.float32)))) > 0
+
+
+@triton.jit
+def _slot(Part, program, BD: tl.constexpr):
+    """[BD, BD] where a program leaves its sums."""
+    return Part + program.to(tl.int64) * BD * BD + tl.arange(0, BD)[:, None] * BD + tl.arange(0, BD)[None, :]
 
 
 @triton.jit
@@ -166,50 +213,77 @@ def comoments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _run(x: Tensor, *, normalised: bool) -> tuple[Tensor, Tensor, Tensor]:
     rows, width = x.shape
-    require("correlation", workspace_bytes(rows, width, x.dtype), x.device)
+    plan = _plan(rows, width, x.dtype, x.device)
+    require("correlation", 4 * (plan.splits * plan.tiles * _TILE**2 + width**2), x.device)
     out = x.new_empty(width, width, dtype=x.dtype if normalised else torch.float32)
     mean, length = x.new_empty(width, dtype=torch.float32), x.new_empty(width, dtype=torch.float32)
     if not width:
         return out, mean, length
     x = x.contiguous()
-    blocks = triton.cdiv(width, _TILE)
-    tiles = blocks * (blocks + 1) // 2
-    splits = _splits(tiles, rows, x.device)
-    options = _options(x)
-    step = options["BT"]
-    range_rows = triton.cdiv(triton.cdiv(rows, splits), step) * step
-    splits = triton.cdiv(rows, range_rows)
-    part = x.new_empty(splits * tiles * _TILE * _TILE, dtype=torch.float32)
-    sums = x.new_empty(splits, width, dtype=torch.float32)
-    shift = x.new_empty(width)
+    part = x.new_empty(plan.splits * plan.tiles * _TILE**2, dtype=torch.float32)
+    sums, shift = x.new_empty(plan.splits, width, dtype=torch.float32), x.new_empty(width)
     stride = triton.cdiv(rows, SAMPLED_ROWS)
-    _shift[(triton.cdiv(width, 32),)](x, shift, rows, width, stride, triton.cdiv(rows, stride), BT=64, BD=32)
-    _products[(splits * tiles,)](
-        x, shift, part, sums, rows, width, tiles, range_rows,
-        BD=_TILE, WHOLE=rows % step == 0 and width % _TILE == 0, **options,
+    sparing = _takes_descriptors(x)
+    _shift[(triton.cdiv(width, 32),)](
+        x, shift, rows, width, stride, triton.cdiv(rows, stride), SPARING=sparing, BT=64, BD=32
+    )
+    programs = (plan.splits * plan.tiles,)
+    if sparing:
+        described = TensorDescriptor.from_tensor(x, [_PLAIN["BT"], _TILE])
+        _plain_products[programs](
+            described, shift, part, sums, rows, width, plan.tiles, plan.range_rows, BD=_TILE, **_PLAIN
+        )
+    _products[programs](
+        x, shift, part, sums, rows, width, plan.tiles, plan.range_rows,
+        BD=_TILE, WHOLE=plan.whole, SPARING=sparing, **_options(x.dtype, x.device),
     )  # fmt: skip
-    finished = triton.cdiv(width, _FINISHED)
-    _finish[(finished * (finished + 1) // 2,)](
-        part, sums, shift, out, mean, length, rows, width, tiles, splits,
+    blocks = triton.cdiv(width, _FINISHED)
+    _finish[(blocks * (blocks + 1) // 2,)](
+        part, sums, shift, out, mean, length, rows, width, plan.tiles, plan.splits,
         BD=_TILE, BF=_FINISHED, NORMALISED=normalised,
     )  # fmt: skip
     return out, mean, length
 
 
-def _options(x: Tensor) -> dict[str, Any]:
-    """Shifted float16 could overflow, and is kept in float32; so is bfloat16, whose bits the interpreter multiplies."""
-    if x.dtype == torch.bfloat16 and x.is_cuda:
-        return {"BT": 64, "WIDE": False, "PRECISION": "tf32", "STAGES": 3, "num_warps": 8}
-    return {"BT": 32, "WIDE": True, "PRECISION": "tf32x3", "STAGES": 3, "num_warps": 8}
-
-
-def _splits(tiles: int, rows: int, device: torch.device) -> int:
-    """Into how many ranges rows are cut: so many that programs fill the multiprocessors in whole waves."""
-    places = _multiprocessors(device)
-    most = max(1, min(_WAVES * places // tiles, rows // _FEWEST_ROWS))
-    return max(range(1, most + 1), key=lambda splits: splits * tiles / (-(-splits * tiles // places) * places))
+class _Plan(NamedTuple):
+    tiles: int
+    splits: int
+    range_rows: int
+    whole: bool
 
 
 @cache
+def _plan(rows: int, width: int, dtype: torch.dtype, device: torch.device) -> _Plan:
+    """Into how many ranges rows are cut: so many that programs fill the multiprocessors in whole waves."""
+    step, places = 64, _multiprocessors(device)
+    blocks = triton.cdiv(width, _TILE)
+    tiles = max(1, blocks * (blocks + 1) // 2)
+    most = max(1, min(_WAVES * places // tiles, rows // _FEWEST_ROWS))
+    best = max(range(1, most + 1), key=lambda splits: splits * tiles / (-(-splits * tiles // places) * places))
+    range_rows = triton.cdiv(triton.cdiv(rows, best), step) * step
+    return _Plan(tiles, triton.cdiv(rows, range_rows), range_rows, rows % step == 0 and width % _TILE == 0)
+
+
 def _multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
+
+
+def _takes_descriptors(x: Tensor) -> bool:
+    """Where the copy engine may be given tiles of x: on Hopper and later, rows at multiples of 16 bytes."""
+    return (
+        x.dtype == torch.bfloat16
+        and x.is_cuda
+        and torch.cuda.get_device_capability(x.device) >= (9, 0)
+        and x.shape[1] * x.element_size() % 16 == 0
+        and x.data_ptr() % 16 == 0
+    )
+
+
+_PLAIN: dict[str, Any] = {"BT": 64, "STAGES": 4, "num_warps": 8}
+
+
+def _options(dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+    """Shifted float16 could overflow, and is kept in float32; so is bfloat16, whose bits the interpreter multiplies."""
+    if dtype == torch.bfloat16 and device.type == "cuda":
+        return {"BT": 64, "WIDE": False, "PRECISION": "tf32", "STAGES": 3, "num_warps": 8}
+    return {"BT": 32, "WIDE": True, "PRECISION": "tf32x3", "STAGES": 3, "num_warps": 8}
