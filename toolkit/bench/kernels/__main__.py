@@ -26,6 +26,7 @@ from toolkit.bench.kernels.measuring import measure
 
 OPERATORS = (
     "attention",
+    "bk_core",
     "correlation",
     "effective_rank",
 )

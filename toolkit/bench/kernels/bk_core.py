@@ -1,0 +1,142 @@
+"""Diagonals of resolvents beside the published recursion, a tridiagonal solve, and the forms beside one another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernels.bk_core import bk_core, chunked, operators
+from kernels.bk_core.chain import Chain
+from toolkit.bench.kernels.case import Case, Way, Ways
+
+__all__ = ["cases", "published"]
+
+_Z = 0.3 + 1j
+_SHAPES: tuple[tuple[str, int, int, Mapping[str, float]], ...] = (
+    ("cuda", 8192, 2048, {"floor": 3.0, "cusparse_solve": 1.0}),
+    ("cuda", 32, 1024, {"published": 500.0}),
+    ("cuda", 32, 4096, {}),
+    *(("cuda", 1024, n, {}) for n in (1024, 32_768, 1_048_576)),
+    *(("cpu", 64, n, {}) for n in (1024, 32_768, 1_048_576)),
+)
+_BACKWARD_SHAPES: tuple[tuple[str, int, int, Mapping[str, float]], ...] = (
+    ("cuda", 8192, 2048, {"floor": 6.0}),
+    ("cuda", 32, 4096, {}),
+    ("cpu", 64, 32_768, {}),
+)
+_FEW = 16
+"""Rows that are held against float64."""
+
+
+def cases() -> Iterator[Case]:
+    for kind, batch, n, goals in _SHAPES:
+        yield _case("bk_core", kind, batch, n, goals, 12, _forward)
+    for kind, batch, n, goals in _BACKWARD_SHAPES:
+        yield _case("bk_core_backward", kind, batch, n, goals, 16, _backward)
+
+
+def _case(
+    operator: str,
+    kind: str,
+    batch: int,
+    n: int,
+    goals: Mapping[str, float],
+    bytes_a_site: int,
+    prepare: Callable[[int, int, torch.device], Ways],
+) -> Case:
+    return Case(
+        operator=operator,
+        shape=f"({batch}, {n}) fp32",
+        kind=kind,
+        prepare=partial(prepare, batch, n),
+        bytes_moved=bytes_a_site * batch * n,
+        goals=goals,
+    )
+
+
+def _forward(batch: int, n: int, device: torch.device) -> Ways:
+    v = _potential(batch, n, device)
+
+    def error() -> tuple[float, float]:
+        few = v[:_FEW]
+        return _relative(bk_core(few, z=_Z), bk_core(few.double(), z=_Z)), 1e-5
+
+    peers: dict[str, Way] = {}
+    if (batch, n) == (32, 1024):
+        peers["published"] = lambda: published(v, _Z)
+    if device.type == "cuda":
+        peers |= _other_forms(operators.FORWARD.forms, v, Chain(v, 1.0, _Z - 2))
+        if (batch, n) == (8192, 2048) and find_spec("cupy") is not None:
+            peers["cusparse_solve"] = _solve(v)
+    return Ways(ours=lambda: bk_core(v, z=_Z), error=error, peers=peers)
+
+
+def _backward(batch: int, n: int, device: torch.device) -> Ways:
+    v = _potential(batch, n, device).requires_grad_()
+    grad = torch.randn(batch, n, dtype=torch.complex64, device=device, generator=torch.Generator(device).manual_seed(1))
+    green = bk_core(v, z=_Z)
+
+    def gradient() -> Tensor:
+        return torch.autograd.grad(green, v, grad, retain_graph=True)[0]
+
+    def error() -> tuple[float, float]:
+        chain = Chain(v[:_FEW].detach().double(), 1.0, _Z - 2)
+        truth = chunked.bk_core_backward(grad[:_FEW].to(torch.complex128), chain)[0]
+        return ((gradient()[:_FEW] - truth).abs().max() / truth.abs().max()).item(), 1e-5
+
+    chain = Chain(v.detach(), 1.0, _Z - 2)
+    peers = _other_forms(operators.BACKWARD.forms, v, grad, chain, False, False) if device.type == "cuda" else {}
+    return Ways(ours=gradient, error=error, peers=peers)
+
+
+def _potential(batch: int, n: int, device: torch.device) -> Tensor:
+    return torch.randn(batch, n, device=device, generator=torch.Generator(device).manual_seed(0))
+
+
+def _other_forms(forms: tuple[Any, ...], v: Tensor, *arguments: Any) -> dict[str, Way]:
+    """The forms that take the call, but for the one that is chosen and the one that is only to be read."""
+    taking = [form for form in forms if form.name != "reference" and form.refusal(operators.call(v)) is None]
+    return {form.name: partial(form.load(), *arguments) for form in taking[1:]}
+
+
+def published(v: Tensor, z: complex) -> Tensor:
+    """The recursion over determinants as it is published: G[i, i] = θ[i − 1] φ[i + 1] / θ[n], complex128."""
+    d = v.to(torch.complex128) + (2 - z)
+    left, right = [torch.ones_like(d[:, 0]), d[:, 0]], [torch.ones_like(d[:, 0]), d[:, -1]]
+    n = d.shape[1]
+    for i in range(1, n):
+        left.append(d[:, i] * left[i] - left[i - 1])
+        right.append(d[:, n - 1 - i] * right[i] - right[i - 1])
+    return torch.stack(left[:-1], 1) * torch.stack(right[-2::-1], 1) / left[-1][:, None]
+
+
+def _solve(v: Tensor) -> Way:
+    """One right-hand side for each matrix, solved by cuSPARSE: less than the whole diagonal of the inverse."""
+    import cupy  # type: ignore[import-not-found,unused-ignore]
+    from cupy_backends.cuda.libs import cusparse  # type: ignore[import-not-found,unused-ignore]
+
+    batch, n = v.shape
+    d = cupy.from_dlpack(v.to(torch.complex64) + (2 - _Z))
+    lower, upper = cupy.full((2, batch, n), -1, dtype=cupy.complex64)
+    lower[:, 0] = 0
+    upper[:, -1] = 0
+    x = cupy.ones((batch, n), dtype=cupy.complex64)
+    handle = cusparse.create()
+    addresses = tuple(values.data.ptr for values in (lower, d, upper, x))
+    needed = cusparse.cgtsv2StridedBatch_bufferSizeExt(handle, n, *addresses, batch, n)
+    workspace = cupy.empty(needed, dtype=cupy.int8)
+    cusparse.setStream(handle, torch.cuda.current_stream().cuda_stream)
+
+    def run() -> None:
+        cusparse.cgtsv2StridedBatch(handle, n, *addresses, batch, n, workspace.data.ptr)
+
+    return run
+
+
+def _relative(found: Tensor, truth: Tensor) -> float:
+    return ((found - truth).abs() / truth.abs()).max().item()
