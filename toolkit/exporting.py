@@ -18,11 +18,12 @@ from passes.torch_level.capture import export_errors, is_script, to_tensor
 from targets.errors import InvalidInput, UsageError
 from targets.target import load_stack
 from toolkit.driver import export_program, load_program
+from toolkit.inductor import compiled_package, package_runner
 from toolkit.sources import load_source
 
 __all__ = ["SUFFIXES", "export_model"]
 
-SUFFIXES = {"onnx": ".onnx", "torchscript": ".pt", "pt2": ".pt2", "litert": ".tflite"}
+SUFFIXES = {"onnx": ".onnx", "torchscript": ".pt", "pt2": ".pt2", "litert": ".tflite", "aotinductor": ".aot.pt2"}
 _LITERT_STACK = "raspberry_pi_4/tflite-fp32"  # float32; every stack of LiteRT gets the same file
 
 
@@ -32,21 +33,31 @@ def export_model(
     to: str,
     output: Path | None = None,
     opset: int | None = None,
+    device: str = "cpu",
+    half: bool = False,
     force: bool = False,
     **options: Any,
 ) -> tuple[Path, tuple[Drift, ...]]:
     """Write `model` in the format `to`.
 
+    Args:
+        device: What AOTInductor compiles for; see `toolkit.inductor`.
+        half: AOTInductor computes in float16.
+
     Returns:
         The file, and how far its answers are from the model's on synthetic inputs.
 
     Raises:
-        UsageError: an ONNX model cannot become a torch file; or --opset with a torch format.
+        UsageError: an ONNX model cannot become a torch file; or an option of another format.
         InvalidInput: the file exists, or cannot be written.
         MissingDependency: nothing here runs the file, so that nothing could be proved of it.
     """
     if opset is not None and to != "onnx":
         raise UsageError(f"--opset means nothing for {to}", hint="leave it out")
+    if to != "aotinductor" and (half or device != "cpu"):
+        raise UsageError(
+            f"--device and --half mean nothing for {to}", hint="leave them out, or export --to aotinductor"
+        )
     graph = to in ("onnx", "litert")
     program = export_program(model, opset=opset, **options) if graph else load_program(model, **options)
     path = output or Path(program.name + SUFFIXES[to])
@@ -54,10 +65,15 @@ def export_model(
         raise InvalidInput(f"{path} exists", hint="choose another --output, or replace it with --force")
     if not graph and program.level is Level.ONNX:
         raise UsageError("an ONNX model cannot be written as a torch file", hint="export it --to onnx")
-    content = {"onnx": _onnx, "torchscript": _torchscript, "pt2": _pt2, "litert": _litert}[to](program)
+    if to == "aotinductor":
+        content = compiled_package(program, device=device, half=half)
+    else:
+        content = {"onnx": _onnx, "torchscript": _torchscript, "pt2": _pt2, "litert": _litert}[to](program)
     back = _run_by_litert(content, program) if to == "litert" else None
     _replace(path, content)
-    if back is None:
+    if to == "aotinductor":
+        back = _run_by(package_runner(path, program, device=device), program)
+    elif back is None:
         back = _renamed(load_source(path, inputs=[], sample=program.example).program, program)
     return path, compare(program.truth, back, synthetic_data(program.signature, 0, example=program.example))
 
@@ -76,7 +92,11 @@ def _run_by_litert(content: bytes, program: Program) -> Program:
     """The program, with answers that LiteRT gives."""
     from toolkit.backends.litert.runtime import Interpreter
 
-    return replace(program, reference=None, _answers={}, _kept={"runner": Interpreter(content)})
+    return _run_by(Interpreter(content), program)
+
+
+def _run_by(runner: Any, program: Program) -> Program:
+    return replace(program, reference=None, _answers={}, _kept={"runner": runner})
 
 
 def _torchscript(program: Program) -> bytes:

@@ -97,6 +97,10 @@ BAD = [
     (["run", "gone", "x.npy"], 5, "toolkit compile"),
     (["export", "digits", "--to", "pt2", "--opset", "13"], 2, "leave it out"),
     (["export", "digits", "--to", "exe"], 2, "--help"),
+    (["export", "digits", "--half"], 2, "--to aotinductor"),
+    (["export", "digits", "--to", "aotinductor", "--device", "cud"], 2, "cuda"),
+    (["verify", "gone", "--provider", "web"], 2, "webgpu"),
+    (["verify", "gone", "--provider", "cpu", "--emulate"], 2, "leave out"),
     (["check", "-t", "jetson_nan"], 2, "jetson_nano"),
     (["check"], 2, "--target"),
     (["check", "-t", "jetson_nano", "--stack", "tensorrt-fp17"], 2, "tensorrt-fp16"),
@@ -288,6 +292,18 @@ def test_the_verbs_on_the_example(
     assert main(["passes", "--json"]) == 0
     assert {p["name"] for p in json.loads(capsys.readouterr().out)["passes"]} >= {"Export", "QuantizeInt8"}
     assert main(["doctor", "--json"]) == 0
+
+
+@pytest.mark.slow  # a C++ compiler takes its time
+def test_export_has_torch_compile_for_this_kind_of_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", "--to", "aotinductor", "--half", "-q"]) == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["digits.aot.pt2"]
+    within = float(re.findall(r"within ([\d.]+) dB", capsys.readouterr().out)[0])
+    assert 45 < within < 90, "float16 inside: eleven bits of significand are 66 dB"
+    assert main(["inspect", "digits.aot.pt2"]) == 5, "machine code is no model"
 
 
 @pytest.mark.parametrize(("form", "suffix"), [("onnx", ".onnx"), ("torchscript", ".pt"), ("pt2", ".pt2")])

@@ -31,6 +31,7 @@ class Format(StrEnum):
     TORCHSCRIPT = "torchscript"
     PT2 = "pt2"
     LITERT = "litert"
+    AOTINDUCTOR = "aotinductor"
 
 
 @app.command("export")
@@ -39,9 +40,11 @@ def export_(
     model_option: ModelOpt = None,
     to: Annotated[Format, typer.Option("--to", help="Format of the file.")] = Format.ONNX,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The file. [MODEL.onnx, .pt, .pt2 or .tflite]")
+        Path | None, typer.Option("--output", "-o", help="The file. [MODEL.onnx, .pt, .pt2, .tflite or .aot.pt2]")
     ] = None,
     opset: Annotated[int | None, typer.Option(help="ONNX operator set. [18, or the file's own]")] = None,
+    device: Annotated[str, typer.Option(metavar="cpu|cuda", help="aotinductor: the kind of device.")] = "cpu",
+    half: Annotated[bool, typer.Option("--half", help="aotinductor: compute in float16.")] = False,
     inputs: InputOpt = None,
     fix: FixOpt = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
@@ -50,17 +53,23 @@ def export_(
     verbose: VerboseOpt = 0,
     quiet: QuietOpt = False,
 ) -> int:
-    """Just the file: ONNX, TorchScript, pt2 or .tflite, in float32.
+    """Just the file: ONNX, TorchScript, pt2, .tflite, or torch's own compilation for this kind of machine.
 
     Its answers are compared with the model's on synthetic inputs.
     """
+    from targets.errors import UnknownName
     from toolkit import units
     from toolkit.exporting import export_model
+    from toolkit.inductor import DEVICES
+
+    if device not in DEVICES:
+        raise UnknownName("device", device, DEVICES)
 
     file = project(None)
     with progress(quiet or json) as report:
         written, drift = export_model(
             one_model(model, model_option) or file.model, to=str(to), output=output, opset=opset,
+            device=device, half=half,
             inputs=inputs or file.input, fixed=fix or file.fix, data=file.data, force=force, trust=trust,
             progress=report,
         )  # fmt: skip
