@@ -18,6 +18,7 @@ __all__ = ["attention", "keep_mask"]
 
 MOMENTS = tl.constexpr(16)  # columns that ride the matrix unit beside V: the fewest that it takes
 LANES = tl.constexpr(8)  # columns of a score tile that lie in other threads of a row: sums over the rest stay in one
+SLACK = tl.constexpr(8.0)
 
 
 @triton.jit
@@ -52,41 +53,53 @@ def _monomials(BLOCK_N: tl.constexpr, dtype: tl.constexpr):
 @triton.jit
 def _step(
     q, k_desc, v_desc, b, hk, start, first, pos, padding, N, window, scale,
-    m, mass, heat, square, acc, moments, span, monomials,
+    m, top, mass, heat, square, acc, moments, span, monomials,
     D: tl.constexpr, DV: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, PADDED: tl.constexpr, MASKED: tl.constexpr, ABSOLUTE: tl.constexpr,
     STATS: tl.constexpr,
 ):  # fmt: skip
-    """One tile of keys: the recurrence of the running maximum m, and of every sum under the row's distribution."""
+    """One tile of keys: every sum under the row's distribution, in weights exp2(s - m).
+
+    `top` is the row's maximum so far. m follows it, and the sums are scaled, only once some row of the program is SLACK
+    ahead: weights may grow to 2**SLACK, and nearly every tile is spared the scaling.
+    """
     k = k_desc.load([b, hk, start, 0]).reshape(BLOCK_N, D)
     s = tl.dot(q, k.T, input_precision=PRECISION)  # [BLOCK_M, BLOCK_N]
     key = start + tl.arange(0, BLOCK_N)
     if MASKED:
         keep = keep_mask(key[None, :], pos[:, None], padding, N, window, CAUSAL, WINDOWED, PADDED)
         s = tl.where(keep, s, -float("inf"))
-    m_new = tl.maximum(m, tl.max(s, 1) * scale)
-    t = s * scale - m_new[:, None]
+    top = tl.maximum(top, tl.max(s, 1) * scale)
+    if tl.max(top - m, 0) > SLACK:
+        shrink = tl.exp2(m - top)[:, None]
+        if STATS:
+            heat = shrink * (heat + (m - top)[:, None] * mass)
+            square = shrink * shrink * square
+            moments = moments * shrink
+            span = span * shrink
+        mass = mass * shrink
+        acc = acc * shrink
+        m = top
+    t = s * scale - m[:, None]
     p = tl.exp2(t)
-    shrink = tl.exp2(m - m_new)
     if STATS:
         if MASKED:
             t = tl.where(keep, t, 0.0)
-        heat = shrink[:, None] * (heat + (m - m_new)[:, None] * mass) + _in_thread(p * t, BLOCK_M, BLOCK_N)
-        square = (shrink * shrink)[:, None] * square + _in_thread(p * p, BLOCK_M, BLOCK_N)
-    mass = mass * shrink[:, None] + _in_thread(p, BLOCK_M, BLOCK_N)
+        heat += _in_thread(p * t, BLOCK_M, BLOCK_N)
+        square += _in_thread(p * p, BLOCK_M, BLOCK_N)
+    mass += _in_thread(p, BLOCK_M, BLOCK_N)
     narrow = p.to(q.dtype)
-    v = v_desc.load([b, hk, start, 0]).reshape(BLOCK_N, DV)
-    acc = tl.dot(narrow, v, acc * shrink[:, None], input_precision=PRECISION)
-    if STATS:
+    if STATS:  # before the product with v, which nobody waits for until the next tile
         base = (start - first).to(tl.float32)
         col = tl.arange(0, MOMENTS)
         shift = tl.where(col < 4, 1.0, tl.where(col < 6, base, base * base))
-        moments = moments * shrink[:, None] + tl.dot(narrow, monomials, input_precision=PRECISION) * shift[None, :]
-        span = span * shrink[:, None]
+        moments += tl.dot(narrow, monomials, input_precision=PRECISION) * shift[None, :]
         if ABSOLUTE:
             far = tl.abs(key[None, :] - pos[:, None]).to(tl.float32)
             span += _in_thread(p * far, BLOCK_M, BLOCK_N)
-    return m_new, mass, heat, square, acc, moments, span
+    v = v_desc.load([b, hk, start, 0]).reshape(BLOCK_N, DV)
+    acc = tl.dot(narrow, v, acc, input_precision=PRECISION)
+    return m, top, mass, heat, square, acc, moments, span
 
 
 @triton.jit
@@ -119,6 +132,7 @@ def _forward(
 
     q = q_desc.load([b, h, block * BLOCK_M, 0]).reshape(BLOCK_M, D)
     m = tl.full([BLOCK_M], -1e30, tl.float32)
+    top = tl.full([BLOCK_M], -1e30, tl.float32)
     mass = tl.zeros([BLOCK_M, LANES], tl.float32)
     heat = tl.zeros([BLOCK_M, LANES], tl.float32)
     square = tl.zeros([BLOCK_M, LANES], tl.float32)
@@ -139,16 +153,16 @@ def _forward(
         tile_row = block * BLOCK_M // TILE
         for index in range(0, tl.load(Counts + tile_row) * each):
             tile = tl.load(Columns + tile_row * tile_columns + index // each)
-            m, mass, heat, square, acc, moments, span = _step(
+            m, top, mass, heat, square, acc, moments, span = _step(
                 q, k_desc, v_desc, b, hk, tile * TILE + index % each * BLOCK_N, first, pos, padding, N, window, scale,
-                m, mass, heat, square, acc, moments, span, monomials,
+                m, top, mass, heat, square, acc, moments, span, monomials,
                 D, DV, BLOCK_M, BLOCK_N, PRECISION, CAUSAL, WINDOWED, PADDED, True, True, STATS,
             )  # fmt: skip
     elif WINDOWED or PADDED:
         for start in tl.range(low, high, BLOCK_N, num_stages=STAGES):
-            m, mass, heat, square, acc, moments, span = _step(
+            m, top, mass, heat, square, acc, moments, span = _step(
                 q, k_desc, v_desc, b, hk, start, first, pos, padding, N, window, scale,
-                m, mass, heat, square, acc, moments, span, monomials,
+                m, top, mass, heat, square, acc, moments, span, monomials,
                 D, DV, BLOCK_M, BLOCK_N, PRECISION, CAUSAL, WINDOWED, PADDED, True, True, STATS,
             )  # fmt: skip
     else:
@@ -157,9 +171,9 @@ def _forward(
         if CAUSAL or STATS:  # tiles with no key after the first query
             before = tl.minimum(tl.maximum(first + 1, 0) // BLOCK_N * BLOCK_N, whole)
         for start in tl.range(0, before, BLOCK_N, num_stages=STAGES):
-            m, mass, heat, square, acc, moments, span = _step(
+            m, top, mass, heat, square, acc, moments, span = _step(
                 q, k_desc, v_desc, b, hk, start, first, pos, padding, N, window, scale,
-                m, mass, heat, square, acc, moments, span, monomials,
+                m, top, mass, heat, square, acc, moments, span, monomials,
                 D, DV, BLOCK_M, BLOCK_N, PRECISION, False, False, False, False, False, STATS,
             )  # fmt: skip
         ahead = (row - block * BLOCK_M).to(tl.float32)
@@ -173,25 +187,25 @@ def _forward(
             if CAUSAL:
                 after = high
             for start in tl.range(before, after, BLOCK_N, num_stages=1):
-                m, mass, heat, square, acc, moments, span = _step(
+                m, top, mass, heat, square, acc, moments, span = _step(
                     q, k_desc, v_desc, b, hk, start, first, pos, padding, N, window, scale,
-                    m, mass, heat, square, acc, moments, span, monomials,
+                    m, top, mass, heat, square, acc, moments, span, monomials,
                     D, DV, BLOCK_M, BLOCK_N, PRECISION, CAUSAL, False, False, CAUSAL, True, STATS,
                 )  # fmt: skip
         if STATS and not CAUSAL:
             span -= tl.where(lane == 0, _leaning(moments, ahead)[:, None], 0.0)
             for start in tl.range(after, whole, BLOCK_N, num_stages=STAGES):
-                m, mass, heat, square, acc, moments, span = _step(
+                m, top, mass, heat, square, acc, moments, span = _step(
                     q, k_desc, v_desc, b, hk, start, first, pos, padding, N, window, scale,
-                    m, mass, heat, square, acc, moments, span, monomials,
+                    m, top, mass, heat, square, acc, moments, span, monomials,
                     D, DV, BLOCK_M, BLOCK_N, PRECISION, False, False, False, False, False, STATS,
                 )  # fmt: skip
             span += tl.where(lane == 0, _leaning(moments, ahead)[:, None], 0.0)
         if not CAUSAL:
             for start in tl.range(whole, N, BLOCK_N, num_stages=1):  # what is left of the keys
-                m, mass, heat, square, acc, moments, span = _step(
+                m, top, mass, heat, square, acc, moments, span = _step(
                     q, k_desc, v_desc, b, hk, start, first, pos, padding, N, window, scale,
-                    m, mass, heat, square, acc, moments, span, monomials,
+                    m, top, mass, heat, square, acc, moments, span, monomials,
                     D, DV, BLOCK_M, BLOCK_N, PRECISION, False, False, False, True, True, STATS,
                 )  # fmt: skip
 
@@ -215,7 +229,7 @@ def _forward(
         tl.store(partial, tl.sum(tl.where(counted, tl.sum(span, 1) / safe, 0.0)))
         tl.store(partial + 1, tl.sum(tl.where(counted, entropy, 0.0)))
         tl.store(partial + 2, tl.sum(tl.where(counted, tl.maximum(variance, 0.0), 0.0)))
-        tl.store(partial + 3, tl.sum(tl.where(counted, 1 / safe, 0.0)))
+        tl.store(partial + 3, tl.sum(tl.where(counted, tl.exp2(top - m) / safe, 0.0)))
         tl.store(partial + 4, tl.sum(tl.where(counted, safe * safe / tl.sum(square, 1), 0.0)))
         tl.store(partial + 5, tl.sum(tl.where(counted, 1.0, 0.0)))
 
@@ -248,7 +262,7 @@ def attention(
     stats = q.new_zeros(5 if return_stats else 0, batch, heads, dtype=torch.float32)
     if out.numel() == 0 or n == 0:
         return out.zero_(), lse.fill_(-torch.inf), stats
-    shape = forward_shape(d, dv, q.dtype, causal)
+    shape = forward_shape(d, dv, q.dtype)
     blocks = triton.cdiv(m, shape.block_m)
     partial = lse.new_empty((batch * heads * blocks, 8) if return_stats else (1, 8))
     counts, columns = listed(tiles, lse)

@@ -10,6 +10,7 @@ from torch.library import custom_op
 
 from kernels.attention import library
 from kernels.attention.blocks import BLOCK, scores_at_once
+from kernels.attention.shapes import shared_bytes
 from kernels.dispatch import Call, Form, Operator, needs_triton
 from kernels.machine import machine_of
 from kernels.memory import require
@@ -18,12 +19,15 @@ __all__ = ["ATTENTION", "ATTENTION_BACKWARD", "attention", "attention_call", "wo
 
 
 def _not_in_triton(call: Call) -> str | None:
-    return needs_triton(call) or _not_measured(call) or _unfit(call)
+    return needs_triton(call) or _unfit(call) or (_too_little(call) if call.machine.kind == "cuda" else None)
 
 
-def _not_measured(call: Call) -> str | None:
-    if call.machine.kind == "cuda" and call.machine.capability < (8, 0):
+def _too_little(call: Call) -> str | None:
+    if call.machine.capability < (8, 0):
         return f"its tiles need the asynchronous copies of compute capability 8.0, {call.machine} has less"
+    needed = shared_bytes(call.sizes["d"], call.sizes["dv"], call.dtype)
+    if needed > call.machine.shared_bytes:
+        return f"its tiles need {needed:,} bytes of shared memory, {call.machine} has {call.machine.shared_bytes:,}"
     return None
 
 

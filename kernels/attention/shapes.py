@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = ["Shape", "forward_shape", "gradient_shapes"]
+__all__ = ["Shape", "forward_shape", "gradient_shapes", "shared_bytes"]
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,14 @@ class Shape:
         }  # fmt: skip
 
 
-def forward_shape(d: int, dv: int, dtype: torch.dtype, causal: bool) -> Shape:
+def forward_shape(d: int, dv: int, dtype: torch.dtype) -> Shape:
+    """Two programs of four warps share a multiprocessor: one multiplies while the other exponentiates."""
     wide = max(d, dv)
     if dtype == torch.float32:
         return Shape(64, 32, 4, 2) if wide > 64 else Shape(64, 64, 4, 2)
-    if wide <= 64:
-        return Shape(128, 128, 8, 2)
-    return Shape(128, 128, 8, 2) if wide <= 128 else Shape(128, 64, 8, 2)
+    if wide > 128:
+        return Shape(128, 64, 8, 2)
+    return Shape(64, 64, 4, 2) if wide > 64 else Shape(64, 128, 4, 2)
 
 
 def gradient_shapes(d: int, dv: int, dtype: torch.dtype) -> tuple[Shape, Shape]:
@@ -40,6 +41,23 @@ def gradient_shapes(d: int, dv: int, dtype: torch.dtype) -> tuple[Shape, Shape]:
     wide = max(d, dv)
     if dtype == torch.float32:
         return (Shape(32, 32, 4, 1), Shape(32, 32, 4, 1)) if wide > 64 else (Shape(64, 64, 4, 2), Shape(64, 64, 4, 2))
-    if wide <= 128:
-        return Shape(64, 128, 8, 2), Shape(128, 64, 8, 2)
-    return Shape(32, 64, 8, 2), Shape(64, 64, 8, 2)
+    if wide > 128:
+        return Shape(32, 64, 8, 2), Shape(64, 64, 8, 2)
+    return (Shape(64, 64, 4, 2), Shape(64, 64, 4, 2)) if wide > 64 else (Shape(64, 64, 4, 3), Shape(128, 64, 8, 3))
+
+
+def shared_bytes(d: int, dv: int, dtype: torch.dtype) -> int:
+    """The most that a program of any of the three kernels keeps in shared memory: tiles that stay, and that pass."""
+    forward = forward_shape(d, dv, dtype)
+    keys, queries = gradient_shapes(d, dv, dtype)
+    both = d + dv
+    elements = max(
+        forward.block_m * d + forward.stages * forward.block_n * both,
+        (keys.block_n + keys.stages * keys.block_m) * both,
+        (queries.block_m + queries.stages * queries.block_n) * both,
+    )
+    return elements * dtype.itemsize + _BESIDE
+
+
+_BESIDE = 8 * 1024
+"""Moments of places, barriers, and what reductions pass on."""
