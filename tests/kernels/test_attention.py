@@ -414,7 +414,7 @@ T4 = Machine("cuda", "Tesla T4", (7, 5), 64 * 1024, True)
         (T4, torch.bfloat16, 64, "bfloat16 needs compute capability 8.0"),
         (H100, torch.bfloat16, 256, ""),
         (H100, torch.float32, 256, ""),
-        (A10, torch.bfloat16, 128, ""),
+        (A10, torch.bfloat16, 64, ""),
         (A10, torch.bfloat16, 256, r"204,800 bytes of shared memory, NVIDIA A10 \(sm_86\) has 101,376"),
         (T4, torch.float16, 64, r"asynchronous copies .* Tesla T4 \(sm_75\) has less"),
         (Machine("cpu", has_triton=True, interprets=True), torch.bfloat16, 64, "for integers"),
