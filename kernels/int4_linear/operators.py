@@ -51,14 +51,15 @@ def layer_call(x: Tensor, weight: Tensor, scale: Tensor, *_: object) -> Call:
     return Call(machine_of(x.device), x.dtype, sizes)
 
 
-def workspace_bytes(rows: int, inputs: int, outs: int, dtype: torch.dtype) -> int:
+def workspace_bytes(x: Tensor, outs: int) -> int:
     """The most that a form allocates beside its inputs: the result, and a block of the weight as floats."""
-    return rows * outs * dtype.itemsize + 3 * 4 * inputs * min(outs, block_outputs(inputs))
+    (rows, inputs), block = x.shape, min(outs, block_outputs(x.shape[1], x.device))
+    return rows * outs * x.element_size() + 8 * inputs * (block + rows)
 
 
 @custom_op("kernels::linear_int4", mutates_args=())
 def linear_int4(x: Tensor, weight: Tensor, scale: Tensor, zero: Tensor | None, bias: Tensor | None) -> Tensor:
-    require("linear_int4", workspace_bytes(x.shape[0], x.shape[1], weight.shape[0], x.dtype), x.device)
+    require("linear_int4", workspace_bytes(x, weight.shape[0]), x.device)
     return LINEAR.run(layer_call(x, weight, scale), x, weight, scale, zero, bias)  # type: ignore[no-any-return]
 
 

