@@ -5,7 +5,6 @@ from __future__ import annotations
 from torch import Tensor
 
 from kernels.correlation import operators, reference
-from kernels.correlation.columns import moments
 from kernels.correlation.columns import operators as columns_operators
 from kernels.correlation.columns import reference as columns_reference
 from kernels.correlation.state import CorrelationState
@@ -70,5 +69,5 @@ def correlation(x: Tensor) -> Tensor:
 
 
 def correlation_workspace_bytes(x: Tensor) -> int:
-    """The memory that `correlation(x)` takes at most, beside x."""
-    return moments.workspace_bytes(x.shape[0], x.shape[1], x.dtype)
+    """The memory that `correlation(x)` takes at most, beside x (T, D) and a copy of it if it is not contiguous."""
+    return columns_operators.workspace_bytes(x)

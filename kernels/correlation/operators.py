@@ -14,11 +14,15 @@ __all__ = ["ROWS", "ROWS_BACKWARD", "row_call", "row_correlation"]
 
 LONGEST_ROW = 16_384
 """What one Triton program keeps in its registers."""
+MOST_ROWS = 2**31 - 1
 
 
 def _too_long_for_triton(call: Call) -> str | None:
-    too_long = f"rows of more than {LONGEST_ROW} do not fit the registers of a program"
-    return needs_triton(call) or (too_long if call.sizes["n"] > LONGEST_ROW else None)
+    if call.sizes["n"] > LONGEST_ROW:
+        return f"rows of more than {LONGEST_ROW} do not fit the registers of a program"
+    if call.sizes["rows"] > MOST_ROWS:
+        return f"more than {MOST_ROWS} rows are more programs than CUDA launches"
+    return needs_triton(call)
 
 
 ROWS = Operator(

@@ -12,7 +12,7 @@ from kernels.effective_rank.estimated import Estimate, estimate
 from kernels.effective_rank.products import effective_rank as by_products
 from kernels.exporting import exporting
 
-__all__ = ["KINDS", "Estimate", "Kind", "effective_rank", "estimate_effective_rank"]
+__all__ = ["KINDS", "Estimate", "Kind", "effective_rank", "effective_rank_workspace_bytes", "estimate_effective_rank"]
 
 Kind = Literal["participation", "entropy", "stable"]
 KINDS: tuple[Kind, ...] = ("participation", "entropy", "stable")
@@ -40,6 +40,7 @@ def effective_rank(w: Tensor, *, kind: Kind = "participation") -> Tensor:
     Raises:
         ValueError: `w` has fewer than two dimensions, or there is no such kind.
         TypeError: the elements are no floating point numbers.
+        MemoryError: `effective_rank_workspace_bytes` are not to be had; raised before anything is computed.
         KernelUnavailable: KERNELS_FORM names a form that does not run here.
 
     Source: entropy: Roy, Vetterli 2007, "The effective rank: a measure of effective dimensionality"; stable: Rudelson,
@@ -49,6 +50,11 @@ def effective_rank(w: Tensor, *, kind: Kind = "participation") -> Tensor:
     if not w.numel():
         return wide.sum((-2, -1))
     return by_products(wide, kind) if exporting() else operators.effective_rank(wide, kind)
+
+
+def effective_rank_workspace_bytes(w: Tensor, *, kind: Kind = "participation") -> int:
+    """The memory that `effective_rank(w, kind=kind)` takes at most, beside w."""
+    return operators.workspace_bytes(w, kind)
 
 
 def estimate_effective_rank(

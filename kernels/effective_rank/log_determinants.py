@@ -5,16 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["by_elimination", "log_determinants"]
+__all__ = ["BYTES_AT_ONCE", "by_elimination", "log_determinants"]
 
 _BLOCK = 64
-_BYTES = 2**32
+BYTES_AT_ONCE = 2**31
 """Of shifted copies at a time: all points at once for few matrices, one after the other for many."""
 
 
 def log_determinants(gram: Tensor, t: Tensor) -> Tensor:
     """(points, batch) ln det(G + tI) of G (batch, n, n), positive semidefinite; NaN where it is not."""
-    at_once = max(1, _BYTES // max(gram.numel() * gram.element_size(), 1))
+    at_once = max(1, BYTES_AT_ONCE // max(gram.numel() * gram.element_size(), 1))
     return torch.cat([_by_cholesky(gram, t[at : at + at_once]) for at in range(0, len(t), at_once)])
 
 

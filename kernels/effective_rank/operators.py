@@ -11,9 +11,11 @@ from torch.library import custom_op
 
 from kernels.dispatch import Call, Form, Operator
 from kernels.effective_rank.gradient import effective_rank_backward
+from kernels.effective_rank.log_determinants import BYTES_AT_ONCE
 from kernels.machine import machine_of
+from kernels.memory import require
 
-__all__ = ["RANKS", "RankCall", "effective_rank", "rank_call"]
+__all__ = ["RANKS", "RankCall", "effective_rank", "rank_call", "workspace_bytes"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +53,19 @@ def rank_call(w: Tensor, *, kind: str = "participation") -> RankCall:
     return RankCall(machine_of(w.device), w.dtype, sizes, kind=kind)
 
 
+def workspace_bytes(w: Tensor, kind: str) -> int:
+    """What ranks take beside w: w and its Gram matrix as numbers of 8 bytes, a few times over."""
+    gram = w.shape[:-2].numel() * min(w.shape[-2:]) ** 2
+    return 8 * (2 * w.numel() + 4 * gram) + (2 * max(BYTES_AT_ONCE, 8 * gram) if _by_determinants(w, kind) else 0)
+
+
+def _by_determinants(w: Tensor, kind: str) -> bool:
+    return kind == "entropy" and RANKS.choose(rank_call(w, kind=kind)).form.name == "products"
+
+
 @custom_op("kernels::effective_rank", mutates_args=())
 def effective_rank(w: Tensor, kind: str) -> Tensor:
+    require("effective_rank", workspace_bytes(w, kind), w.device)
     return RANKS.run(rank_call(w, kind=kind), w, kind)  # type: ignore[no-any-return]
 
 

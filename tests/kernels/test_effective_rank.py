@@ -10,7 +10,15 @@ import pytest
 import torch
 
 from kernels import KernelUnavailable, registry
-from kernels.effective_rank import KINDS, effective_rank, eigenvalues, operators, products, reference
+from kernels.effective_rank import (
+    KINDS,
+    effective_rank,
+    effective_rank_workspace_bytes,
+    eigenvalues,
+    operators,
+    products,
+    reference,
+)
 from kernels.effective_rank.stable import ALLOWED_ERROR
 
 PROMISED = {"participation": 1e-5, "entropy": 1e-3, "stable": ALLOWED_ERROR}
@@ -147,7 +155,7 @@ def test_is_exported_in_plain_operators_and_runs_in_onnxruntime(kind: str, tmp_p
         def forward(self, w: torch.Tensor) -> torch.Tensor:
             return effective_rank(w, kind=kind)  # type: ignore[arg-type]
 
-    w = _randn(3, 20, 12).float()
+    w = _randn(3, 9, 6).float()
     program = torch.onnx.export(Rank().eval(), (w,), dynamo=True, opset_version=18, verbose=False)
     assert program is not None
     assert {node.domain for node in program.model.graph} <= {""}
@@ -173,6 +181,14 @@ def test_which_form_runs_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "not products: eigenvalues take a cpu less time" in registry.why("effective_rank", w, kind="entropy")
     monkeypatch.setenv("KERNELS_FORM", "effective_rank=cuda")
     with pytest.raises(KernelUnavailable, match="no form 'cuda'; it has products, eigenvalues, torch"):
+        effective_rank(w)
+
+
+def test_memory_is_asked_for_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    w = torch.ones(1500, 1500)
+    assert effective_rank_workspace_bytes(w, kind="entropy") >= 8 * 3 * 1500**2
+    monkeypatch.setattr("kernels.memory.free_bytes", lambda device: 10**6)
+    with pytest.raises(MemoryError, match=r"effective_rank needs 0\.\d+ GB on cpu"):
         effective_rank(w)
 
 

@@ -19,7 +19,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from kernels.correlation.columns.moments import SAMPLED_ROWS
 from kernels.memory import require
 
-__all__ = ["comoments", "correlation"]
+__all__ = ["comoments", "correlation", "workspace_bytes"]
 
 _TILE = 128
 _FINISHED = 64
@@ -213,8 +213,8 @@ def comoments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _run(x: Tensor, *, normalised: bool) -> tuple[Tensor, Tensor, Tensor]:
     rows, width = x.shape
-    plan = _plan(rows, width, x.dtype, x.device)
-    require("correlation", 4 * (plan.splits * plan.tiles * _TILE**2 + width**2), x.device)
+    plan = _plan(rows, width, x.device)
+    require("correlation", workspace_bytes(rows, width, x.device), x.device)
     out = x.new_empty(width, width, dtype=x.dtype if normalised else torch.float32)
     mean, length = x.new_empty(width, dtype=torch.float32), x.new_empty(width, dtype=torch.float32)
     if not width:
@@ -252,8 +252,14 @@ class _Plan(NamedTuple):
     whole: bool
 
 
+def workspace_bytes(rows: int, width: int, device: torch.device) -> int:
+    """Partial sums of each program, and the result."""
+    plan = _plan(rows, width, device)
+    return 4 * (plan.splits * plan.tiles * _TILE**2 + (plan.splits + 3) * width + width**2)
+
+
 @cache
-def _plan(rows: int, width: int, dtype: torch.dtype, device: torch.device) -> _Plan:
+def _plan(rows: int, width: int, device: torch.device) -> _Plan:
     """Into how many ranges rows are cut: so many that programs fill the multiprocessors in whole waves."""
     step, places = 64, _multiprocessors(device)
     blocks = triton.cdiv(width, _TILE)

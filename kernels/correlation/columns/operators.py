@@ -12,7 +12,10 @@ from kernels.correlation.columns import moments
 from kernels.dispatch import Call, Form, Operator, needs_triton
 from kernels.machine import machine_of
 
-__all__ = ["COLUMNS", "COMOMENTS", "columns_call", "comoments", "correlation"]
+__all__ = ["COLUMNS", "COMOMENTS", "columns_call", "comoments", "correlation", "workspace_bytes"]
+
+MOST_ROWS = 2**30
+"""What Triton's programs count in 32 bits."""
 
 
 def _beyond_triton(call: Call) -> str | None:
@@ -20,6 +23,8 @@ def _beyond_triton(call: Call) -> str | None:
         return "Triton multiplies in three products of tf32, which float64 is finer than"
     if call.machine.kind == "cuda" and call.machine.capability < (8, 0):
         return f"products in tf32 need compute capability 8.0, {call.machine} has less"
+    if call.sizes["T"] > MOST_ROWS:
+        return f"more than {MOST_ROWS} rows are not counted in 32 bits"
     return needs_triton(call)
 
 
@@ -41,6 +46,16 @@ COMOMENTS = Operator(
 
 def columns_call(x: Tensor) -> Call:
     return Call(machine_of(x.device), x.dtype, {"T": x.shape[0], "D": x.shape[1]})
+
+
+def workspace_bytes(x: Tensor) -> int:
+    """What correlating the columns of x takes beside x, in the form that would run."""
+    rows, width = x.shape
+    if COLUMNS.choose(columns_call(x)).form.name == "triton":
+        from kernels.correlation.columns import fused
+
+        return fused.workspace_bytes(rows, width, x.device)
+    return moments.workspace_bytes(rows, width, x.dtype)
 
 
 @custom_op("kernels::correlation", mutates_args=())
