@@ -19,7 +19,7 @@ def quantize_rows(x: Tensor, scale: Tensor | None = None) -> tuple[Tensor, Tenso
     else:
         scales = torch.where(largest.isnan(), float("nan"), scale)
     q = torch.where(scales[:, None] > 0, x / scales[:, None], 0.0)
-    return torch.clamp(torch.round(q), -128, 127).to(torch.int8), scales
+    return q.round_().clamp_(-128, 127).to(torch.int8), scales
 
 
 def linear_w8a8(
@@ -44,4 +44,4 @@ def _steps(x: Tensor) -> Tensor:
 
 
 def _largest(x: Tensor) -> Tensor:
-    return x.abs().amax(1) if x.shape[1] else x.new_zeros(x.shape[0])
+    return torch.linalg.vector_norm(x, float("inf"), dim=1) if x.shape[1] else x.new_zeros(x.shape[0])

@@ -20,8 +20,8 @@ def linear_w8a8(
     activation: str,
     dtype: torch.dtype,
 ) -> Tensor:
-    out = _products(x, weight) * x_scale[:, None] * weight_scale
-    return activated(out if bias is None else out + bias, activation).to(dtype)
+    out = _products(x, weight).to(torch.float32).mul_(x_scale[:, None]).mul_(weight_scale)
+    return activated(out if bias is None else out.add_(bias), activation).to(dtype)
 
 
 def _products(x: Tensor, weight: Tensor) -> Tensor:

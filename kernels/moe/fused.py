@@ -310,10 +310,11 @@ def by_weights(
     tiles = tiles or _TILES
     (rows, n), k = out.shape, x.shape[1]
     block = [1, tiles.k, tiles.n] if transposed else [1, tiles.n, tiles.k]
-    described = TensorDescriptor.from_tensor(out, [tiles.m, tiles.n // 2])
+    half = [tiles.m, tiles.n // 2]
+    described = TensorDescriptor.from_tensor(out, half)
     _rows_by_weights[(_programs(triton.cdiv(rows, tiles.m) * triton.cdiv(n, tiles.n), tiles, x),)](
         TensorDescriptor.from_tensor(x, [tiles.m, tiles.k]), TensorDescriptor.from_tensor(w, block),
-        w if bias is None else bias, described if z is None else TensorDescriptor.from_tensor(z, [tiles.m, tiles.n // 2]),
+        w if bias is None else bias, described if z is None else TensorDescriptor.from_tensor(z, half),
         described, layout.start, layout.expert, n, k, w.shape[0],
         BM=tiles.m, BN=tiles.n, BK=tiles.k, ROWS=ROWS, GROUP=tiles.group, TRANSPOSED=transposed, BIAS=bias is not None,
         KEEP=z is not None, END=end, ACTIVATION=activation, DOT=_factors(x),
