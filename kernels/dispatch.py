@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
@@ -38,7 +39,7 @@ class Call:
         return f"{sizes}; {str(self.dtype).removeprefix('torch.')} on {self.machine}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Form:
     """One way to compute an operator: "package.module:function", imported when it first runs."""
 
@@ -57,14 +58,19 @@ class Choice:
     """The form that runs, and why each form before it does not."""
 
     form: Form
-    because: str
+    call: Call
     refused: Mapping[str, str]
+    named: bool = False
+
+    @property
+    def because(self) -> str:
+        return f"{VARIABLE} names it" if self.named else f"takes {self.call}"
 
     def __str__(self) -> str:
         return "\n".join([f"{self.form.name}: {self.because}", *(f"not {n}: {why}" for n, why in self.refused.items())])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Operator:
     """An operator by its forms, the fastest first; the last takes every call."""
 
@@ -84,12 +90,13 @@ class Operator:
         for form in self.forms:
             why = form.refusal(call) or _only_when_named(form, call)
             if why is None:
-                return Choice(form, f"takes {call}", refused)
+                return Choice(form, call, refused)
             refused[form.name] = why
         raise KernelUnavailable(f"{self.name} has no form for {call}: {_listed(refused)}")
 
     def run(self, call: Call, *arguments: Any, **options: Any) -> Any:
-        return self.choose(call).form.load()(*arguments, **options)
+        sizes = tuple(call.sizes.items())
+        return _loaded(self, call.machine, call.dtype, sizes, os.environ.get(VARIABLE, ""))(*arguments, **options)
 
     def _as_named(self, name: str, call: Call) -> Choice:
         found = {form.name: form for form in self.forms}
@@ -98,7 +105,15 @@ class Operator:
         why = found[name].refusal(call)
         if why is not None:
             raise KernelUnavailable(f"{VARIABLE} asks for {self.name} in {name}, which does not take {call}: {why}")
-        return Choice(found[name], f"{VARIABLE} names it", {})
+        return Choice(found[name], call, {}, named=True)
+
+
+@lru_cache(maxsize=4096)
+def _loaded(
+    operator: Operator, machine: Machine, dtype: torch.dtype, sizes: tuple[tuple[str, int], ...], variable: str
+) -> Callable[..., Any]:
+    """The function of the form that is chosen; asked once, since choosing takes longer than a small kernel."""
+    return operator.choose(Call(machine, dtype, dict(sizes))).form.load()
 
 
 def needs_triton(call: Call) -> str | None:

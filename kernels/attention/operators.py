@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.library import custom_op
 
 from kernels.attention import library
 from kernels.attention.blocks import BLOCK, scores_at_once
 from kernels.attention.shapes import shared_bytes
 from kernels.dispatch import Call, Form, Operator, needs_triton
+from kernels.eager import custom_op
 from kernels.machine import machine_of
 from kernels.memory import require
 

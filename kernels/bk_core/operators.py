@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.library import custom_op
 
 from kernels.bk_core.chain import Chain
 from kernels.dispatch import Call, Form, Operator
+from kernels.eager import custom_op
 from kernels.machine import machine_of
 from kernels.memory import require
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
-from torch.library import custom_op
 
 from kernels.dispatch import Call, Form, Operator, needs_triton
+from kernels.eager import custom_op
 from kernels.machine import machine_of
 
 __all__ = ["ROWS", "ROWS_BACKWARD", "row_call", "row_correlation"]

@@ -7,9 +7,9 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.library import custom_op
 
 from kernels.dispatch import Call, Form, Operator
+from kernels.eager import custom_op
 from kernels.effective_rank.gradient import effective_rank_backward
 from kernels.effective_rank.log_determinants import BYTES_AT_ONCE
 from kernels.machine import machine_of

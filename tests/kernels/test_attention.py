@@ -296,8 +296,8 @@ def test_gradients_are_those_of_finite_differences(sizes: Sizes, options: dict[s
 
 def test_torch_accepts_the_operator() -> None:
     q, k, v = (x.requires_grad_() for x in _inputs(Sizes(m=4, n=5), torch.float64, torch.device("cpu")))
-    torch.library.opcheck(operators.attention, (q, k, v, None, None, True, None, 0.25, True))
-    torch.library.opcheck(operators.attention, (q, k, v, None, None, False, 2, 0.25, False))
+    torch.library.opcheck(operators.attention.whole, (q, k, v, None, None, True, None, 0.25, True))
+    torch.library.opcheck(operators.attention.whole, (q, k, v, None, None, False, 2, 0.25, False))
 
 
 def test_a_map_of_tiles_is_a_list_of_tiles(device: torch.device) -> None:

@@ -174,7 +174,7 @@ def test_panels_and_blocks_leave_no_seam(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_torch_accepts_the_operator() -> None:
-    torch.library.opcheck(operators.correlation, (_data(7, 4, torch.float64).requires_grad_(),))
+    torch.library.opcheck(operators.correlation.whole, (_data(7, 4, torch.float64).requires_grad_(),))
 
 
 def test_is_exported_in_plain_operators_and_runs_in_onnxruntime(tmp_path: Path) -> None:

@@ -192,7 +192,7 @@ def test_torch_accepts_the_operator_and_compiles_it_whole() -> None:
     x, chosen, gates, w_in, b_in, w_out, b_out = (
         t.requires_grad_(t.is_floating_point()) for t in _layer(5, 3, 4, 3, 2)
     )
-    torch.library.opcheck(operators.experts, (x, chosen, gates, w_in, b_in, w_out, b_out, "silu", True))
+    torch.library.opcheck(operators.experts.whole, (x, chosen, gates, w_in, b_in, w_out, b_out, "silu", True))
 
     def mixture(x: torch.Tensor) -> torch.Tensor:
         return experts(x, chosen, gates, w_in, w_out) * 2

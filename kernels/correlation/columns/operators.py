@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.library import custom_op
 
 from kernels.correlation.columns import moments
 from kernels.dispatch import Call, Form, Operator, needs_triton
+from kernels.eager import custom_op
 from kernels.machine import machine_of
 
 __all__ = ["COLUMNS", "COMOMENTS", "columns_call", "comoments", "correlation", "workspace_bytes"]

@@ -1,0 +1,58 @@
+"""Operators of torch that cost nothing where nobody looks: called straight in eager code that wants no gradient.
+
+Through torch's dispatcher a call costs tens of microseconds of the host, as long as a small kernel runs. It is needed
+where something listens there: autograd, torch.compile, a mode that traces or fakes, a subclass of Tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.library import CustomOpDef
+from torch.library import custom_op as _custom_op
+from torch.nn import Parameter
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+
+__all__ = ["EagerOperator", "custom_op"]
+
+
+class EagerOperator:
+    """What `torch.library.custom_op` makes, in `whole`, with a short cut to the function itself."""
+
+    def __init__(self, function: Callable[..., Any], whole: CustomOpDef) -> None:
+        self._function = function
+        self.whole = whole
+
+    def __call__(self, *arguments: Any) -> Any:
+        if torch.compiler.is_compiling() or _somebody_listens(arguments):
+            return self.whole(*arguments)
+        return self._function(*arguments)
+
+    def register_fake(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return self.whole.register_fake(function)
+
+    def register_autograd(self, backward: Callable[..., Any], *, setup_context: Callable[..., None]) -> None:
+        self.whole.register_autograd(backward, setup_context=setup_context)
+
+
+def custom_op(name: str, *, mutates_args: Sequence[str] = ()) -> Callable[[Callable[..., Any]], EagerOperator]:
+    """`torch.library.custom_op` for functions that are called by position."""
+
+    def made(function: Callable[..., Any]) -> EagerOperator:
+        return EagerOperator(function, _custom_op(name, function, mutates_args=mutates_args))
+
+    return made
+
+
+def _somebody_listens(arguments: Iterable[Any]) -> bool:
+    differentiates = torch.is_grad_enabled()
+    for each in arguments:
+        if isinstance(each, Tensor):
+            if type(each) is not Tensor and type(each) is not Parameter:
+                return True
+            if differentiates and each.requires_grad:
+                return True
+    return bool(is_in_torch_dispatch_mode())
