@@ -158,7 +158,7 @@ def _forward(
                 m, top, mass, heat, square, acc, moments, span, monomials,
                 D, DV, BLOCK_M, BLOCK_N, PRECISION, CAUSAL, WINDOWED, PADDED, True, True, STATS,
             )  # fmt: skip
-    elif WINDOWED or PADDED:
+    elif WINDOWED:
         for start in tl.range(low, high, BLOCK_N, num_stages=STAGES):
             m, top, mass, heat, square, acc, moments, span = _step(
                 q, k_desc, v_desc, b, hk, start, first, pos, padding, N, window, scale,
@@ -174,7 +174,7 @@ def _forward(
             m, top, mass, heat, square, acc, moments, span = _step(
                 q, k_desc, v_desc, b, hk, start, first, pos, padding, N, window, scale,
                 m, top, mass, heat, square, acc, moments, span, monomials,
-                D, DV, BLOCK_M, BLOCK_N, PRECISION, False, False, False, False, False, STATS,
+                D, DV, BLOCK_M, BLOCK_N, PRECISION, False, False, PADDED, PADDED, False, STATS,
             )  # fmt: skip
         ahead = (row - block * BLOCK_M).to(tl.float32)
         lane = tl.arange(0, LANES)[None, :]
@@ -190,7 +190,7 @@ def _forward(
                 m, top, mass, heat, square, acc, moments, span = _step(
                     q, k_desc, v_desc, b, hk, start, first, pos, padding, N, window, scale,
                     m, top, mass, heat, square, acc, moments, span, monomials,
-                    D, DV, BLOCK_M, BLOCK_N, PRECISION, CAUSAL, False, False, CAUSAL, True, STATS,
+                    D, DV, BLOCK_M, BLOCK_N, PRECISION, CAUSAL, False, PADDED, CAUSAL or PADDED, True, STATS,
                 )  # fmt: skip
         if STATS and not CAUSAL:
             span -= tl.where(lane == 0, _leaning(moments, ahead)[:, None], 0.0)
@@ -198,7 +198,7 @@ def _forward(
                 m, top, mass, heat, square, acc, moments, span = _step(
                     q, k_desc, v_desc, b, hk, start, first, pos, padding, N, window, scale,
                     m, top, mass, heat, square, acc, moments, span, monomials,
-                    D, DV, BLOCK_M, BLOCK_N, PRECISION, False, False, False, False, False, STATS,
+                    D, DV, BLOCK_M, BLOCK_N, PRECISION, False, False, PADDED, PADDED, False, STATS,
                 )  # fmt: skip
             span += tl.where(lane == 0, _leaning(moments, ahead)[:, None], 0.0)
         if not CAUSAL:
@@ -206,7 +206,7 @@ def _forward(
                 m, top, mass, heat, square, acc, moments, span = _step(
                     q, k_desc, v_desc, b, hk, start, first, pos, padding, N, window, scale,
                     m, top, mass, heat, square, acc, moments, span, monomials,
-                    D, DV, BLOCK_M, BLOCK_N, PRECISION, False, False, False, True, True, STATS,
+                    D, DV, BLOCK_M, BLOCK_N, PRECISION, False, False, PADDED, True, True, STATS,
                 )  # fmt: skip
 
     total = tl.sum(mass, 1)

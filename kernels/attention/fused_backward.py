@@ -106,7 +106,7 @@ def _keys(
                     padding, M, N, window, scale, dk, dv,
                     D, DV, BLOCK_M, BLOCK_N, PRECISION, CAUSAL, WINDOWED, PADDED, True,
                 )  # fmt: skip
-        elif WINDOWED or PADDED:
+        elif WINDOWED:
             for start in tl.range(low, high, BLOCK_M, num_stages=STAGES):
                 dk, dv = _keys_step(
                     k, v, q_desc, dout_desc, lse_desc, delta_desc, b, h, H, start, n0, padding,
@@ -122,13 +122,13 @@ def _keys(
                     dk, dv = _keys_step(
                         k, v, q_desc, dout_desc, lse_desc, delta_desc, b, h, H, start, n0, padding,
                         M, N, window, scale, dk, dv,
-                        D, DV, BLOCK_M, BLOCK_N, PRECISION, CAUSAL, False, False, True,
+                        D, DV, BLOCK_M, BLOCK_N, PRECISION, CAUSAL, False, PADDED, True,
                     )  # fmt: skip
             for start in tl.range(every, M, BLOCK_M, num_stages=STAGES):
                 dk, dv = _keys_step(
                     k, v, q_desc, dout_desc, lse_desc, delta_desc, b, h, H, start, n0, padding,
                     M, N, window, scale, dk, dv,
-                    D, DV, BLOCK_M, BLOCK_N, PRECISION, False, False, False, False,
+                    D, DV, BLOCK_M, BLOCK_N, PRECISION, False, False, PADDED, PADDED,
                 )  # fmt: skip
     dk_desc.store([b, hk, n0, 0], (dk * factor).to(k.dtype).reshape(1, 1, BLOCK_N, D))
     dv_desc.store([b, hk, n0, 0], dv.to(k.dtype).reshape(1, 1, BLOCK_N, DV))
@@ -192,7 +192,7 @@ def _queries(
                 q, dout, lse, delta, k_desc, v_desc, b, hk, tile * TILE + index % each * BLOCK_N, pos, padding,
                 N, window, scale, dq, D, DV, BLOCK_N, PRECISION, CAUSAL, WINDOWED, PADDED, True,
             )  # fmt: skip
-    elif WINDOWED or PADDED:
+    elif WINDOWED:
         for start in tl.range(low, high, BLOCK_N, num_stages=STAGES):
             dq = _queries_step(
                 q, dout, lse, delta, k_desc, v_desc, b, hk, start, pos, padding,
@@ -205,12 +205,12 @@ def _queries(
         for start in tl.range(0, whole, BLOCK_N, num_stages=STAGES):
             dq = _queries_step(
                 q, dout, lse, delta, k_desc, v_desc, b, hk, start, pos, padding,
-                N, window, scale, dq, D, DV, BLOCK_N, PRECISION, False, False, False, False,
+                N, window, scale, dq, D, DV, BLOCK_N, PRECISION, False, False, PADDED, PADDED,
             )  # fmt: skip
         for start in tl.range(whole, high, BLOCK_N, num_stages=1):
             dq = _queries_step(
                 q, dout, lse, delta, k_desc, v_desc, b, hk, start, pos, padding,
-                N, window, scale, dq, D, DV, BLOCK_N, PRECISION, CAUSAL, False, False, True,
+                N, window, scale, dq, D, DV, BLOCK_N, PRECISION, CAUSAL, False, PADDED, True,
             )  # fmt: skip
     dq_desc.store([b, h, m0, 0], (dq * factor).to(q.dtype).reshape(1, 1, BLOCK_M, D))
 
