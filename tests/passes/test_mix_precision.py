@@ -21,6 +21,8 @@ from targets.target import load_stack
 from toolkit.models import entry
 from toolkit.sources import load_source
 
+pytestmark = pytest.mark.slow
+
 STACK = load_stack("raspberry_pi_4/tflite-int8")
 CHOICES = st.lists(
     st.tuples(st.floats(1e-9, 1e-2), st.floats(-1e-3, 1e-2)), min_size=1, max_size=8

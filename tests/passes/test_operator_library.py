@@ -11,6 +11,8 @@ from torch.onnx._internal.exporter import _registration
 from passes.torch_level.export import Export
 from passes.torch_level.operator_library import operators_read_once
 
+pytestmark = pytest.mark.slow
+
 Make = Callable[..., Any]
 
 

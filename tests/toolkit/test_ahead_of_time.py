@@ -40,6 +40,8 @@ from toolkit.backends.ahead_of_time.machines import Vectors
 from toolkit.driver import export_program
 from toolkit.models import digits
 
+pytestmark = pytest.mark.slow
+
 ENOUGH_DB = 80
 HOST = MACHINES["x86_64"]
 PI = MACHINES["aarch64-cortex-a72"]
@@ -83,7 +85,6 @@ def _torch(array: Array) -> object:
     return torch.from_numpy(array)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(MACHINES))
 def test_the_digits_network_on_every_machine(name: str, digits_program: Program, tmp_path: Path) -> None:
     built = compile_executable(digits_program, MACHINES[name], tmp_path / "digits")
@@ -120,7 +121,6 @@ def test_slightly_other_weights_give_other_answers(series: Program, emulated: Bu
     assert worst_db(as_program(other, tmp_path), emulated, samples_of(series)) < ENOUGH_DB
 
 
-@pytest.mark.slow
 def test_a_program_for_another_core_is_caught(series: Program, tmp_path: Path) -> None:
     newer = replace(PI, name="aarch64-neoverse-v1", cpu="neoverse-v1", c_flags=("-mcpu=neoverse-v1",))
     built = compile_executable(series, newer, tmp_path / "sve")
@@ -151,7 +151,6 @@ def built_arena(folder: Path) -> int:
     return int(json.loads((folder / "program.json").read_text("utf-8"))["memory"]["arena_bytes"])
 
 
-@pytest.mark.slow
 def test_the_backend_loads_what_it_wrote(series: Program, tmp_path: Path) -> None:
     backend: Backend = AheadOfTime("x86_64")
     artifact = backend.lower(series, load_target("raspberry_pi_4").stack(None), tmp_path)
@@ -213,7 +212,6 @@ def test_a_sample_of_the_wrong_shape_is_refused(emulated: Built) -> None:
         emulated({name: np.zeros((1, 150), np.float32)})
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(
     find_spec("efficientnet_lite_pytorch") is None, reason="README, block real-networks, installs the weights"
 )
@@ -237,7 +235,6 @@ def test_efficientnet_lite0_on_an_emulated_raspberry_pi_4(tmp_path: Path) -> Non
 # How kernels walk their loops
 
 
-@pytest.mark.slow
 def test_sums_stay_in_registers_and_take_fewer_instructions(
     series: Program, emulated: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -366,7 +363,6 @@ STEPS: tuple[Callable[[str, str, np.random.Generator], tuple[list[onnx.NodeProto
 )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("machine", ["x86_64", "armv7-cortex-a7"])
 @pytest.mark.parametrize("part", range(6))
 def test_random_graphs_answer_as_onnxruntime_does(part: int, machine: str, tmp_path: Path) -> None:
@@ -421,7 +417,6 @@ SINGLE: dict[str, tuple[onnx.NodeProto, dict[str, Array]]] = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", SINGLE)
 def test_one_operator_alone(name: str, tmp_path: Path) -> None:
     node, weights = SINGLE[name]

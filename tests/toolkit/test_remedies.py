@@ -29,6 +29,8 @@ from toolkit.driver import estimate_model, load_program
 from toolkit.slimming import slimmest
 from toolkit.ways import CHANGES, Training, Way
 
+pytestmark = pytest.mark.slow
+
 HARD = """x{i}a = Conv<pads=[1,1,1,1]>(x{i}, w{i}) x{i}b = HardSwish(x{i}a) x{j} = Conv<pads=[1,1,1,1]>(x{i}b, u{i})"""
 
 
@@ -342,7 +344,6 @@ class Silu(nn.Module):
         return self.two(nn.functional.silu(self.one(x)))
 
 
-@pytest.mark.slow
 def test_a_module_in_memory_gets_commands_of_python(tmp_path: Path) -> None:
     model = (Silu().eval(), (torch.zeros(1, 3, 32, 32),))
     answer = check_model(model, target="raspberry_pi_4", limits={"latency_s": 1e-6}, save=tmp_path)

@@ -9,8 +9,9 @@ import pytest
 from toolkit.bench import ahead_of_time
 from toolkit.bench.ahead_of_time import Row, program_rows
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 def test_the_digits_in_both_precisions() -> None:
     floats, integers = program_rows(("digits",), ("aarch64-cortex-a72",))
     assert (floats.precision, integers.precision) == ("float32", "int8")

@@ -25,6 +25,8 @@ from toolkit.bench.steps import SEEN_AS_IT_IS, STACK, in_order
 from toolkit.sources import load_source
 from toolkit.training.trainer import Settings, Trainer
 
+pytestmark = pytest.mark.slow
+
 SMALL = 24
 PRUNE = PruneChannels(ratio=0.3, importance="taylor", global_=False, round_to=8, epochs=0)
 ROUND = TrainQuantized(activation="uint8", weight_bits=4, epochs=1, rate=1e-3)
@@ -74,7 +76,6 @@ WAYS: dict[str, tuple[Pass, ...]] = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("way", list(WAYS))
 def test_a_language_model_keeps_its_shape_and_never_looks_ahead(way: str, trained: tuple[Program, Context]) -> None:
     small = after(WAYS[way], trained)
@@ -88,7 +89,6 @@ def test_a_language_model_keeps_its_shape_and_never_looks_ahead(way: str, traine
     assert not np.array_equal(answer[:, 15:], other[:, 15:])
 
 
-@pytest.mark.slow
 def test_every_matrix_is_stored_in_four_bits_tables_of_embeddings_too(trained: tuple[Program, Context]) -> None:
     whole, small = after((), trained), after((ROUND, PackWeights(), ShortenNames()), trained)
     matrices = [v.const_value for v in small.graph.initializers.values() if len(v.const_value.shape) > 1]
@@ -101,7 +101,6 @@ def test_every_matrix_is_stored_in_four_bits_tables_of_embeddings_too(trained: t
     assert len(small.onnx_bytes) < parameters / 2 + 12_000  # nodes and scales of a small network outweigh it
 
 
-@pytest.mark.slow
 def test_a_causal_mask_costs_no_bytes() -> None:
     program = load_source((small_network(128).eval(), (torch.zeros(1, 128, dtype=torch.int64),))).program
     graph = run(float32(STACK, Level.TORCH), program, Context(stack=STACK)).program

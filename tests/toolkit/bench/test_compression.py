@@ -17,6 +17,8 @@ from toolkit.bench.compression import Subject, compress
 from toolkit.models import digits
 from toolkit.models.digits import Small
 
+pytestmark = pytest.mark.slow
+
 
 def test_every_image_is_asked_about_once_by_networks_that_never_saw_it() -> None:
     cuts = list(compression._cuts(103, repeat=2))
@@ -45,7 +47,6 @@ def test_moved_copies_hold_the_image_itself_and_its_neighbours() -> None:
     assert [copy[0, 1, 1] for copy in copies] == list(range(9))
 
 
-@pytest.mark.slow
 def test_each_step_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     pixels, labels = load_digits(return_X_y=True)
     subject = Subject(

@@ -17,8 +17,9 @@ from toolkit.bench.emulated import Row, emulated_rows, write_rows
 from toolkit.bench.trained import Task
 from toolkit.sources import load_source
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 def test_the_digits_program_is_as_right_as_float32_and_smaller_in_int8() -> None:
     stacks = ("raspberry_pi_4/program-fp32", "raspberry_pi_4/program-int8")
     floats, integers = emulated_rows(["digits"], stacks)

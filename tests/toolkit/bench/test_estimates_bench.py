@@ -30,6 +30,8 @@ from toolkit.bench.estimates import Errors, Goal, Row, judge
 from toolkit.bench.published import COLUMNS, measured_rows, published_rows
 from toolkit.cli.main import main
 
+pytestmark = pytest.mark.slow
+
 STACKS = [stack for name in target_names() for stack in shipped_target(name).stacks.values()]
 each_stack = pytest.mark.parametrize("stack", STACKS, ids=lambda s: s.id)
 STACK = load_stack("raspberry_pi_4/tflite-fp32")
@@ -305,7 +307,6 @@ def test_any_onnx_file_is_estimated_on_every_stack(
 # ---- arithmetic of published networks
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "shape"),
     [

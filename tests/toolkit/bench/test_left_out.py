@@ -23,6 +23,8 @@ from toolkit.bench.networks import canonical
 from toolkit.bench.published import measured_rows, published_rows
 from toolkit.cli.main import main
 
+pytestmark = pytest.mark.slow
+
 STACK = load_stack("raspberry_pi_4/tflite-int8")
 TABLES = [
     stack for name in target_names() for stack in shipped_target(name).stacks.values() if stack.latency.calibrated
@@ -64,7 +66,6 @@ def rows(prior: LatencyFit, sizes: int, odd: float = 1.0) -> list[Measured]:
 # ---- which rows are one network
 
 
-@pytest.mark.slow
 def test_a_published_network_at_two_sizes_is_one_network() -> None:
     name = next(r["model"] for r in published_rows() if canonical(r["model"]) == "mobilenet_v2_1.0")
     row = {**STACK.measured_as, "model": name, "latency_ms": "10", "fps": ""}

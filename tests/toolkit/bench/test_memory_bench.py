@@ -20,6 +20,8 @@ from targets.workload import Workload
 from toolkit.bench.memory import arena_bytes
 from toolkit.bench.tvm_memory import planned_by_tvm
 
+pytestmark = pytest.mark.slow
+
 # Channels are multiples of 16, so that blocks of 8 (AVX2) and of 16 (AVX-512) take the same room.
 RESIDUAL = """
 g (float[1,3,64,64] x) => (float[1,10] y) {
@@ -106,7 +108,6 @@ def test_the_arena_of_onnxruntime_is_predicted(graph: Callable[[str], Path], nam
     assert use.later_runs_bytes == pytest.approx(arena_bytes(path, pattern=True), rel=0.1)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", GRAPHS)
 def test_the_storages_of_tvm_are_predicted(graph: Callable[[str], Path], name: str) -> None:
     """The rule is TVM's own: on the tensors of its function it gives its storages, one by one."""
@@ -115,7 +116,6 @@ def test_the_storages_of_tvm_are_predicted(graph: Callable[[str], Path], name: s
     assert storages(fused) == bytes_of_storages
 
 
-@pytest.mark.slow
 def test_the_storages_of_tvm_are_predicted_from_the_onnx_graph(graph: Callable[[str], Path]) -> None:
     path = graph("residual")
     _, bytes_of_storages = planned_by_tvm(path)

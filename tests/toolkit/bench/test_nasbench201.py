@@ -18,6 +18,8 @@ from toolkit.bench.networks.nasbench201_graph import cell_graph
 from toolkit.bench.published import published_rows
 from toolkit.errors import ToolkitError
 
+pytestmark = pytest.mark.slow
+
 FUSES = ("batch_norm", "relu")
 CELLS = (
     "|skip_connect~0|+|nor_conv_1x1~0|skip_connect~1|+|nor_conv_3x3~0|skip_connect~1|avg_pool_3x3~2|",
@@ -74,7 +76,6 @@ def test_parameters_and_multiply_accumulates_are_the_published_ones(
     assert round(flops.get_total_flops() / 2e6, 2) == mega_macs
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("arch", CELLS)
 def test_the_fast_graph_is_the_exported_one(arch: str) -> None:
     assert unnamed(read_workload(cell_graph(arch), fuses=FUSES)) == unnamed(exported_workload(build_cell(arch)))

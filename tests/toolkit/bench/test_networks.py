@@ -10,6 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from toolkit.bench.networks import NETWORKS, build, canonical, coverage, family
 
+pytestmark = pytest.mark.slow
+
 # torchvision's documentation (inception_v3 and googlenet without their training heads), unless another source is named
 PARAMETERS = {
     "alexnet": 61_100_840,
@@ -242,7 +244,6 @@ def test_parameters_are_the_published_ones(key: str) -> None:
     assert parameters(on_meta(key, "1x3x224x224")[0]) == PARAMETERS[key]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("key", MILLIONS)
 def test_millions_of_parameters_are_the_published_ones(key: str) -> None:
     network, _ = on_meta(key, "1x3x320x320")
@@ -252,7 +253,6 @@ def test_millions_of_parameters_are_the_published_ones(key: str) -> None:
     assert round((parameters(network) + averages) / 1e6, digits) == millions
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("key", "side"), TIMM)
 def test_parameters_and_activations_agree_with_timm(key: str, side: int) -> None:
     network, image = on_meta(key, f"1x3x{side}x{side}")
@@ -270,7 +270,6 @@ def test_parameters_and_activations_agree_with_timm(key: str, side: int) -> None
     assert (round(parameters(network) / 1e6, 2), round(written / 1e6, 2)) == TIMM[key, side]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("key", "side"), MACS)
 def test_multiply_accumulates_are_the_published_ones(key: str, side: int) -> None:
     network, image = on_meta(key, f"1x3x{side}x{side}")
@@ -447,7 +446,6 @@ def test_families(model: str, name: str) -> None:
     assert family(model) == name
 
 
-@pytest.mark.slow
 def test_every_network_has_a_family_and_draws_no_weight_on_meta() -> None:
     for key in NETWORKS:
         assert canonical(key) in (key, None)
@@ -482,7 +480,6 @@ def test_coverage_counts_rows_per_stack() -> None:
     assert coverage(rows) == {(*key, "1"): (1, 3), (*key, "8"): (1, 1)}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "side"),
     [

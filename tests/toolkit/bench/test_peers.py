@@ -17,6 +17,8 @@ from targets.errors import MissingDependency
 from toolkit.bench import foreign, peers
 from toolkit.bench.peers import Peer
 
+pytestmark = pytest.mark.slow
+
 DATA = Dataset.of_arrays("noise", {"x": np.arange(6, dtype=np.float32).reshape(3, 2)})
 
 # What a library's interpreter is asked: once whether it has the library, then to run the script.

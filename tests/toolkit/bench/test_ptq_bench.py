@@ -19,6 +19,8 @@ from toolkit.bench.ptq import COMPILED, FLOAT, RECIPE, Compared, Row, compare_ne
 from toolkit.bench.trained import TASKS
 from toolkit.bench.voice import frames
 
+pytestmark = pytest.mark.slow
+
 X86 = "desktop_cpu/onnxruntime-int8"
 
 
@@ -33,7 +35,6 @@ def rows(compared: Compared) -> dict[str, Row]:
     return {row.way: row for row in compared.rows}
 
 
-@pytest.mark.slow
 def test_every_way_has_a_row(rows: dict[str, Row]) -> None:
     ours = {FLOAT, RECIPE, COMPILED, *ways(load_stack(X86))}
     assert {way for way, row in rows.items() if not row.theirs} == ours
@@ -48,13 +49,11 @@ def test_every_way_has_a_row(rows: dict[str, Row]) -> None:
         assert row.latency_share[1] <= row.latency_share[0] <= row.latency_share[2]
 
 
-@pytest.mark.slow
 def test_digits_are_read_as_well_and_from_fewer_bytes(compared: Compared) -> None:
     assert {verdict.respect for verdict in compared.verdicts} == {"right answers", "bytes", "latency"}
     assert not [v for v in compared.verdicts if v.worse and v.respect != "latency"]  # times are for quiet machines
 
 
-@pytest.mark.slow
 def test_repaired_int8_is_nearer_than_either_plain_one(rows: dict[str, Row]) -> None:
     near = {way: row.sqnr_db for way, row in rows.items() if row.sqnr_db is not None}
     for repair in ("CorrectBias", "RoundAdaptively"):
@@ -77,7 +76,6 @@ def test_frames_of_speech_carry_the_end_of_the_one_before() -> None:
     np.testing.assert_array_equal(piece[3], np.arange(3 * 512 - 64, 4 * 512))
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(
     find_spec("efficientnet_lite_pytorch") is None, reason="README, block real-networks, installs the weights"
 )

@@ -11,6 +11,8 @@ from toolkit.bench.energy import LOGS, Log, summary
 from toolkit.bench.power import logged
 from toolkit.bench.scaling import Pair, fitted_shares, mode_checks, pairs, taken_stacks, thread_table
 
+pytestmark = pytest.mark.slow
+
 NETWORKS = frozenset({"googlenet_caffe", "mobilenet_v2_caffe"})
 
 
@@ -19,7 +21,6 @@ def rows() -> list[Pair]:
     return list(pairs(NETWORKS))
 
 
-@pytest.mark.slow
 def test_the_rows_say_what_threads_do(rows: list[Pair]) -> None:
     boards = Counter(row.board for row in rows)
     assert len(boards) == 9
@@ -27,7 +28,6 @@ def test_the_rows_say_what_threads_do(rows: list[Pair]) -> None:
     assert all(sum(row.parts) == pytest.approx(1) for row in rows)
 
 
-@pytest.mark.slow
 def test_threads_are_predicted_on_boards_that_were_not_fitted(rows: list[Pair]) -> None:
     table = [line for line in thread_table(rows) if "TX2" not in line.board]  # its six cores are of two kinds
     error = mean(line.mape for line in table)
@@ -36,7 +36,6 @@ def test_threads_are_predicted_on_boards_that_were_not_fitted(rows: list[Pair]) 
     assert error < 0.5 * mean(line.mape_divided for line in table)
 
 
-@pytest.mark.slow
 def test_the_profiles_hold_about_what_these_networks_say(rows: list[Pair]) -> None:
     shares = fitted_shares(rows)
     stated = load_target("raspberry_pi_4").settings.threading
@@ -45,7 +44,6 @@ def test_the_profiles_hold_about_what_these_networks_say(rows: list[Pair]) -> No
     assert shares.narrow_bytes < shares.wide_bytes, "two cores take all that a narrow memory delivers"
 
 
-@pytest.mark.slow
 def test_stacks_taken_to_other_threads_are_as_right_as_their_interval_says() -> None:
     """The stack of one thread on the Raspberry Pi 4 predicts four, and the other way round; two networks."""
     found = [line for line in taken_stacks(NETWORKS) if line.stack.startswith("raspberry_pi_4/ncnn")]
@@ -90,7 +88,6 @@ def test_the_active_power_of_a_profile_is_that_of_its_logs(log: Log) -> None:
         assert power.idle_w == pytest.approx(min(row.least_watts for row in rows), rel=0.05)
 
 
-@pytest.mark.slow
 def test_joules_of_a_few_networks_lie_in_their_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     few = {"mobilenet-v1-1.0-224-non-quantized", "mobilenet-v1-0.25-128-non-quantized"}
     import toolkit.bench.energy as bench

@@ -24,6 +24,8 @@ from toolkit.bench.published import measured_rows, published_rows
 from toolkit.calibration.measuring import lowered
 from toolkit.sources import load_source
 
+pytestmark = pytest.mark.slow
+
 FLOAT, INTEGER = load_stack("desktop_cpu/onnxruntime-fp32"), load_stack("desktop_cpu/onnxruntime-int8")
 
 

@@ -9,6 +9,8 @@ from passes.dataset import Array
 from toolkit.bench.verdicts import Measured, Verdict, paired_mean, ratio_of_medians, verdicts
 from toolkit.rng import generator
 
+pytestmark = pytest.mark.slow
+
 
 def measured(way: str, right: Array, size_bytes: int = 100, seconds: float = 1.0) -> Measured:
     rounds = seconds * (1 + 0.01 * generator(0, "rounds", way).standard_normal(50))

