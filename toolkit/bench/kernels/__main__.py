@@ -1,6 +1,6 @@
-"""Every kernel on the shapes that matter: time, rate, ratio to each peer, share of the floor, error.
+"""Every kernel on the shapes that matter: time, rate, times the floor, ratio to each peer, error.
 
-    python -m toolkit.bench.kernels [--json] [OPERATOR ...]
+    python -m toolkit.bench.kernels [--json | --markdown] [OPERATOR ...]
 
 Rows that need a GPU say "not measured" where there is none; interpreted kernels are never timed. Each row is held
 against float64 first; a row that is wrong has no time and no ratio. Ways of computing the same take turns, on a GPU
@@ -20,9 +20,9 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-from toolkit import units
 from toolkit.bench.kernels.case import Row
 from toolkit.bench.kernels.measuring import measure
+from toolkit.bench.kernels.showing import MARKDOWN_HEAD, line, markdown_line
 
 OPERATORS = (
     "attention",
@@ -38,15 +38,18 @@ OPERATORS = (
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m toolkit.bench.kernels", description=__doc__.partition("\n")[0])
     parser.add_argument("operators", nargs="*", choices=[[], *OPERATORS], metavar="OPERATOR")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--markdown", action="store_true", help="print the table that kernels/README.md keeps")
     given = parser.parse_args(arguments)
     rows = _rows(given.operators or OPERATORS)
     if given.json:
         print(json.dumps({"versions": _versions(), "rows": [asdict(row) for row in rows]}, indent=1))
         return 0
     print(", ".join(f"{name} {found}" for name, found in _versions().items()))
+    if given.markdown:
+        print(f"\n{MARKDOWN_HEAD}")
     for row in rows:
-        print(_line(row), flush=True)
+        print(markdown_line(row) if given.markdown else line(row), flush=True)
     return 0
 
 
@@ -64,26 +67,6 @@ def _versions() -> dict[str, str]:
     if torch.cuda.is_available():
         found |= {"device": torch.cuda.get_device_name(), "CUDA": str(torch.version.cuda)}
     return found
-
-
-def _line(row: Row) -> str:
-    head = f"{row.operator:<18} {row.shape:<40} {row.device:<8}"
-    if row.time is None:
-        return f"{head} {row.note}"
-    rate = units.count(row.flop_s, "FLOP/s") if row.flop_s else units.count(row.bytes_s, "B/s")
-    share = f"{row.floor_s / row.time.median_s:.0%} of the floor's rate" if row.floor_s else ""
-    ratios = ", ".join(_ratio(name, row) for name in row.ratios)
-    return (
-        f"{head} {units.seconds(row.time.median_s):>9} [{units.seconds(row.time.lower_s)}, "
-        f"{units.seconds(row.time.upper_s)}] {rate:>14}  {share}  {ratios}"
-        f"  error {row.error:.1e} of {row.allowed_error:.1e}"
-    )
-
-
-def _ratio(name: str, row: Row) -> str:
-    low, middle, high = row.ratios[name]
-    goal = f", goal {row.goals[name]:g}x" if name in row.goals else ""
-    return f"{middle:.2f}x {name} [{low:.2f}, {high:.2f}{goal}]"
 
 
 if __name__ == "__main__":
