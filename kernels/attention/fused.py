@@ -262,7 +262,8 @@ def attention(
     stats = q.new_zeros(5 if return_stats else 0, batch, heads, dtype=torch.float32)
     if out.numel() == 0 or n == 0:
         return out.zero_(), lse.fill_(-torch.inf), stats
-    shape = forward_shape(d, dv, q.dtype)
+    masked = window is not None or key_padding is not None or tiles is not None
+    shape = forward_shape(d, dv, q.dtype, masked)
     blocks = triton.cdiv(m, shape.block_m)
     partial = lse.new_empty((batch * heads * blocks, 8) if return_stats else (1, 8))
     counts, columns = listed(tiles, lse)

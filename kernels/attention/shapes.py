@@ -26,14 +26,19 @@ class Shape:
         }  # fmt: skip
 
 
-def forward_shape(d: int, dv: int, dtype: torch.dtype) -> Shape:
-    """Two programs of four warps share a multiprocessor: one multiplies while the other exponentiates."""
+def forward_shape(d: int, dv: int, dtype: torch.dtype, masked: bool) -> Shape:
+    """Two programs of four warps share a multiprocessor: one multiplies while the other exponentiates.
+
+    Masks that are loaded take registers that tiles of 128 keys do not leave.
+    """
     wide = max(d, dv)
     if dtype == torch.float32:
         return Shape(64, 32, 4, 2) if wide > 64 else Shape(64, 64, 4, 2)
     if wide > 128:
         return Shape(128, 64, 8, 2)
-    return Shape(64, 64, 4, 2) if wide > 64 else Shape(64, 128, 4, 2)
+    if wide > 64:
+        return Shape(64, 64, 4, 2)
+    return Shape(64, 64, 4, 3) if masked else Shape(64, 128, 4, 2)
 
 
 def gradient_shapes(d: int, dv: int, dtype: torch.dtype) -> tuple[Shape, Shape]:
@@ -48,7 +53,7 @@ def gradient_shapes(d: int, dv: int, dtype: torch.dtype) -> tuple[Shape, Shape]:
 
 def shared_bytes(d: int, dv: int, dtype: torch.dtype) -> int:
     """The most that a program of any of the three kernels keeps in shared memory: tiles that stay, and that pass."""
-    forward = forward_shape(d, dv, dtype)
+    forward = forward_shape(d, dv, dtype, masked=False)
     keys, queries = gradient_shapes(d, dv, dtype)
     both = d + dv
     elements = max(
