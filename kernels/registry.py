@@ -37,7 +37,9 @@ OPERATORS = MappingProxyType(
         "moe": Entry("kernels.moe.operators", "EXPERTS", "experts_call"),
         "correlation": Entry("kernels.correlation.columns.operators", "COLUMNS", "columns_call"),
         "bk_core": Entry("kernels.bk_core.operators", "FORWARD", "call"),
-        "effective_rank": Entry("kernels.effective_rank.operators", "RANKS", "rank_call"),
+        "effective_rank.participation": Entry("kernels.effective_rank.operators", "PARTICIPATION", "rank_call"),
+        "effective_rank.entropy": Entry("kernels.effective_rank.operators", "ENTROPY", "rank_call"),
+        "effective_rank.stable": Entry("kernels.effective_rank.operators", "STABLE", "rank_call"),
     }
 )
 

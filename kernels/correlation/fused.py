@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -11,41 +14,54 @@ __all__ = ["row_correlation", "row_correlation_backward"]
 
 
 @triton.jit
-def _unit(X, row, N, col, mask, ACC: tl.constexpr):
-    """A row without its mean, of length one, all zeros where it is constant; and the length that it had."""
-    x = tl.load(X + row * N + col, mask, other=0.0).to(ACC)  # [BLOCK]
-    largest, smallest = tl.max(tl.where(mask, x, -float("inf"))), tl.min(tl.where(mask, x, float("inf")))
-    mean = tl.sum(x) / N
-    dx = tl.where(mask, tl.where(largest == smallest, mean - mean, x - mean), 0.0)  # extremes skip NaN
-    norm = tl.sqrt(tl.sum(dx * dx))
-    return dx / tl.where(norm == 0, 1.0, norm), norm
+def _unit(X, row, rows, N, ROWS: tl.constexpr, BLOCK: tl.constexpr, ACC: tl.constexpr):
+    """[ROWS, BLOCK] rows without their mean, of length one, all zeros where constant; and the lengths that they had."""
+    col = tl.arange(0, BLOCK)
+    mask = (row < rows)[:, None] & (col < N)[None, :]
+    x = tl.load(X + row[:, None] * N + col[None, :], mask, other=0.0).to(ACC)
+    largest = tl.max(tl.where(mask, x, -float("inf")), 1)
+    smallest = tl.min(tl.where(mask, x, float("inf")), 1)
+    mean = tl.sum(x, 1) / N
+    dx = tl.where((largest == smallest)[:, None], (mean - mean)[:, None], x - mean[:, None])  # extremes skip NaN
+    dx = tl.where(mask, dx, 0.0)
+    norm = tl.sqrt(tl.sum(dx * dx, 1))
+    return dx / tl.where(norm == 0, 1.0, norm)[:, None], norm
 
 
 @triton.jit
-def _forward(X, Y, Out, N, BLOCK: tl.constexpr, ACC: tl.constexpr):
-    row, col = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
-    u, _ = _unit(X, row, N, col, col < N, ACC)
-    w, _ = _unit(Y, row, N, col, col < N, ACC)
-    tl.store(Out + row, tl.sum(u * w))
+def _forward(X, Y, Out, rows, N, ROWS: tl.constexpr, BLOCK: tl.constexpr, ACC: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    u, _ = _unit(X, row, rows, N, ROWS, BLOCK, ACC)
+    w, _ = _unit(Y, row, rows, N, ROWS, BLOCK, ACC)
+    tl.store(Out + row, tl.sum(u * w, 1), row < rows)
 
 
 @triton.jit
-def _backward(Grad, X, Y, DX, DY, N, BLOCK: tl.constexpr, ACC: tl.constexpr):
-    row, col = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
-    mask = col < N
-    u, norm_x = _unit(X, row, N, col, mask, ACC)
-    w, norm_y = _unit(Y, row, N, col, mask, ACC)
-    r, grad = tl.sum(u * w), tl.load(Grad + row).to(ACC)
-    dx, dy = grad * (w - r * u) / norm_x, grad * (u - r * w) / norm_y
-    tl.store(DX + row * N + col, tl.where(norm_x == 0, 0.0, dx), mask)
-    tl.store(DY + row * N + col, tl.where(norm_y == 0, 0.0, dy), mask)
+def _backward(Grad, X, Y, DX, DY, rows, N, ROWS: tl.constexpr, BLOCK: tl.constexpr, ACC: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    u, norm_x = _unit(X, row, rows, N, ROWS, BLOCK, ACC)
+    w, norm_y = _unit(Y, row, rows, N, ROWS, BLOCK, ACC)
+    r, grad = tl.sum(u * w, 1)[:, None], tl.load(Grad + row, row < rows, other=0.0).to(ACC)[:, None]
+    _store(DX, grad * (w - r * u), norm_x, row, rows, N, BLOCK)
+    _store(DY, grad * (u - r * w), norm_y, row, rows, N, BLOCK)
+
+
+@triton.jit
+def _store(To, along, norm, row, rows, N, BLOCK: tl.constexpr):
+    """A gradient over its row's length, zero where the row is constant."""
+    col = tl.arange(0, BLOCK)
+    norm = norm[:, None]
+    found = tl.where(norm == 0, 0.0, along / tl.where(norm == 0, 1.0, norm))
+    tl.store(To + row[:, None] * N + col[None, :], found, (row < rows)[:, None] & (col < N)[None, :])
 
 
 def row_correlation(x: Tensor, y: Tensor) -> Tensor:
     rows, n = x.shape
     out = x.new_empty(rows)
     if rows:
-        _forward[(rows,)](x.contiguous(), y.contiguous(), out, n, **_options(n, x.dtype))
+        options = _options(n, x.dtype)
+        grid = (triton.cdiv(rows, options["ROWS"]),)
+        _forward[grid](x.contiguous(), y.contiguous(), out, rows, n, **options)
     return out
 
 
@@ -54,14 +70,21 @@ def row_correlation_backward(grad: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor
     x, y = x.contiguous(), y.contiguous()
     dx, dy = torch.empty_like(x), torch.empty_like(y)
     if rows:
-        _backward[(rows,)](grad.contiguous(), x, y, dx, dy, n, **_options(n, x.dtype))
+        options = _options(n, x.dtype)
+        grid = (triton.cdiv(rows, options["ROWS"]),)
+        _backward[grid](grad.contiguous(), x, y, dx, dy, rows, n, **options)
     return dx, dy
 
 
-def _options(n: int, dtype: torch.dtype) -> dict[str, object]:
+@cache
+def _options(n: int, dtype: torch.dtype) -> dict[str, Any]:
+    """A program takes as many short rows as make 1024 elements: of one row of 64 it would mostly wait."""
     block = triton.next_power_of_2(n)
+    rows = max(1, 1024 // block)
+    double = dtype == torch.float64
     return {
+        "ROWS": rows,
         "BLOCK": block,
-        "ACC": tl.float64 if dtype == torch.float64 else tl.float32,
-        "num_warps": min(max(block // 512, 1), 16),
+        "ACC": tl.float64 if double else tl.float32,
+        "num_warps": min(max(rows * block // 512, 1), 16 if double else 8),
     }

@@ -84,13 +84,13 @@ def _bidiagonalized(w: Tensor, q: Tensor, start: Tensor, steps: int) -> tuple[Te
     """Both (steps, ..., probes): B's diagonal and what stands right of it; each new vector orthogonal to all before."""
     floor = _ROUNDINGS * torch.finfo(w.dtype).eps * torch.linalg.matrix_norm(w)[..., None] / w.shape[-1] ** 0.5
     v, _ = _unit(_without(start, q), _ROUNDINGS * torch.finfo(w.dtype).eps * w.shape[-1] ** 0.5)
-    left: list[Tensor] = []
-    right, diagonal, beside = [v], [], []
-    for _ in range(steps):
-        u, alpha = _unit(_without_own(w @ v, left), floor)
-        left.append(u)
-        v, beta = _unit(_without_own(_without(w.mT @ u, q), right), floor)
-        right.append(v)
+    left = w.new_empty(steps, *w.shape[:-1], start.shape[-1])
+    right = w.new_empty(steps + 1, *v.shape)
+    right[0] = v
+    diagonal, beside = [], []
+    for k in range(steps):
+        left[k], alpha = _unit(_without_own(w @ right[k], left[:k]), floor)
+        right[k + 1], beta = _unit(_without_own(_without(w.mT @ left[k], q), right[: k + 1]), floor)
         diagonal.append(alpha)
         beside.append(beta)
     return torch.stack(diagonal).double(), torch.stack(beside).double()
@@ -102,10 +102,10 @@ def _without(x: Tensor, q: Tensor) -> Tensor:
     return x - q @ (q.mT @ x)
 
 
-def _without_own(x: Tensor, basis: list[Tensor]) -> Tensor:
-    """Each column of x (..., n, probes) less its parts along the same column of each matrix of `basis`."""
-    for b in (*basis, *basis):
-        x = x - b * (b * x).sum(-2, keepdim=True)
+def _without_own(x: Tensor, basis: Tensor) -> Tensor:
+    """Each column of x (..., n, probes) less its parts along the same column of each of `basis` (k, ..., n, probes)."""
+    for _ in range(2):
+        x = x - (basis * (basis * x).sum(-2, keepdim=True)).sum(0)
     return x
 
 

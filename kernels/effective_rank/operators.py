@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,42 +14,29 @@ from kernels.effective_rank.log_determinants import BYTES_AT_ONCE
 from kernels.machine import machine_of
 from kernels.memory import require
 
-__all__ = ["RANKS", "RankCall", "effective_rank", "rank_call", "workspace_bytes"]
+__all__ = ["ENTROPY", "PARTICIPATION", "STABLE", "effective_rank", "rank_call", "workspace_bytes"]
 
-
-@dataclass(frozen=True, kw_only=True)
-class RankCall(Call):
-    """A call, and the kind of rank that it asks for."""
-
-    kind: str
-
-    def __str__(self) -> str:
-        return f"{self.kind}, {super().__str__()}"
-
-
-def _slower_than_eigenvalues(call: Call) -> str | None:
-    if cast(RankCall, call).kind == "participation":
-        return None
-    if call.dtype == torch.float64:
-        return "float64 asks for more digits than 19 determinants or a few squarings give"
-    return (
-        None if call.machine.kind == "cuda" else f"eigenvalues take a {call.machine.kind} less time than the products"
-    )
-
-
-RANKS = Operator(
-    "effective_rank",
-    (
-        Form("products", "kernels.effective_rank.products:effective_rank", _slower_than_eigenvalues),
-        Form("eigenvalues", "kernels.effective_rank.eigenvalues:effective_rank"),
-        Form("torch", "kernels.effective_rank.reference:effective_rank"),
-    ),
+_PRODUCTS = "kernels.effective_rank.products:effective_rank"
+_EXACT = (
+    Form("eigenvalues", "kernels.effective_rank.eigenvalues:effective_rank"),
+    Form("torch", "kernels.effective_rank.reference:effective_rank"),
 )
 
 
-def rank_call(w: Tensor, *, kind: str = "participation") -> RankCall:
-    sizes = {"batch": w.shape[:-2].numel(), "m": w.shape[-2], "n": w.shape[-1]}
-    return RankCall(machine_of(w.device), w.dtype, sizes, kind=kind)
+def _slower_than_eigenvalues(call: Call) -> str | None:
+    if call.dtype == torch.float64:
+        return "float64 asks for more digits than 19 determinants or a few squarings give"
+    return None if call.machine.kind == "cuda" else f"eigenvalues take a {call.machine.kind} less time than products"
+
+
+PARTICIPATION = Operator("effective_rank", (Form("products", _PRODUCTS), *_EXACT))
+ENTROPY = Operator("effective_rank", (Form("products", _PRODUCTS, _slower_than_eigenvalues), *_EXACT))
+STABLE = Operator("effective_rank", (Form("products", _PRODUCTS, _slower_than_eigenvalues), *_EXACT))
+_OPERATORS = {"participation": PARTICIPATION, "entropy": ENTROPY, "stable": STABLE}
+
+
+def rank_call(w: Tensor) -> Call:
+    return Call(machine_of(w.device), w.dtype, {"batch": w.shape[:-2].numel(), "m": w.shape[-2], "n": w.shape[-1]})
 
 
 def workspace_bytes(w: Tensor, kind: str) -> int:
@@ -60,13 +46,13 @@ def workspace_bytes(w: Tensor, kind: str) -> int:
 
 
 def _by_determinants(w: Tensor, kind: str) -> bool:
-    return kind == "entropy" and RANKS.choose(rank_call(w, kind=kind)).form.name == "products"
+    return kind == "entropy" and ENTROPY.choose(rank_call(w)).form.name == "products"
 
 
 @custom_op("kernels::effective_rank", mutates_args=())
 def effective_rank(w: Tensor, kind: str) -> Tensor:
     require("effective_rank", workspace_bytes(w, kind), w.device)
-    return RANKS.run(rank_call(w, kind=kind), w, kind)  # type: ignore[no-any-return]
+    return _OPERATORS[kind].run(rank_call(w), w, kind)  # type: ignore[no-any-return]
 
 
 @effective_rank.register_fake

@@ -177,8 +177,8 @@ def test_large_entropies_are_not_exported() -> None:
 
 def test_which_form_runs_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
     w = torch.ones(2, 3, 4)
-    assert registry.why("effective_rank", w).startswith("products: takes participation, batch 2, m 3, n 4")
-    assert "not products: eigenvalues take a cpu less time" in registry.why("effective_rank", w, kind="entropy")
+    assert registry.why("effective_rank.participation", w).startswith("products: takes batch 2, m 3, n 4")
+    assert "not products: eigenvalues take a cpu less time" in registry.why("effective_rank.entropy", w)
     monkeypatch.setenv("KERNELS_FORM", "effective_rank=cuda")
     with pytest.raises(KernelUnavailable, match="no form 'cuda'; it has products, eigenvalues, torch"):
         effective_rank(w)

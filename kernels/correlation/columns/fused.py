@@ -17,13 +17,17 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from kernels.correlation.columns.moments import SAMPLED_ROWS
+from kernels.machine import machine_of
 from kernels.memory import require
 
 __all__ = ["comoments", "correlation", "workspace_bytes"]
 
 _TILE = 128
-_FINISHED = 64
-_WAVES = 4
+_FINISHED = 32
+_AT_ONCE = 8
+_PLACES = 2
+"""Programs that a multiprocessor holds."""
+_WAVES = 3
 _FEWEST_ROWS = 512
 """Of a range: fewer would be adding partial sums more than making them."""
 
@@ -119,12 +123,12 @@ def _plain_products(
     if not _is_shifted(shift_i, shift_j):
         found = tl.zeros([BD, BD], tl.float32)
         if i == j:
-            sums = tl.zeros([BT, BD], tl.float32)
+            ones, sums = tl.full([64, BT], 1.0, Shift.dtype.element_ty), tl.zeros([64, BD], tl.float32)
             for row in tl.range(first, last, BT, num_stages=STAGES):
                 y = x.load([row, i * BD])  # zero outside of x
                 found = tl.dot(tl.trans(y), y, found)
-                sums += y.to(tl.float32)
-            tl.store(Sums + split * D + col_i, tl.sum(sums, 0), col_i < D)
+                sums = tl.dot(ones, y, sums)  # 64 times the same: a product is had without reading y to registers
+            tl.store(Sums + split * D + col_i, tl.sum(sums, 0) / 64, col_i < D)
         else:
             for row in tl.range(first, last, BT, num_stages=STAGES):
                 y, z = x.load([row, i * BD]), x.load([row, j * BD])
@@ -144,23 +148,27 @@ def _slot(Part, program, BD: tl.constexpr):
 
 
 @triton.jit
-def _offset(Sums, col, T, D, splits):
+def _offset(Sums, col, T, D, splits, AT_ONCE: tl.constexpr):
     """Means of the shifted columns."""
     total = tl.zeros(col.shape, tl.float32)
-    for split in range(0, splits):
-        total += tl.load(Sums + split * D + col, col < D, other=0.0)
+    for first in range(0, splits, AT_ONCE):
+        split = first + tl.arange(0, AT_ONCE)
+        mask = (split < splits)[:, None] & (col < D)[None, :]
+        total += tl.sum(tl.load(Sums + split[:, None] * D + col[None, :], mask, other=0.0), 0)
     return total / T
 
 
 @triton.jit
-def _length(Part, Sums, block, offset, T, tiles, splits, BD: tl.constexpr, BF: tl.constexpr):
+def _length(Part, block, offset, T, tiles, splits, BD: tl.constexpr, BF: tl.constexpr, AT_ONCE: tl.constexpr):
     """Lengths of the centred columns of a block, from the diagonal of its tile."""
     i = block * BF // BD
-    inner = block * BF % BD + tl.arange(0, BF)
+    inner = (block * BF % BD + tl.arange(0, BF)) * (BD + 1)
     tile = (i * (i + 1) // 2 + i).to(tl.int64)
     total = tl.zeros([BF], tl.float32)
-    for split in range(0, splits):
-        total += tl.load(Part + (split * tiles + tile) * BD * BD + inner * (BD + 1))
+    for first in range(0, splits, AT_ONCE):
+        split = first + tl.arange(0, AT_ONCE)
+        at = Part + ((split * tiles + tile) * BD * BD)[:, None] + inner[None, :]
+        total += tl.sum(tl.load(at, (split < splits)[:, None], other=0.0), 0)
     total -= T * (offset * offset)
     return tl.sqrt(tl.where(total < 0, 0.0, total))
 
@@ -168,22 +176,25 @@ def _length(Part, Sums, block, offset, T, tiles, splits, BD: tl.constexpr, BF: t
 @triton.jit
 def _finish(
     Part, Sums, Shift, Out, Mean, Length, T, D, tiles, splits,
-    BD: tl.constexpr, BF: tl.constexpr, NORMALISED: tl.constexpr,
+    BD: tl.constexpr, BF: tl.constexpr, NORMALISED: tl.constexpr, AT_ONCE: tl.constexpr,
 ):  # fmt: skip
     """A block of the lower half and its mirror image: comoments, or correlations of them."""
     bi, bj = _tile_of(tl.program_id(0))
     i, j = bi * BF // BD, bj * BF // BD
     col_i, col_j = bi * BF + tl.arange(0, BF), bj * BF + tl.arange(0, BF)
-    offset_i, offset_j = _offset(Sums, col_i, T, D, splits), _offset(Sums, col_j, T, D, splits)
     inner = (bi * BF % BD + tl.arange(0, BF))[:, None] * BD + (bj * BF % BD + tl.arange(0, BF))[None, :]
     tile = (i * (i + 1) // 2 + j).to(tl.int64)
     found = tl.zeros([BF, BF], tl.float32)
-    for split in range(0, splits):
-        found += tl.load(Part + (split * tiles + tile) * BD * BD + inner)
+    for first in range(0, splits, AT_ONCE):
+        for split in tl.static_range(AT_ONCE):  # all are on their way before the first is added
+            at = Part + ((first + split) * tiles + tile) * BD * BD + inner
+            within = inner < (splits - first - split) * BD * BD  # all of it or nothing
+            found += tl.load(at, within, other=0.0)
+    offset_i, offset_j = _offset(Sums, col_i, T, D, splits, AT_ONCE), _offset(Sums, col_j, T, D, splits, AT_ONCE)
     found -= T * (offset_i[:, None] * offset_j[None, :])
     if NORMALISED:
-        length_i = _length(Part, Sums, bi, offset_i, T, tiles, splits, BD, BF)
-        length_j = _length(Part, Sums, bj, offset_j, T, tiles, splits, BD, BF)
+        length_i = _length(Part, bi, offset_i, T, tiles, splits, BD, BF, AT_ONCE)
+        length_j = _length(Part, bj, offset_j, T, tiles, splits, BD, BF, AT_ONCE)
         inverse_i = tl.where(length_i == 0, 0.0, 1.0 / tl.where(length_i == 0, 1.0, length_i))
         inverse_j = tl.where(length_j == 0, 0.0, 1.0 / tl.where(length_j == 0, 1.0, length_j))
         found = found * inverse_i[:, None] * inverse_j[None, :]
@@ -196,9 +207,9 @@ def _finish(
         tl.store(Mean + col_i, tl.load(Shift + col_i, col_i < D, other=0.0).to(tl.float32) + offset_i, col_i < D)
     result = found.to(Out.dtype.element_ty)
     row, col = col_i.to(tl.int64), col_j.to(tl.int64)
-    below = (col[None, :] <= row[:, None]) & (row < D)[:, None]
-    tl.store(Out + row[:, None] * D + col[None, :], result, below)
-    tl.store(Out + col[None, :] * D + row[:, None], result, below)
+    tl.store(Out + row[:, None] * D + col[None, :], result, (col[None, :] <= row[:, None]) & (row < D)[:, None])
+    mirrored = Out + col[:, None] * D + row[None, :]
+    tl.store(mirrored, tl.trans(result), (col[:, None] <= row[None, :]) & (row < D)[None, :])
 
 
 def correlation(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -224,8 +235,8 @@ def _run(x: Tensor, *, normalised: bool) -> tuple[Tensor, Tensor, Tensor]:
     sums, shift = x.new_empty(plan.splits, width, dtype=torch.float32), x.new_empty(width)
     stride = triton.cdiv(rows, SAMPLED_ROWS)
     sparing = _takes_descriptors(x)
-    _shift[(triton.cdiv(width, 32),)](
-        x, shift, rows, width, stride, triton.cdiv(rows, stride), SPARING=sparing, BT=64, BD=32
+    _shift[(triton.cdiv(width, 8),)](
+        x, shift, rows, width, stride, triton.cdiv(rows, stride), SPARING=sparing, BT=256, BD=8
     )
     programs = (plan.splits * plan.tiles,)
     if sparing:
@@ -240,7 +251,7 @@ def _run(x: Tensor, *, normalised: bool) -> tuple[Tensor, Tensor, Tensor]:
     blocks = triton.cdiv(width, _FINISHED)
     _finish[(blocks * (blocks + 1) // 2,)](
         part, sums, shift, out, mean, length, rows, width, plan.tiles, plan.splits,
-        BD=_TILE, BF=_FINISHED, NORMALISED=normalised,
+        BD=_TILE, BF=_FINISHED, NORMALISED=normalised, AT_ONCE=_AT_ONCE,
     )  # fmt: skip
     return out, mean, length
 
@@ -261,7 +272,7 @@ def workspace_bytes(rows: int, width: int, device: torch.device) -> int:
 @cache
 def _plan(rows: int, width: int, device: torch.device) -> _Plan:
     """Into how many ranges rows are cut: so many that programs fill the multiprocessors in whole waves."""
-    step, places = 64, _multiprocessors(device)
+    step, places = 64, _PLACES * _multiprocessors(device)
     blocks = triton.cdiv(width, _TILE)
     tiles = max(1, blocks * (blocks + 1) // 2)
     most = max(1, min(_WAVES * places // tiles, rows // _FEWEST_ROWS))
@@ -270,6 +281,7 @@ def _plan(rows: int, width: int, device: torch.device) -> _Plan:
     return _Plan(tiles, triton.cdiv(rows, range_rows), range_rows, rows % step == 0 and width % _TILE == 0)
 
 
+@cache
 def _multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
 
@@ -278,18 +290,19 @@ def _takes_descriptors(x: Tensor) -> bool:
     """Where the copy engine may be given tiles of x: on Hopper and later, rows at multiples of 16 bytes."""
     return (
         x.dtype == torch.bfloat16
-        and x.is_cuda
-        and torch.cuda.get_device_capability(x.device) >= (9, 0)
+        and machine_of(x.device).capability >= (9, 0)
         and x.shape[1] * x.element_size() % 16 == 0
         and x.data_ptr() % 16 == 0
     )
 
 
-_PLAIN: dict[str, Any] = {"BT": 64, "STAGES": 4, "num_warps": 8}
+_PLAIN: dict[str, Any] = {"BT": 64, "STAGES": 3, "num_warps": 8}
 
 
+@cache
 def _options(dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
     """Shifted float16 could overflow, and is kept in float32; so is bfloat16, whose bits the interpreter multiplies."""
     if dtype == torch.bfloat16 and device.type == "cuda":
         return {"BT": 64, "WIDE": False, "PRECISION": "tf32", "STAGES": 3, "num_warps": 8}
-    return {"BT": 32, "WIDE": True, "PRECISION": "tf32x3", "STAGES": 3, "num_warps": 8}
+    precision = "bf16x6" if device.type == "cuda" else "ieee"  # six products of bfloat16 make one of float32
+    return {"BT": 64, "WIDE": True, "PRECISION": precision, "STAGES": 2, "num_warps": 8}

@@ -20,9 +20,9 @@ MOST_ROWS = 2**30
 
 def _beyond_triton(call: Call) -> str | None:
     if call.dtype == torch.float64:
-        return "Triton multiplies in three products of tf32, which float64 is finer than"
+        return "Triton multiplies in six products of bfloat16, which float64 is finer than"
     if call.machine.kind == "cuda" and call.machine.capability < (8, 0):
-        return f"products in tf32 need compute capability 8.0, {call.machine} has less"
+        return f"products of bfloat16 need compute capability 8.0, {call.machine} has less"
     if call.sizes["T"] > MOST_ROWS:
         return f"more than {MOST_ROWS} rows are not counted in 32 bits"
     return needs_triton(call)
