@@ -7,7 +7,7 @@ from toolkit.bench.kernels.case import Row
 
 __all__ = ["MARKDOWN_HEAD", "line", "markdown_line"]
 
-MARKDOWN_HEAD = """| operator | shape | time [quartiles] | rate | times the floor | times as fast as | error of allowed |
+MARKDOWN_HEAD = """| operator | shape | time [quartiles] | rate | times the floor | times as fast as | error |
 |---|---|---|---|---|---|---|"""
 
 
