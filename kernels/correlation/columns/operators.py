@@ -77,12 +77,17 @@ def comoments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 @custom_op("kernels::correlation_backward", mutates_args=())
 def _backward(grad: Tensor, x: Tensor, r: Tensor, mean: Tensor, length: Tensor) -> Tensor:
-    """dx = u (A − diag(q)) / |dx| with u = (x − mean) / |dx|, A = G + Gᵀ and q the column sums of A r: one product."""
+    """dx = u (A − diag(q)) / |dx| with u = (x − mean) / |dx|, A = G + Gᵀ and q the column sums of A r: one product.
+
+    Both divisions go into the small factor, and so does what rounding leaves of the mean.
+    """
     inverse = torch.where(length == 0, 0.0, 1 / length)
     both = (grad + grad.T).to(length.dtype)
-    mixed = both - torch.diag((both * r).sum(0))
-    unit = ((x - mean) * inverse).to(x.dtype)
-    return ((unit @ mixed.to(x.dtype)) * inverse).to(x.dtype)
+    mixed = (both - torch.diag((both * r).sum(0))) * inverse[:, None] * inverse
+    rows = x.float() if x.dtype == torch.float16 else x  # where the small factor could be too small
+    near = mean.to(rows.dtype)
+    left = ((near - mean) @ mixed).to(rows.dtype)
+    return torch.addmm(left, rows - near, mixed.to(rows.dtype)).to(x.dtype)
 
 
 @_backward.register_fake
