@@ -18,7 +18,12 @@ _OF_THE_PRODUCT = {"x.T @ x": 0.8}
 
 
 def cases() -> Iterator[Case]:
-    for kind, rows, n in (("cuda", 65_536, 1024), ("cpu", 4096, 1024)):
+    for kind, rows, n in (
+        ("cuda", 2**20, 64),
+        ("cuda", 65_536, 1024),
+        ("cuda", 4096, 16_384),
+        ("cpu", 4096, 1024),
+    ):
         yield Case(
             operator="row_correlation",
             shape=f"({rows}, {n}) fp32",

@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 
-from kernels.effective_rank import KINDS, Kind, effective_rank, reference
+from kernels.effective_rank import KINDS, Kind, effective_rank, estimate_effective_rank, reference
 from toolkit.bench.kernels.case import Case, Ways
 
 __all__ = ["cases"]
@@ -29,6 +29,15 @@ def cases() -> Iterator[Case]:
                 peak="fp32",
                 goals={"svdvals": 5} if device == "cuda" else {},
             )
+    for kind in KINDS:
+        yield Case(
+            operator="effective_rank estimate",
+            shape=f"(1, 16384, 16384) fp32 {kind}",
+            kind="cuda",
+            prepare=partial(_estimated, 16_384, kind),
+            flop=0.0,
+            bytes_moved=4 * 16_384**2,
+        )
 
 
 def _ways(batch: int, n: int, kind: Kind, device: torch.device) -> Ways:
@@ -44,4 +53,20 @@ def _ways(batch: int, n: int, kind: Kind, device: torch.device) -> Ways:
 
     return Ways(
         ours=lambda: effective_rank(w, kind=kind), error=error, peers={"svdvals": lambda: torch.linalg.svdvals(w)}
+    )
+
+
+def _estimated(n: int, kind: Kind, device: torch.device) -> Ways:
+    """Beside what it estimates; the error that is allowed is the one that it states."""
+    rng = torch.Generator(device).manual_seed(0)
+    w = torch.randn(n, n, device=device, generator=rng) * torch.arange(1, n + 1, device=device) ** -0.5
+
+    def error() -> tuple[float, float]:
+        found, truth = estimate_effective_rank(w, kind=kind, generator=rng), effective_rank(w, kind=kind).double()
+        return ((found.value - truth) / truth).abs().item(), (found.error / truth).item() + ALLOWED_ERROR
+
+    return Ways(
+        ours=lambda: estimate_effective_rank(w, kind=kind, generator=rng),
+        error=error,
+        peers={"effective_rank": lambda: effective_rank(w, kind=kind)},
     )
