@@ -127,11 +127,15 @@ __device__ __forceinline__ real link(const sites_t& s, int k) {
 __device__ __forceinline__ complex_t site(const sites_t& s, int k) { return make(s.x[k], -s.im); }
 
 struct shared_t {
-    complex_t stage[THREADS * PITCH];
-    complex_t entering[2][THREADS], entering_group[2][THREADS / GROUP];  // by direction: 0 rightward, 1 leftward
+    complex_t stage[THREADS * PITCH];  // behind a thread's sites: what enters its chunk from the left
+    complex_t from_the_right[THREADS], entering_group[2][THREADS / GROUP];  // by direction: 0 rightward, 1 leftward
     union { minors_t minors; affines_t sums; } maps[THREADS + THREADS / GROUP], group[THREADS / GROUP];
     real link[THREADS];
 };
+
+__device__ __forceinline__ complex_t& entering_chunk(shared_t& shared, int leftward, int thread) {
+    return leftward ? shared.from_the_right[thread] : shared.stage[thread * PITCH + SITES];
+}
 
 // Between a segment of each row of the block, in memory, and `stage`, where each thread finds its sites in order.
 template <class T>
@@ -225,7 +229,7 @@ __device__ __forceinline__ void hand_on(shared_t& shared, const place_t& p, cons
         complex_t x = shared.entering_group[leftward][row / GROUP + g];
         for (int i = 0; i < GROUP; i++) {
             int k = g * GROUP + (leftward ? GROUP - 1 - i : i);
-            shared.entering[leftward][row + k] = x;
+            entering_chunk(shared, leftward, row + k) = x;
             x = through(map(k), shared.link[row + k], x, leftward);
         }
     }
@@ -246,7 +250,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) diagonal(CHAIN, co
     place_t p = place(c);
     sites_t s = sites_of(shared, c, p);
     exchange(shared, s, p, c, entering);
-    complex_t above[SITES], sigma = shared.entering[0][threadIdx.x], below = shared.entering[1][threadIdx.x];
+    complex_t above[SITES], sigma = entering_chunk(shared, 0, threadIdx.x), below = entering_chunk(shared, 1, threadIdx.x);
 #pragma unroll
     for (int k = 0; k < SITES; k++) {
         above[k] = site(s, k) - sigma;
@@ -372,7 +376,7 @@ totals(CHAIN, const complex_t* grad, const complex_t* entering, affine_t* out) {
     place_t p = place(c);
     sites_t s = sites_of(shared, c, p);
     exchange(shared, s, p, c, entering);
-    affine_of(shared, s, c, grad, shared.entering[0][threadIdx.x], shared.entering[1][threadIdx.x]);
+    affine_of(shared, s, c, grad, entering_chunk(shared, 0, threadIdx.x), entering_chunk(shared, 1, threadIdx.x));
     affines_t m = joined_all(shared, p, shared.maps[SLOT(threadIdx.x)].sums);
     if (p.chunk == 0 && p.inside) {
         out[at(p, c, 0)] = m.by[0];
@@ -390,11 +394,11 @@ gradient(
     place_t p = place(c);
     sites_t s = sites_of(shared, c, p);
     exchange(shared, s, p, c, entering);
-    complex_t sigma = shared.entering[0][threadIdx.x], below = shared.entering[1][threadIdx.x];
+    complex_t sigma = entering_chunk(shared, 0, threadIdx.x), below = entering_chunk(shared, 1, threadIdx.x);
     affine_of(shared, s, c, grad, sigma, below);
     hand_on<affines_t>(shared, p, c, sums);
     complex_t* own = shared.stage + threadIdx.x * PITCH;
-    complex_t from_left = shared.entering[0][threadIdx.x], from_right = shared.entering[1][threadIdx.x];
+    complex_t from_left = entering_chunk(shared, 0, threadIdx.x), from_right = entering_chunk(shared, 1, threadIdx.x);
     complex_t above[SITES], sum[SITES], energy = make(0, 0);
 #pragma unroll
     for (int k = 0; k < SITES; k++) {
@@ -425,11 +429,11 @@ gradient(
     put(shared, c, [&](long long to, complex_t value) { of_links[to] = value.im; });  // (batch, n): the last is of no link
 #endif
 #if OF_ENERGY
-    shared.entering[0][threadIdx.x] = energy;
+    shared.from_the_right[threadIdx.x] = energy;
     for (int step = 1; step < CHUNKS; step *= 2) {
         __syncthreads();
-        if (p.chunk % (2 * step) == 0) shared.entering[0][threadIdx.x] = shared.entering[0][threadIdx.x] + shared.entering[0][threadIdx.x + step];
+        if (p.chunk % (2 * step) == 0) shared.from_the_right[threadIdx.x] = shared.from_the_right[threadIdx.x] + shared.from_the_right[threadIdx.x + step];
     }
-    if (p.chunk == 0 && p.inside) of_energy[at(p, c, 0)] = conjugate(shared.entering[0][threadIdx.x]);
+    if (p.chunk == 0 && p.inside) of_energy[at(p, c, 0)] = conjugate(shared.from_the_right[threadIdx.x]);
 #endif
 }

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from kernels.bk_core.chain import Chain
-from kernels.dispatch import Call, Form, Operator
+from kernels.bk_core.nvrtc import needs_compiler
+from kernels.dispatch import Call, Form, Operator, needs_triton
 from kernels.eager import custom_op
 from kernels.machine import machine_of
 from kernels.memory import require
@@ -19,19 +19,11 @@ from kernels.memory import require
 __all__ = ["BACKWARD", "FORWARD", "bk_core", "call", "workspace_bytes"]
 
 
-def needs_compiler(call: Call) -> str | None:
-    """A refusal of the form in CUDA C++: what is missing, or None."""
-    if call.machine.kind != "cuda":
-        return f"CUDA C++ compiles for NVIDIA's GPUs, not for {call.machine.kind}"
-    if not hasattr(torch.cuda, "_compile_kernel"):
-        return f"torch {torch.__version__} compiles no CUDA C++ at run time: it takes torch.cuda._compile_kernel"
-    return None
-
-
 FORWARD = Operator(
     "bk_core",
     (
         Form("cuda", "kernels.bk_core.cuda:bk_core", needs_compiler),
+        Form("triton", "kernels.bk_core.fused:bk_core", needs_triton),
         Form("torch", "kernels.bk_core.chunked:bk_core"),
         Form("reference", "kernels.bk_core.reference:bk_core"),
     ),
@@ -40,6 +32,7 @@ BACKWARD = Operator(
     "bk_core",
     (
         Form("cuda", "kernels.bk_core.cuda:bk_core_backward", needs_compiler),
+        Form("triton", "kernels.bk_core.fused:bk_core_backward", needs_triton),
         Form("torch", "kernels.bk_core.chunked:bk_core_backward"),
         Form("reference", "kernels.bk_core.reference:bk_core_backward"),
     ),

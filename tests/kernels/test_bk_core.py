@@ -8,14 +8,18 @@ import pytest
 import torch
 
 from kernels import KernelUnavailable
-from kernels.bk_core import bk_core, bk_features, chunked, operators, reference
+from kernels.bk_core import bk_core, bk_features, chunked, fused, operators, reference
 from kernels.bk_core.chain import Chain
 from kernels.dispatch import Call
 from kernels.machine import Machine
 
 SHAPES = [(1, 1), (2, 2), (3, 3), (3, 63), (2, 64), (5, 131), (1, 1000)]
 ENERGIES = [0.3 + 1j, -2.0 + 0.01j, 1.0 + 1e-3j, 0.5 + 1e4j]
-FORMS = ["torch", "reference"]
+GPU = torch.cuda.is_available()
+SLOW = ("reference",) if GPU else ("reference", "triton")
+"""Site after site, or interpreted: on few sites."""
+FORMS = ["torch", "triton", "reference"] + ["cuda"] * GPU
+FAST = [form for form in FORMS if form not in SLOW]
 C = 4
 """As the docstring states it: the relative error is below C eps (1 + |H - z| / Im z)."""
 
@@ -59,9 +63,9 @@ def test_agrees_with_dense_inverses(
     form: str, dtype: torch.dtype, largest: float, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KERNELS_FORM", form)
-    for batch, n in SHAPES if form != "reference" else SHAPES[:4]:
+    for batch, n in SHAPES if form in FAST else SHAPES[1:4:2]:
         v = _potential(batch, n, largest, dtype).to(device)
-        for z in ENERGIES:
+        for z in ENERGIES if form != "triton" or GPU else ENERGIES[1:2]:
             found, truth = bk_core(v, z=z), _truth(v, z)
             assert found.shape == (batch, n)
             assert found.dtype == dtype.to_complex()
@@ -75,7 +79,7 @@ def test_one_over_the_axis_it_is_as_accurate_as_promised(dtype: torch.dtype, all
     assert _error(bk_core(v, z=2 + 1j), _truth(v, 2 + 1j)) <= allowed
 
 
-@pytest.mark.parametrize("form", FORMS[:1])
+@pytest.mark.parametrize("form", FAST)
 def test_long_chains_with_any_potential_stay_finite(
     form: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,7 +124,31 @@ def test_gradients_are_those_of_finite_differences(
 ) -> None:
     monkeypatch.setenv("KERNELS_FORM", form)
     given = [x.to(device).requires_grad_() for x in _inputs(2, 7)]
-    assert torch.autograd.gradcheck(_of_all, given)
+    assert torch.autograd.gradcheck(_of_all, given, fast_mode=form in SLOW)
+
+
+@pytest.mark.parametrize("form", FAST)
+def test_rows_of_many_chunks_are_as_the_reference_has_them(form: str, device: torch.device) -> None:
+    v, z, upper, lower, _ = _inputs(2, 5003, torch.float32)
+    grad = torch.randn(2, 5003, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    wide = Chain(v.double(), (upper * lower).double(), z.to(torch.complex128))
+    truths = (reference.bk_core(wide), *reference.bk_core_backward(grad.to(torch.complex128), wide))
+    chain = Chain(v.to(device), (upper * lower).to(device), z.to(device))
+    forward, backward = ({f.name: f.load() for f in o.forms}[form] for o in (operators.FORWARD, operators.BACKWARD))
+    for found, truth in zip((forward(chain), *backward(grad.to(device), chain)), truths, strict=True):
+        assert (found.cpu() - truth).norm() <= 100 * torch.finfo(torch.float32).eps * truth.norm()
+
+
+def test_triton_goes_on_from_segment_to_segment(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "_THREADS", 2)
+    monkeypatch.setattr(fused, "_TILE", 2)
+    monkeypatch.setattr(fused, "_SITES", {torch.float64: 2})
+    v, z, upper, lower, diagonal = (x.to(device) for x in _inputs(2, 19))
+    chain, grad = Chain(v + diagonal, upper * lower, z), torch.randn_like(v, dtype=torch.complex128)
+    torch.testing.assert_close(fused.bk_core(chain), reference.bk_core(chain))
+    founds, truths = fused.bk_core_backward(grad, chain), reference.bk_core_backward(grad, chain)
+    for found, truth in zip(founds, truths, strict=True):
+        torch.testing.assert_close(found, truth)
 
 
 def test_gradients_of_one_number_for_all(device: torch.device) -> None:
@@ -130,8 +158,9 @@ def test_gradients_of_one_number_for_all(device: torch.device) -> None:
     assert torch.autograd.gradcheck(lambda v, h, z: bk_core(v, z=z, upper=h, diagonal=h), (v, hopping, z))
 
 
-@pytest.mark.parametrize("form", FORMS[:1])
-@pytest.mark.parametrize("n", [1, 2, 100, 700])
+@pytest.mark.parametrize(
+    ("form", "n"), [*((form, n) for form in FAST for n in (1, 2, 100, 700)), *((form, 40) for form in SLOW)]
+)
 def test_gradients_agree_with_autograd_through_dense_inverses(
     form: str, n: int, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,8 +213,8 @@ def test_nan_and_infinity_stay_in_their_row(
     form: str, bad: float, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KERNELS_FORM", form)
-    v = _potential(3, 200, dtype=torch.float32).to(device)
-    v[1, 77] = bad
+    v = _potential(3, 40, dtype=torch.float32).to(device)
+    v[1, 17] = bad
     v.requires_grad_()
     found = bk_core(v, z=1j)
     found.real.sum().backward()
@@ -195,7 +224,7 @@ def test_nan_and_infinity_stay_in_their_row(
         assert values[0::2].isfinite().all()
 
 
-@pytest.mark.parametrize("form", FORMS[:1])
+@pytest.mark.parametrize("form", FAST)
 def test_strides_and_nothing_at_all(form: str, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KERNELS_FORM", form)
     v = _potential(8, 100).to(device)
