@@ -43,13 +43,32 @@ class _Sight:
         for start in range(low // BLOCK * BLOCK, high, BLOCK):
             yield slice(start, min(start + BLOCK, self.n))
 
+    def near(self, rows: slice, keys: slice) -> slice:
+        """Those of `rows` that may attend to some of `keys`."""
+        first, last = keys.start + self.m - self.n, keys.stop - 1 + self.m - self.n  # queries at the same positions
+        low, high = rows.start, rows.stop
+        if self.causal:
+            low = max(low, first)
+        if self.window is not None:
+            low, high = max(low, first - self.window), min(high, last + self.window + 1)
+        return slice(low, max(low, high))
+
     def mask(self, rows: slice, keys: slice, heads: slice, like: Tensor) -> Tensor | None:
-        """(heads or 1, 1, rows, keys), True where attended; None where all are."""
-        query = torch.arange(rows.start, rows.stop, device=like.device) + (self.n - self.m)
+        """(heads or 1, 1, leading of rows, keys), True where not attended; rows that it leaves out attend to all."""
+        leading = rows.stop - rows.start
+        if self.window is None and self.tiles is None and self.key_padding is None:
+            whole = keys.stop - 1 + self.m - self.n  # the first query that attends to every key
+            leading = min(max(whole - rows.start, 0), leading) if self.causal else 0
+        if not leading:
+            return None
+        query = torch.arange(rows.start, rows.start + leading, device=like.device) + (self.n - self.m)
         key = torch.arange(keys.start, keys.stop, device=like.device)
-        past = self.causal and keys.stop - 1 > rows.start + self.n - self.m
         padding = None if self.key_padding is None else self.key_padding[heads]
-        return visible(query, key, self.m, self.n, padding, self.tiles, past, self.window)
+        seen = visible(query, key, self.m, self.n, padding, self.tiles, self.causal, self.window)
+        if seen is None:
+            return None
+        hidden = seen.logical_not()
+        return hidden.view(*[1] * (4 - hidden.ndim), *hidden.shape).expand(-1, -1, leading, -1)
 
 
 def attention(
@@ -122,35 +141,63 @@ def _rows(
     q: Tensor, keys: Tensor, values: Tensor, sight: _Sight, some: slice, rows: slice, rows_of: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Out and lse of some rows (heads, S, rows, d), scaled; their statistics go where they belong in `rows_of`."""
-    peak = q.new_full((*q.shape[:3], 1), -torch.inf)
-    weight = torch.zeros_like(peak)
-    out = q.new_zeros(*q.shape[:3], values.shape[2])
-    carried = None if rows_of is None else _Carried.empty(peak)
+    sums = _Sums.empty(q, values.shape[2], rows_of is not None)
     for block in sight.blocks(rows):
-        seen = sight.mask(rows, block, some, q)
-        s = _times(q, keys[:, block].to(q.dtype).mT)
-        if seen is not None:
-            s.masked_fill_(seen.logical_not(), -torch.inf)
-        higher = torch.maximum(peak, s.amax(3, keepdim=True))
+        near = sight.near(rows, block)
+        local = slice(near.start - rows.start, near.stop - rows.start)
+        hidden = sight.mask(near, block, some, q)
+        k, v = keys[:, block].to(q.dtype), values[:, block].to(q.dtype)
+        sums.of(local).add(q[:, :, local], k, v, hidden, near, block, sight)
+    empty = sums.weight == 0
+    weight = torch.where(empty, 1.0, sums.weight)
+    if sums.carried is not None and rows_of is not None:
+        rows_of[:, some, :, rows] = torch.where(empty, 0.0, sums.carried.of_rows(weight))[..., 0]
+    lse = torch.where(empty, -torch.inf, sums.peak + weight.log())
+    return sums.out / weight, lse[..., 0]
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Of each row, under the weights exp(s − peak): (heads, S, rows, 1), `out` (heads, S, rows, dv)."""
+
+    peak: Tensor
+    weight: Tensor
+    out: Tensor
+    carried: _Carried | None
+
+    @classmethod
+    def empty(cls, q: Tensor, dv: int, return_stats: bool) -> _Sums:
+        peak = q.new_full((*q.shape[:3], 1), -torch.inf)
+        carried = _Carried(*(torch.zeros_like(peak) for _ in range(5))) if return_stats else None
+        return cls(peak, torch.zeros_like(peak), q.new_zeros(*q.shape[:3], dv), carried)
+
+    def of(self, rows: slice) -> _Sums:
+        """Those of some rows, in place."""
+        peak, weight, out = (x[:, :, rows] for x in (self.peak, self.weight, self.out))
+        return _Sums(peak, weight, out, None if self.carried is None else self.carried.of(rows))
+
+    def add(
+        self, q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None, rows: slice, keys: slice, sight: _Sight
+    ) -> None:  # fmt: skip
+        """One block of keys; `hidden` is of the first rows."""
+        s = _times(q, k.mT)
+        if hidden is not None:
+            s[:, :, : hidden.shape[2]].masked_fill_(hidden, -torch.inf)
+        higher = torch.maximum(self.peak, s.amax(3, keepdim=True))
         level = torch.where(higher == -torch.inf, 0.0, higher)
-        shrink = (peak - level).exp()
+        fall = torch.where(self.peak == -torch.inf, 0.0, self.peak - level)
+        shrink = (self.peak - level).exp_()
         p = s.sub_(level).exp()
-        if carried is not None:
-            if seen is not None:
-                s.masked_fill_(seen.logical_not(), 0.0)
-            carried.add(p, s, torch.where(peak == -torch.inf, 0.0, peak - level), shrink, weight, rows, block, sight)
-        weight = weight * shrink + p.sum(3, keepdim=True)
-        out = out.mul_(shrink).add_(_times(p, values[:, block].to(q.dtype)))
-        peak = higher
-    empty = weight == 0
-    weight = torch.where(empty, 1.0, weight)
-    if carried is not None and rows_of is not None:
-        rows_of[:, some, :, rows] = torch.where(empty, 0.0, carried.of_rows(weight))[..., 0]
-    lse = torch.where(empty, -torch.inf, peak + weight.log())
-    return out / weight, lse[..., 0]
+        if self.carried is not None:
+            if hidden is not None:
+                s[:, :, : hidden.shape[2]].masked_fill_(hidden, 0.0)
+            self.carried.add(p, s, fall, shrink, self.weight, rows, keys, sight)
+        self.weight.mul_(shrink).add_(p.sum(3, keepdim=True))
+        self.out.mul_(shrink).add_(_times(p, v))
+        self.peak.copy_(higher)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Carried:
     """What statistics need of each row, under the weights exp(s − peak); x is a key's place relative to the query."""
 
@@ -160,32 +207,28 @@ class _Carried:
     first: Tensor  # Σ p x
     second: Tensor  # Σ p x²
 
-    @classmethod
-    def empty(cls, like: Tensor) -> _Carried:
-        return cls(*(torch.zeros_like(like) for _ in range(5)))
+    def of(self, rows: slice) -> _Carried:
+        return _Carried(*(x[:, :, rows] for x in (self.heat, self.square, self.span, self.first, self.second)))
 
     def add(
         self, p: Tensor, s: Tensor, fall: Tensor, shrink: Tensor, weight: Tensor, rows: slice, keys: slice,
         sight: _Sight,
     ) -> None:  # fmt: skip
         """One block of keys: their p, s − peak, and how far the peak rose since the last (`fall`, never positive)."""
-        self.heat = shrink * (self.heat + fall * weight) + (p * s).sum(3, keepdim=True)
-        self.square = shrink.square() * self.square + torch.linalg.vector_norm(p, dim=3, keepdim=True).square()
+        self.heat.addcmul_(fall, weight).mul_(shrink).add_((p * s).sum(3, keepdim=True))
+        self.square.mul_(shrink.square()).add_(torch.linalg.vector_norm(p, dim=3, keepdim=True).square_())
         place = torch.arange(keys.stop - keys.start, device=p.device, dtype=p.dtype)
-        moments = p @ torch.stack([torch.ones_like(place), place, place.square()], dim=1)
-        total, first, second = moments.unbind(3)
+        total, first, second = (p @ torch.stack([torch.ones_like(place), place, place.square()], dim=1)).unbind(3)
         base = keys.start - torch.arange(rows.start, rows.stop, device=p.device, dtype=p.dtype) - (sight.n - sight.m)
         leaning = (first + base * total)[..., None]
-        self.first = shrink * self.first + leaning
-        self.second = shrink * self.second + (second + base * (2 * first + base * total))[..., None]
-        far = torch.where(base >= 0, 1.0, -1.0)[:, None] * leaning
-        across = (base < 0) & (base + (keys.stop - keys.start) > 1)  # keys on both sides of the query
-        near = slice(*_ends(rows, keys, sight))
-        if near.start < near.stop:
-            away = (base[near, None] + place).abs()
-            exact = (p[:, :, near] * away).sum(3, keepdim=True)
-            far[:, :, near] = torch.where(across[near, None], exact, far[:, :, near])
-        self.span = shrink * self.span + far
+        self.first.mul_(shrink).add_(leaning)
+        self.second.mul_(shrink).add_((second + base * (2 * first + base * total))[..., None])
+        far = torch.where(base >= 0, 1.0, -1.0)[:, None] * leaning  # right where all keys lie on one side
+        among = slice(*_ends(rows, keys, sight))
+        if among.start < among.stop:
+            away = (base[among, None] + place).abs_()
+            far[:, :, among] = (p[:, :, among] * away).sum(3, keepdim=True)
+        self.span.mul_(shrink).add_(far)
 
     def of_rows(self, weight: Tensor) -> Tensor:
         """(5, heads, S, rows, 1): span, entropy, variance of the place, largest probability, effective support."""
@@ -202,7 +245,7 @@ class _Carried:
 
 
 def _ends(rows: slice, keys: slice, sight: _Sight) -> tuple[int, int]:
-    """Which of `rows`, counted from their first, may stand among `keys`."""
+    """Which of `rows`, counted from their first, stand among `keys`."""
     offset = sight.m - sight.n - rows.start
     length = rows.stop - rows.start
     return min(max(keys.start + offset, 0), length), min(max(keys.stop + offset, 0), length)
@@ -216,15 +259,17 @@ def _row_gradients(
     dq = torch.zeros_like(q)
     level = torch.where(lse == -torch.inf, torch.inf, lse)[..., None]
     for block in sight.blocks(rows):
+        near = sight.near(rows, block)
+        local = slice(near.start - rows.start, near.stop - rows.start)
         k, v = keys[:, block].to(q.dtype), values[:, block].to(q.dtype)
-        p = _times(q, k.mT).sub_(level).exp_()
-        seen = sight.mask(rows, block, some, q)
-        if seen is not None:
-            p.masked_fill_(seen.logical_not(), 0.0)
-        dv[:, block] += _over_rows(p, dout)
-        ds = _times(dout, v.mT).sub_(delta[..., None]).mul_(p)
-        dq += _times(ds, k)
-        dk[:, block] += _over_rows(ds, q)
+        p = _times(q[:, :, local], k.mT).sub_(level[:, :, local]).exp_()
+        hidden = sight.mask(near, block, some, q)
+        if hidden is not None:
+            p[:, :, : hidden.shape[2]].masked_fill_(hidden, 0.0)
+        dv[:, block] += _over_rows(p, dout[:, :, local])
+        ds = _times(dout[:, :, local], v.mT).sub_(delta[:, :, local, None]).mul_(p)
+        dq[:, :, local] += _times(ds, k)
+        dk[:, block] += _over_rows(ds, q[:, :, local])
     return dq
 
 

@@ -27,13 +27,12 @@ def tile_map(tiles: Tensor | Sequence[tuple[int, int]], m: int, n: int, device: 
         if tiles.shape != shape:
             raise ValueError(f"the map of tiles must be {shape} for {m} queries and {n} keys, got {tuple(tiles.shape)}")
         return tiles.to(device)
-    pairs = torch.as_tensor(tiles)
-    if pairs.numel() == 0:
-        return torch.zeros(shape, dtype=torch.bool, device=device)
-    if pairs.is_floating_point() or pairs.ndim != 2 or pairs.shape[1] != 2:
-        raise TypeError(f"tiles must be a map of bool or pairs of integers, got {tuple(pairs.shape)} {pairs.dtype}")
-    if (pairs < 0).any() or (pairs >= torch.tensor(shape, device=pairs.device)).any():
-        raise ValueError(f"tiles lie within {shape} for {m} queries and {n} keys, got {pairs.tolist()}")
-    found = torch.zeros(shape, dtype=torch.bool, device=pairs.device)
-    found[pairs[:, 0], pairs[:, 1]] = True
+    pairs = tiles.tolist() if isinstance(tiles, Tensor) else list(tiles)
+    if not all(isinstance(pair, Sequence) and [type(i) for i in pair] == [int, int] for pair in pairs):
+        raise TypeError(f"tiles must be a map of bool or pairs of integers, got {tiles}")
+    if not all(0 <= row < shape[0] and 0 <= column < shape[1] for row, column in pairs):
+        raise ValueError(f"tiles lie within {shape} for {m} queries and {n} keys, got {pairs}")
+    found = torch.zeros(shape, dtype=torch.bool)
+    for row, column in pairs:
+        found[row, column] = True
     return found.to(device)
