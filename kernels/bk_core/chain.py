@@ -23,16 +23,20 @@ class Chain:
     coupling: Tensor | float
     energy: Tensor | complex
 
-    def diagonal(self) -> Tensor:
-        """(batch, n): what stands on the diagonal of H − z.
+    def shift(self) -> Tensor:
+        """Complex, (1,) or (batch,): z, NaN where Im z <= 0, as H may have no resolvent there."""
+        if isinstance(self.energy, Tensor):
+            return torch.where(self.energy.imag > 0, self.energy, complex("nan"))
+        complex_ = self.potential.dtype.to_complex()
+        return torch.full((1,), self.energy, dtype=complex_, device=self.potential.device)
 
-        NaN where the potential is infinite, and in rows with Im z <= 0: H may have no resolvent there.
-        """
-        finite_or_nan = self.potential.mul(0).add_(self.potential)
-        if not isinstance(self.energy, Tensor):
-            return finite_or_nan - self.energy
-        upper = torch.where(self.energy.imag > 0, self.energy, complex("nan"))
-        return finite_or_nan - upper[:, None]
+    def diagonal(self) -> Tensor:
+        """(batch, n): what stands on the diagonal of H − z."""
+        return self.finite() - self.shift()[:, None]
+
+    def finite(self) -> Tensor:
+        """The potential, NaN where it is infinite."""
+        return self.potential.mul(0).add_(self.potential)
 
     def links(self) -> Tensor:
         """(batch, n): the coupling of each site to its right neighbour, 0 for the last, which has none."""

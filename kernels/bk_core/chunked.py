@@ -54,11 +54,11 @@ def _groups(batch: int, n: int) -> Iterator[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class _Tiles:
-    """A chain cut up: `d_KDBP` the diagonal, `w_KDBP` the link to the next site in the direction of D."""
+    """A chain cut up: `d_KDBP` the diagonal, `w_KDBP` the link to the next site in the direction of D, or one number."""
 
     n: int
     d_KDBP: Tensor
-    w_KDBP: Tensor
+    w_KDBP: Tensor | float
 
     @classmethod
     def of(cls, chain: Chain) -> _Tiles:
@@ -66,8 +66,17 @@ class _Tiles:
         chunks = max(min(_LANES // batch, n // _FEWEST_SITES), 1)
         sites = -(-n // chunks)
         more = (0, -(-n // sites) * sites - n)
-        d, w = pad(chain.diagonal(), more, value=1), pad(chain.links(), more)  # behind the end nothing is coupled
-        return cls(n, _cut(d, d, sites), _cut(w, w.roll(1, 1), sites))
+        x = pad(chain.finite(), more)
+        tiles = _cut(x, x, sites)
+        shift = chain.shift().reshape(-1, 1)
+        d = torch.complex(tiles - shift.real, (-shift.imag).expand(tiles.shape))
+        if not isinstance(chain.coupling, Tensor) and not more[1]:
+            return cls(n, d, chain.coupling)  # the last link of a row leads nowhere, and may be anything
+        w = pad(chain.links(), more)
+        return cls(n, d, _cut(w, w.roll(1, 1), sites).to(d.dtype))
+
+    def link(self, k: int) -> Tensor | float:
+        return self.w_KDBP[k] if isinstance(self.w_KDBP, Tensor) else self.w_KDBP
 
     def cut(self, values: Tensor) -> Tensor:
         """(batch, n), seen from both ends."""
@@ -92,13 +101,13 @@ def _reverse(values_KBP: Tensor) -> Tensor:
 
 def _self_energies(tiles: _Tiles) -> tuple[Tensor, Tensor]:
     """(K, D, B, P) twice: the self-energy that enters each site, and 1 / (d − it)."""
-    d, w = tiles.d_KDBP, tiles.w_KDBP
+    d = tiles.d_KDBP
     sigma, inverse = torch.empty_like(d), torch.empty_like(d)
     sigma[0] = _entering(tiles)
     for k in range(d.shape[0]):
         torch.reciprocal(d[k] - sigma[k], out=inverse[k])
         if k + 1 < d.shape[0]:
-            torch.mul(inverse[k], w[k], out=sigma[k + 1])
+            torch.mul(inverse[k], tiles.link(k), out=sigma[k + 1])
     return sigma, inverse
 
 
@@ -108,15 +117,14 @@ def _green(tiles: _Tiles, sigma_KDBP: Tensor) -> Tensor:
 
 def _entering(tiles: _Tiles) -> Tensor:
     """(D, B, P): the self-energy that enters each chunk."""
-    w_DBP = tiles.w_KDBP[-1]
     entering = torch.zeros_like(tiles.d_KDBP[0])
     if entering.shape[-1] == 1:
         return entering
-    all_, but_first, but_last, inner = _continuants(tiles.d_KDBP[:, 0], tiles.w_KDBP[:, 0])
+    all_, but_first, but_last, inner = _continuants(tiles)
     rightward = torch.stack((-inner, but_last, -but_first, all_))
     leftward = torch.stack((-inner, but_first, -but_last, all_)).flip(-1)
-    maps = torch.stack((rightward, leftward), 1).view(2, 2, *w_DBP.shape)
-    maps[0] *= w_DBP
+    maps = torch.stack((rightward, leftward), 1).view(2, 2, *entering.shape)
+    maps[0] *= tiles.link(-1)
     step = 1
     while step < maps.shape[-1]:
         after, before = maps[..., step:], maps[..., :-step]
@@ -126,12 +134,14 @@ def _entering(tiles: _Tiles) -> Tensor:
     return entering
 
 
-def _continuants(d_KBP: Tensor, w_KBP: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _continuants(tiles: _Tiles) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The minors of each chunk: whole, without its first site, without its last, without both; to a common factor."""
+    d_KBP, w = tiles.d_KDBP[:, 0], tiles.w_KDBP
     now = torch.stack((d_KBP[0], torch.ones_like(d_KBP[0])))
     before = torch.stack((torch.ones_like(d_KBP[0]), torch.zeros_like(d_KBP[0])))
     for k in range(1, d_KBP.shape[0]):
-        now, before = torch.addcmul(before.mul_(-w_KBP[k - 1]), d_KBP[k], now), now
+        before.mul_(-w[k - 1, 0] if isinstance(w, Tensor) else -w)
+        now, before = torch.addcmul(before, d_KBP[k], now), now
         if k % _STEPS[d_KBP.dtype] == 0:
             now, before = _normalised(torch.stack((now, before)))
     return now[0], now[1], before[0], before[1]
@@ -144,7 +154,8 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
 
 def _normalised(matrices: Tensor) -> Tensor:
     """So that the largest real or imaginary part of each 2x2 matrix is 1."""
-    return matrices / torch.view_as_real(matrices).abs().amax((0, 1, -1))
+    parts = torch.view_as_real(matrices)
+    return torch.view_as_complex(parts / parts.abs().amax(-1).flatten(0, 1).amax(0)[..., None])
 
 
 def _gradients(grad: Tensor, chain: Chain, of_links: bool, of_energy: bool) -> tuple[Tensor, Tensor, Tensor]:
