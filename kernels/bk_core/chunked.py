@@ -54,7 +54,7 @@ def _groups(batch: int, n: int) -> Iterator[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class _Tiles:
-    """A chain cut up: `d_KDBP` the diagonal, `w_KDBP` the link to the next site in the direction of D, or one number."""
+    """A chain cut up: `d_KDBP` the diagonal, `w_KDBP` the link to the next site in the direction of D, or a number."""
 
     n: int
     d_KDBP: Tensor
