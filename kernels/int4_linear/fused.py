@@ -16,23 +16,33 @@ __all__ = ["Cut", "linear_int4"]
 
 
 @triton.jit
-def _pairs(words, FIRST: tl.constexpr, zero, OF: tl.constexpr):
+def _pairs(words, FIRST: tl.constexpr, zero, OF: tl.constexpr, ASM: tl.constexpr):
     """Nibbles FIRST and FIRST + 4 of each word less `zero`, exactly, as the halves of a new last axis.
 
     A float that ends in the nibble's bits: bfloat16 0x4300 is 128 and counts by ones, as float16 0x6400, 1024, does.
+    ASM says it in one instruction (a & b | c), for which the compiler takes two where b and c are constants.
     """
     MAGIC: tl.constexpr = 0x43004300 if tl.bfloat16 == OF else 0x64006400
     BASE: tl.constexpr = 128.0 if tl.bfloat16 == OF else 1024.0
-    both = ((words >> (4 * FIRST)) & 0x000F000F) | MAGIC
+    words = words >> (4 * FIRST)
+    if ASM:
+        magic = tl.full([1], MAGIC, tl.int32)
+        both = tl.inline_asm_elementwise(
+            "lop3.b32 $0, $1, 0x000F000F, $2, 0xEA;", "=r,r,r", [words, magic], dtype=tl.int32, is_pure=True, pack=1
+        )
+    else:
+        both = (words & 0x000F000F) | MAGIC
     low, high = both.to(tl.int16).to(OF, bitcast=True), (both >> 16).to(tl.int16).to(OF, bitcast=True)
-    return tl.join((low.to(tl.float32) - (zero + BASE)).to(OF), (high.to(tl.float32) - (zero + BASE)).to(OF))
+    offset = (zero + BASE).to(OF).to(tl.float32)  # all of it fits OF, in which the compiler then subtracts
+    return tl.join((low.to(tl.float32) - offset).to(OF), (high.to(tl.float32) - offset).to(OF))
 
 
 @triton.jit
 def _few_rows(
-    X, W, S, Z, Bias, Out, M, N, K, GROUP,
-    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, SLICES: tl.constexpr,
-    ZEROS: tl.constexpr, BIAS: tl.constexpr, OF: tl.constexpr, DOT: tl.constexpr,
+    X, W, S, Z, Bias, Out, M, N, K,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, SLICES: tl.constexpr, GROUP: tl.constexpr,
+    EVEN: tl.constexpr, ZEROS: tl.constexpr, BIAS: tl.constexpr, OF: tl.constexpr, DOT: tl.constexpr,
+    ASM: tl.constexpr,
 ):  # fmt: skip
     """Sixteen outputs or more a program; each warp has slices of K of its own, which are added at the end."""
     n, m = tl.program_id(0) * BN + tl.arange(0, BN), tl.program_id(1) * BM + tl.arange(0, BM)
@@ -45,18 +55,22 @@ def _few_rows(
         k = start + slices * BK  # [SLICES]
         within = (k < K)[:, None] & (n < N)[None, :]  # [SLICES, BN]
         at = of_n[:, :, None] * (K // 8) + (k // 8)[:, None, None] + word[None, None, :]
+        group = of_n * groups + (k // GROUP)[:, None]
         words = tl.load(W + at, within[:, :, None], other=0)  # [SLICES, BN, BK / 8]
         at = of_m * (K // 4) + (k // 4)[:, None, None] + quad[None, :, None]
-        quads = tl.load(X + at, (k < K)[:, None, None] & (m < M)[None, None, :], other=0)  # [SLICES, BK / 4, BM]
-        group = of_n * groups + (k // GROUP)[:, None]
-        scale = tl.load(S + group, within, other=0.0).to(tl.float32)
+        if EVEN:
+            scale = tl.load(S + group).to(tl.float32)
+            quads = tl.load(X + at, (m < M)[None, None, :], other=0)  # [SLICES, BK / 4, BM]
+        else:
+            scale = tl.load(S + group, within, other=0.0).to(tl.float32)
+            quads = tl.load(X + at, (k < K)[:, None, None] & (m < M)[None, None, :], other=0)
         if ZEROS:
             zero = tl.load(Z + group, within, other=0).to(tl.float32)[:, :, None]
         else:
-            zero = 8.0
+            zero = tl.full([1, 1, 1], 8.0, tl.float32)
         part = tl.zeros([SLICES, BN, BM], tl.float32)
         for i in tl.static_range(4):
-            w = tl.reshape(_pairs(words, i, zero, OF), [SLICES, BN, BK // 4])
+            w = tl.reshape(_pairs(words, i, zero, OF, ASM), [SLICES, BN, BK // 4])
             x = (quads >> (16 * i)).to(tl.int16).to(OF, bitcast=True)
             part = tl.dot(w.to(DOT), x.to(DOT), part)
         sums += part * scale[:, :, None]
@@ -133,10 +147,11 @@ def linear_int4(
         "OF": tl.bfloat16 if x.dtype == torch.bfloat16 else tl.float16,
     }  # fmt: skip
     if cut.m:
-        grid = triton.cdiv(outs, cut.n), triton.cdiv(rows, cut.m)
+        grid, block = (triton.cdiv(outs, cut.n), triton.cdiv(rows, cut.m)), min(group, 128)
         _few_rows[grid](
-            quads, words, *others, out, rows, outs, n, group,
-            BM=cut.m, BN=cut.n, BK=min(group, 128), SLICES=cut.k, DOT=_factors(x), **options,
+            quads, words, *others, out, rows, outs, n,
+            BM=cut.m, BN=cut.n, BK=block, SLICES=cut.k, GROUP=group, DOT=_factors(x), ASM=x.is_cuda,
+            EVEN=n % (cut.k * block) == 0 and outs % cut.n == 0, **options,
         )  # fmt: skip
     else:
         grid = triton.cdiv(outs, cut.n), rows

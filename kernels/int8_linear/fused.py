@@ -5,6 +5,7 @@ M rows of x, N outputs, K inputs.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -104,7 +105,7 @@ def _product(
     TMA: tl.constexpr, BIAS: tl.constexpr, ACTIVATION: tl.constexpr, OUT: tl.constexpr,
 ):  # fmt: skip
     tiles_m, tiles_n = tl.cdiv(M, BM), tl.cdiv(N, BN)
-    for tile in tl.range(tl.program_id(0), tiles_m * tiles_n, tl.num_programs(0)):
+    for tile in tl.range(tl.program_id(0), tiles_m * tiles_n, tl.num_programs(0), flatten=True):
         at_m, at_n = _tile_at(tile, tiles_m, tiles_n, GROUP)
         m, n = at_m * BM + tl.arange(0, BM), at_n * BN + tl.arange(0, BN)
         sums = tl.zeros([BM, BN], tl.int32)
@@ -121,7 +122,7 @@ def _product(
         out = out * tl.load(WS + n, n < N, other=0.0)
         if BIAS:
             out += tl.load(Bias + n, n < N, other=0.0).to(tl.float32)
-        out = activated(out, ACTIVATION).to(OUT)
+        out = activated(out, ACTIVATION, tl.float32 == OUT).to(OUT)
         if TMA:  # by halves: what is stored waits in shared memory, which the tiles of the next steps need
             left, right = out.reshape(BM, 2, BN // 2).permute(0, 2, 1).split()
             Out.store([at_m * BM, at_n * BN], left)
@@ -173,13 +174,15 @@ def _tiles(rows: int, outs: int) -> Tiles:
         return Tiles(max(triton.next_power_of_2(rows), 16), 64, 128, 4, 4, per_sm=0)
     if rows <= 512:
         return Tiles(64, 128, 128, 4, 4, per_sm=0)
-    return Tiles(128, 128, 128, 4, 3, per_sm=0)
+    return Tiles(128, 128, 128, 4, 3, per_sm=2)
 
 
+@cache
 def _multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
 
 
+@cache
 def _has_tma(device: torch.device) -> bool:
     """Tensor memory access came with Hopper; the interpreter knows descriptors as well."""
     return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (9, 0)

@@ -7,6 +7,7 @@ many tiles there are is read where the work is done.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from kernels.activation.fused import activated, slope
+from kernels.activation.fused import activated, activated_and_slope
 from kernels.moe.operators import ROWS
 
 __all__ = ["Layout", "Tiles", "by_rows", "by_weights", "experts", "experts_backward", "placed"]
@@ -30,7 +31,7 @@ class Layout(NamedTuple):
     slot: Tensor
     """(choices,) int32: the row of a choice."""
     choice: Tensor
-    """(rows,) int32: the choice of a row, -1 where it fills up."""
+    """(rows,) int32: the choice of a row, -1 where it fills up; beyond the last expert's end nothing is written."""
     start: Tensor
     """(E + 1,) int32: the first row of each expert, and the end of the last."""
     expert: Tensor
@@ -74,6 +75,8 @@ def _place(
     tl.store(Choice + slot, choice.to(tl.int32), choice < CHOICES)
     if block == 0:
         tl.store(Start, 0)
+        fill = tl.arange(0, ROWS)[None, :]
+        tl.store(Choice + (end - filled + total)[:, None] + fill, -1, total[:, None] + fill < filled[:, None])
         tl.store(Start + 1 + experts, end, experts < EXPERTS)
         for first in range(0, TILES, SOME):
             tile = first + tl.arange(0, SOME)
@@ -85,11 +88,9 @@ def placed(chosen: Tensor, experts: int) -> Layout:
     choices = chosen.numel()
     blocks, tiles = triton.cdiv(choices, _BLOCK), choices // ROWS + experts
     e = triton.next_power_of_2(experts)
-    ints = chosen.new_empty(0, dtype=torch.int32)
-    counts = ints.new_empty(blocks * e)
-    layout = Layout(
-        ints.new_empty(choices), ints.new_full((tiles * ROWS,), -1), ints.new_zeros(experts + 1), ints.new_empty(tiles)
-    )  # fmt: skip
+    sizes = choices, tiles * ROWS, experts + 1, tiles, blocks * e
+    *parts, counts = (chosen.new_empty(size, dtype=torch.int32) for size in sizes)
+    layout = Layout(*parts)
     if choices:
         _count[(blocks,)](chosen, counts, choices, E=e, BLOCK=_BLOCK)
         _place[(blocks,)](
@@ -172,34 +173,35 @@ def _halves(sums, BM: tl.constexpr, BN: tl.constexpr):
 
 @triton.jit
 def _finish(
-    sums, Bias, Z, Out, row, col, expert, N,
+    sums, Bias, Slope, Out, row, col, expert, N,
     BN: tl.constexpr, BIAS: tl.constexpr, KEEP: tl.constexpr, END: tl.constexpr, ACTIVATION: tl.constexpr,
 ):  # fmt: skip
     if BIAS:
         n = col + tl.arange(0, BN)
         sums += tl.load(Bias + expert * N + n, n < N, other=0.0).to(tl.float32)[None, :]
-    if END == "activate":
-        if KEEP:
-            Z.store([row, col], sums.to(Z.dtype))
-        sums = activated(sums, ACTIVATION)
+    if END == "activate" and KEEP:
+        sums, dsums = activated_and_slope(sums, ACTIVATION)
+        Slope.store([row, col], dsums.to(Slope.dtype))
+    elif END == "activate":
+        sums = activated(sums, ACTIVATION, False)
     elif END == "slope":
-        sums = sums * slope(Z.load([row, col]).to(tl.float32), ACTIVATION)
+        sums = sums * Slope.load([row, col]).to(tl.float32)
     Out.store([row, col], sums.to(Out.dtype))
 
 
 @triton.jit
 def _rows_by_weights(
-    X, W, Bias, Z, Out, Start, Expert, N, K, EXPERTS,
+    X, W, Bias, Slope, Out, Start, Expert, N, K, EXPERTS,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, ROWS: tl.constexpr, GROUP: tl.constexpr,
     TRANSPOSED: tl.constexpr, BIAS: tl.constexpr, KEEP: tl.constexpr, END: tl.constexpr,
     ACTIVATION: tl.constexpr, DOT: tl.constexpr,
 ):  # fmt: skip
     """Out = X Wᵀ + bias with W (E, N, K), or X W with W (E, K, N) where TRANSPOSED.
 
-    END "activate": the activation of that, which is kept in Z if asked for; "slope": times the activation's slope at Z.
+    END "activate": the activation of that, with its slope in Slope if asked for; "slope": times what Slope holds.
     """
     tiles_m, tiles_n = tl.load(Start + EXPERTS) // BM, tl.cdiv(N, BN)
-    for tile in tl.range(tl.program_id(0), tiles_m * tiles_n, tl.num_programs(0)):
+    for tile in tl.range(tl.program_id(0), tiles_m * tiles_n, tl.num_programs(0), flatten=True):
         at_m, at_n = _tile_at(tile, tiles_m, tiles_n, GROUP)
         expert = tl.load(Expert + at_m * BM // ROWS)
         sums = tl.zeros([BM, BN], tl.float32)
@@ -212,8 +214,8 @@ def _rows_by_weights(
             sums = tl.dot(x.to(DOT), w.to(DOT), sums)
         left, right = _halves(sums, BM, BN)
         row, col = at_m * BM, at_n * BN
-        _finish(left, Bias, Z, Out, row, col, expert, N, BN // 2, BIAS, KEEP, END, ACTIVATION)
-        _finish(right, Bias, Z, Out, row, col + BN // 2, expert, N, BN // 2, BIAS, KEEP, END, ACTIVATION)
+        _finish(left, Bias, Slope, Out, row, col, expert, N, BN // 2, BIAS, KEEP, END, ACTIVATION)
+        _finish(right, Bias, Slope, Out, row, col + BN // 2, expert, N, BN // 2, BIAS, KEEP, END, ACTIVATION)
 
 
 @triton.jit
@@ -224,7 +226,7 @@ def _rows_by_rows(
     """Out (E, M, N) = Aᵀ B over the rows of each expert, A (rows, M) and B (rows, N)."""
     tiles_m, tiles_n = tl.cdiv(M, BM), tl.cdiv(N, BN)
     each = tiles_m * tiles_n
-    for tile in tl.range(tl.program_id(0), EXPERTS * each, tl.num_programs(0)):
+    for tile in tl.range(tl.program_id(0), EXPERTS * each, tl.num_programs(0), flatten=True):
         expert = tile // each
         at_m, at_n = _tile_at(tile % each, tiles_m, tiles_n, GROUP)
         sums = tl.zeros([BM, BN], tl.float32)
@@ -254,22 +256,22 @@ def experts(
     x: Tensor, chosen: Tensor, gates: Tensor, w_in: Tensor, b_in: Tensor | None, w_out: Tensor, b_out: Tensor | None,
     activation: str, keep: bool,
 ) -> list[Tensor]:  # fmt: skip
-    """The result, and what its gradients need: the layout, and rows of x, of Z (if kept), of H and of Y."""
+    """The result, and what its gradients need: the layout, and rows of x, of Z , of H and of Y."""
     x, chosen, gates, w_in, w_out = x.contiguous(), chosen.contiguous(), gates.contiguous(), _even(w_in), _even(w_out)
     layout = placed(chosen, w_in.shape[0])
     rows, hidden = layout.choice.shape[0], w_in.shape[1]
     gathered, y = x.new_empty(rows, x.shape[1]), x.new_empty(rows, x.shape[1])
-    z, h = x.new_empty(rows, hidden if keep else 0), x.new_empty(rows, hidden)
+    slopes, h = x.new_empty(rows, hidden if keep else 0), x.new_empty(rows, hidden)
     out = torch.empty_like(x)
     if chosen.numel():
         _gather[(rows,)](
             x, x, x, layout.choice, layout.start, gathered, x, x.shape[1], chosen.shape[1], w_in.shape[0],
             BACKWARD=False, ROWS=ROWS, BLOCK=_row_block(x),
         )  # fmt: skip
-        by_weights(gathered, w_in, b_in, z if keep else None, h, layout, end="activate", activation=activation)
+        by_weights(gathered, w_in, b_in, slopes if keep else None, h, layout, end="activate", activation=activation)
         by_weights(h, w_out, b_out, None, y, layout)
         _combined(y, gates, layout.slot, out)
-    return [out, *layout, gathered, z, h, y]
+    return [out, *layout, gathered, slopes, h, y]
 
 
 def experts_backward(
@@ -277,7 +279,7 @@ def experts_backward(
     b_out: Tensor | None, activation: str, saved: list[Tensor],
 ) -> list[Tensor]:  # fmt: skip
     """Gradients of x, gates, w_in, b_in, w_out and b_out; the biases' are empty where there are none."""
-    layout, (gathered, z, h, y) = Layout(*saved[:4]), saved[4:]
+    layout, (gathered, slopes, h, y) = Layout(*saved[:4]), saved[4:]
     grad, gates, w_in, w_out = grad.contiguous(), gates.contiguous(), _even(w_in), _even(w_out)
     dx, dgates = torch.empty_like(grad), torch.empty_like(gates)
     dw_in, dw_out = torch.empty_like(w_in), torch.empty_like(w_out)
@@ -289,8 +291,8 @@ def experts_backward(
         grad, y, gates, layout.choice, layout.start, dy, dgates, grad.shape[1], chosen.shape[1], w_in.shape[0],
         BACKWARD=True, ROWS=ROWS, BLOCK=_row_block(grad),
     )  # fmt: skip
-    dz, dgathered = torch.empty_like(z), torch.empty_like(gathered)
-    by_weights(dy, w_out, None, z, dz, layout, end="slope", activation=activation, transposed=True)
+    dz, dgathered = torch.empty_like(slopes), torch.empty_like(gathered)
+    by_weights(dy, w_out, None, slopes, dz, layout, end="slope", transposed=True)
     by_rows(dy, h, dw_out, layout)
     by_weights(dz, w_in, None, None, dgathered, layout, transposed=True)
     by_rows(dz, gathered, dw_in, layout)
@@ -304,26 +306,26 @@ def experts_backward(
 
 
 def by_weights(
-    x: Tensor, w: Tensor, bias: Tensor | None, z: Tensor | None, out: Tensor, layout: Layout, *,
+    x: Tensor, w: Tensor, bias: Tensor | None, slopes: Tensor | None, out: Tensor, layout: Layout, *,
     end: str = "", activation: str = "none", transposed: bool = False, tiles: Tiles | None = None,
 ) -> None:  # fmt: skip
-    tiles = tiles or _TILES
+    tiles = tiles or (_SLOPED if end == "slope" else _PLAIN)
     (rows, n), k = out.shape, x.shape[1]
     block = [1, tiles.k, tiles.n] if transposed else [1, tiles.n, tiles.k]
     half = [tiles.m, tiles.n // 2]
     described = TensorDescriptor.from_tensor(out, half)
     _rows_by_weights[(_programs(triton.cdiv(rows, tiles.m) * triton.cdiv(n, tiles.n), tiles, x),)](
         TensorDescriptor.from_tensor(x, [tiles.m, tiles.k]), TensorDescriptor.from_tensor(w, block),
-        w if bias is None else bias, described if z is None else TensorDescriptor.from_tensor(z, half),
+        w if bias is None else bias, described if slopes is None else TensorDescriptor.from_tensor(slopes, half),
         described, layout.start, layout.expert, n, k, w.shape[0],
         BM=tiles.m, BN=tiles.n, BK=tiles.k, ROWS=ROWS, GROUP=tiles.group, TRANSPOSED=transposed, BIAS=bias is not None,
-        KEEP=z is not None, END=end, ACTIVATION=activation, DOT=_factors(x),
+        KEEP=slopes is not None, END=end, ACTIVATION=activation, DOT=_factors(x),
         num_warps=tiles.warps, num_stages=tiles.stages,
     )  # fmt: skip
 
 
 def by_rows(a: Tensor, b: Tensor, out: Tensor, layout: Layout, *, tiles: Tiles | None = None) -> None:
-    tiles = tiles or _TILES
+    tiles = tiles or _SLOPED
     experts, m, n = out.shape
     _rows_by_rows[(_programs(experts * triton.cdiv(m, tiles.m) * triton.cdiv(n, tiles.n), tiles, a),)](
         TensorDescriptor.from_tensor(a, [tiles.k, tiles.m]), TensorDescriptor.from_tensor(b, [tiles.k, tiles.n]),
@@ -333,7 +335,8 @@ def by_rows(a: Tensor, b: Tensor, out: Tensor, layout: Layout, *, tiles: Tiles |
     )  # fmt: skip
 
 
-_TILES = Tiles(128, 256, 64, 8, 3)
+_PLAIN = Tiles(128, 256, 64, 8, 4)
+_SLOPED = Tiles(128, 256, 64, 8, 3)
 
 
 def _combined(y: Tensor, gates: Tensor | None, slot: Tensor, out: Tensor) -> None:
@@ -356,8 +359,12 @@ def _row_block(x: Tensor) -> int:
 def _programs(most: int, tiles: Tiles, x: Tensor) -> int:
     if not x.is_cuda:
         return 2
-    sms: int = torch.cuda.get_device_properties(x.device).multi_processor_count
-    return min(most, tiles.per_sm * sms) if tiles.per_sm else most
+    return min(most, tiles.per_sm * _multiprocessors(x.device)) if tiles.per_sm else most
+
+
+@cache
+def _multiprocessors(device: torch.device) -> int:
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 def _factors(x: Tensor) -> tl.dtype:
