@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 
 __all__ = ["free_bytes", "require"]
 
 _SMALL = 64 * 2**20
-"""Below this an allocation is simply tried: asking the driver takes longer than it could save."""
+"""Below this an allocation is simply tried: asking takes longer than it could save."""
+
+_SHARE = 32
+"""On a GPU that is a part of its memory: asking its driver, and torch's own books, takes as long as a kernel."""
 
 
 def require(operator: str, needed_bytes: int, device: torch.device, *, free: int | None = None) -> None:
@@ -19,7 +24,7 @@ def require(operator: str, needed_bytes: int, device: torch.device, *, free: int
     Raises:
         MemoryError: they cannot; says how much is needed and how much there is.
     """
-    if needed_bytes < _SMALL and free is None:
+    if free is None and (needed_bytes < _SMALL or needed_bytes < _small_bytes(device)):
         return
     if free is None:
         free = free_bytes(device)
@@ -28,6 +33,13 @@ def require(operator: str, needed_bytes: int, device: torch.device, *, free: int
             f"{operator} needs {needed_bytes / 1e9:.2f} GB on {device} and {free / 1e9:.2f} GB are free:"
             " give it fewer rows at a time"
         )
+
+
+@cache
+def _small_bytes(device: torch.device) -> int:
+    if device.type != "cuda":
+        return _SMALL
+    return int(torch.cuda.get_device_properties(device).total_memory) // _SHARE
 
 
 def free_bytes(device: torch.device) -> int:
