@@ -5,7 +5,7 @@
 Rows that need a GPU say "not measured" where there is none; interpreted kernels are never timed. Each row is held
 against float64 first; a row that is wrong has no time and no ratio. Ways of computing the same take turns, on a GPU
 with a cold cache. The floor is what moving each input and output once, or the arithmetic, takes at the rates that a
-copy and a large matrix product reach in the same run.
+copy and a large matrix product reach in the same run. On a GPU its own time is told: a host launches ahead of it.
 """
 
 from __future__ import annotations
