@@ -16,7 +16,7 @@ from kernels.attention.shapes import forward_shape
 
 __all__ = ["attention", "keep_mask"]
 
-MOMENTS = tl.constexpr(16)  # columns that ride the matrix unit beside V: the fewest that it takes
+MOMENTS = tl.constexpr(8)  # columns that ride the matrix unit: so few that it takes them without a queue
 LANES = tl.constexpr(8)  # columns of a score tile that lie in other threads of a row: sums over the rest stay in one
 SLACK = tl.constexpr(8.0)
 
@@ -96,7 +96,7 @@ def _step(
         moments += tl.dot(narrow, monomials, input_precision=PRECISION) * shift[None, :]
         if ABSOLUTE:
             far = tl.abs(key[None, :] - pos[:, None]).to(tl.float32)
-            span += _in_thread(p * far, BLOCK_M, BLOCK_N)
+            span += _in_thread(narrow.to(tl.float32) * far, BLOCK_M, BLOCK_N)
     v = v_desc.load([b, hk, start, 0]).reshape(BLOCK_N, DV)
     acc = tl.dot(narrow, v, acc, input_precision=PRECISION)
     return m, top, mass, heat, square, acc, moments, span
@@ -226,7 +226,7 @@ def _forward(
         variance = tl.sum(moments * factor, 1) / weight - place * place
         entropy = (tl.log2(safe) - tl.sum(heat, 1) / safe) * 0.6931471805599453
         partial = Partial + pid.to(tl.int64) * 8
-        tl.store(partial, tl.sum(tl.where(counted, tl.sum(span, 1) / safe, 0.0)))
+        tl.store(partial, tl.sum(tl.where(counted, tl.sum(span, 1) / weight, 0.0)))
         tl.store(partial + 1, tl.sum(tl.where(counted, entropy, 0.0)))
         tl.store(partial + 2, tl.sum(tl.where(counted, tl.maximum(variance, 0.0), 0.0)))
         tl.store(partial + 3, tl.sum(tl.where(counted, tl.exp2(top - m) / safe, 0.0)))
@@ -262,8 +262,7 @@ def attention(
     stats = q.new_zeros(5 if return_stats else 0, batch, heads, dtype=torch.float32)
     if out.numel() == 0 or n == 0:
         return out.zero_(), lse.fill_(-torch.inf), stats
-    masked = window is not None or key_padding is not None or tiles is not None
-    shape = forward_shape(d, dv, q.dtype, masked)
+    shape = forward_shape(d, dv, q.dtype)
     blocks = triton.cdiv(m, shape.block_m)
     partial = lse.new_empty((batch * heads * blocks, 8) if return_stats else (1, 8))
     counts, columns = listed(tiles, lse)

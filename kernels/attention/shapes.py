@@ -17,28 +17,25 @@ class Shape:
     block_n: int
     warps: int
     stages: int
+    registers: int | None = None
+    """The most that a thread may use, so that more programs share a multiprocessor."""
 
-    def options(self) -> dict[str, int]:
+    def options(self) -> dict[str, int | None]:
         """As the kernels take them."""
         return {
             "BLOCK_M": self.block_m, "BLOCK_N": self.block_n, "STAGES": self.stages,
-            "num_warps": self.warps, "num_stages": self.stages,
+            "num_warps": self.warps, "num_stages": self.stages, "maxnreg": self.registers,
         }  # fmt: skip
 
 
-def forward_shape(d: int, dv: int, dtype: torch.dtype, masked: bool) -> Shape:
-    """Two programs of four warps share a multiprocessor: one multiplies while the other exponentiates.
-
-    Masks that are loaded take registers that tiles of 128 keys do not leave.
-    """
+def forward_shape(d: int, dv: int, dtype: torch.dtype) -> Shape:
+    """Two or three programs of four warps share a multiprocessor: one multiplies while another exponentiates."""
     wide = max(d, dv)
     if dtype == torch.float32:
         return Shape(64, 32, 4, 2) if wide > 64 else Shape(64, 64, 4, 2)
     if wide > 128:
         return Shape(128, 64, 8, 2)
-    if wide > 64:
-        return Shape(64, 64, 4, 2)
-    return Shape(64, 64, 4, 3) if masked else Shape(64, 128, 4, 2)
+    return Shape(64, 64, 4, 2) if wide > 64 else Shape(64, 64, 4, 3, registers=168)
 
 
 def gradient_shapes(d: int, dv: int, dtype: torch.dtype) -> tuple[Shape, Shape]:
@@ -53,7 +50,7 @@ def gradient_shapes(d: int, dv: int, dtype: torch.dtype) -> tuple[Shape, Shape]:
 
 def shared_bytes(d: int, dv: int, dtype: torch.dtype) -> int:
     """The most that a program of any of the three kernels keeps in shared memory: tiles that stay, and that pass."""
-    forward = forward_shape(d, dv, dtype, masked=False)
+    forward = forward_shape(d, dv, dtype)
     keys, queries = gradient_shapes(d, dv, dtype)
     both = d + dv
     elements = max(

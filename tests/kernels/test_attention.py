@@ -99,7 +99,12 @@ def _largest_terms(
     """What is summed where the sum itself may be small: differences of dout·v, and of squared positions."""
     q, k, v, d = (torch.linalg.vector_norm(x.double(), dim=-1).max().item() for x in (*inputs, dout))
     ds = d * v * options.get("scale", sizes.d**-0.5)
-    return {"dq": ds * k, "dk": ds * q, "position_var": float(max(sizes.m, sizes.n)) ** 2}
+    return {"dq": ds * k, "dk": ds * q, "position_var": _square(sizes, inputs[0].dtype)}
+
+
+def _square(sizes: Sizes, dtype: torch.dtype) -> float:
+    """Squares of places are whole in float32; with rounded weights the variance is as good as they are."""
+    return float(max(sizes.m, sizes.n)) ** 2 if dtype == torch.float32 else 0.0
 
 
 @pytest.mark.parametrize(
@@ -125,7 +130,8 @@ def test_is_as_close_to_the_truth_as_plain_torch(
     largest = _largest_terms(sizes, inputs, dout, given)
     for name, true in truth.items():
         assert found[name].dtype == plain[name].dtype, name
-        eps = torch.finfo(found[name].dtype).eps * max(1.0, true.abs().max().item(), largest.get(name, 0.0))
+        rounded = dtype if name in ("span", "position_var") else found[name].dtype  # places times rounded weights
+        eps = torch.finfo(rounded).eps * max(1.0, true.abs().max().item(), largest.get(name, 0.0))
         allowed = 2 * (plain[name].double() - true).abs().max().item() + eps
         error = (found[name].double() - true).abs().max().item()
         assert error <= allowed, f"{name}: {error:.2e}, allowed {allowed:.2e}"
