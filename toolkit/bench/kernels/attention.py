@@ -21,6 +21,8 @@ _BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "cuDNN": SDPBackend.CUDNN_ATTE
 _SHAPES = ((4, 16, 4096, 64), (4, 16, 4096, 128), (2, 16, 16_384, 128))
 _ON_CPU = (1, 8, 1024, 64)
 _MATERIALISED = "stored matrix"
+_CHECKED = 2048
+"""Queries and keys of one head that are held against the stored matrix in float64."""
 
 
 @dataclass(frozen=True)
@@ -95,18 +97,16 @@ def _prepare_forward(size: _Size, dtype: torch.dtype, stored: bool, device: torc
         peers[_MATERIALISED] = lambda: reference.attention(q, k, v, None, None, size.causal, None, size.d**-0.5, True)
 
     def error() -> tuple[float, float]:
-        few = [x[:1, :1] for x in (q, k, v)]
+        few = [x[:1, :1, :_CHECKED] for x in (q, k, v)]
         return _error([_with_statistics(few, size, cast) for cast in (None, torch.float64, dtype)])
 
-    return Ways(
-        ours=lambda: attention(q, k, v, causal=size.causal, return_stats=True), error=error, peers=peers
-    )  # fmt: skip
+    return Ways(ours=lambda: attention(q, k, v, causal=size.causal, return_stats=True), error=error, peers=peers)
 
 
 def _prepare_backward(size: _Size, dtype: torch.dtype, device: torch.device) -> Ways:
     leaves = [x.requires_grad_() for x in _inputs(size, dtype, device)]
     dout = _inputs(size, dtype, device, seed=1)[0]
-    out = attention(*leaves, causal=size.causal).out
+    out = attention(*leaves, causal=size.causal, return_stats=True).out
     q, k, v = leaves
 
     def gradients_of(way: Way) -> Way:
@@ -114,7 +114,7 @@ def _prepare_backward(size: _Size, dtype: torch.dtype, device: torch.device) -> 
         return lambda: torch.autograd.grad(result, leaves, dout, retain_graph=True)
 
     def error() -> tuple[float, float]:
-        few, dfew = [x.detach()[:1, :1] for x in leaves], dout[:1, :1]
+        few, dfew = [x.detach()[:1, :1, :_CHECKED] for x in leaves], dout[:1, :1, :_CHECKED]
         return _error([_gradients(few, dfew, size, cast) for cast in (None, torch.float64, dtype)])
 
     peers = _peers(device, lambda: scaled_dot_product_attention(q, k, v, is_causal=size.causal), gradients_of)
@@ -163,10 +163,13 @@ def _gradients(inputs: list[Tensor], dout: Tensor, size: _Size, cast: torch.dtyp
 
 
 def _error(found: list[list[Tensor]]) -> tuple[float, float]:
-    """The result whose error uses most of what it may have: that error, and twice plain torch's plus a rounding."""
-    pairs = []
+    """The result whose error uses most of what it may have: that error, and twice plain torch's plus a rounding.
+
+    Each relative to the largest value; the rounding is that of the inputs' dtype, as weights are rounded to it.
+    """
+    pairs, eps = [], torch.finfo(found[0][0].dtype).eps
     for ours, truth, plain in zip(*found, strict=True):
         scale = truth.abs().max().clamp_min(1e-30)
         error, other = (((x.double() - truth).abs().max() / scale).item() for x in (ours, plain))
-        pairs.append((error, 2 * other + torch.finfo(ours.dtype).eps))
+        pairs.append((error, 2 * other + eps))
     return max(pairs, key=lambda pair: pair[0] / pair[1])
