@@ -81,54 +81,14 @@ def _few_rows(
     tl.store(Out + at, out.to(OF), (m < M)[None, :] & (n < N)[:, None])
 
 
-@triton.jit
-def _one_row(
-    X, W, S, Z, Bias, Out, N, K, GROUP,
-    BN: tl.constexpr, BG: tl.constexpr, WORDS: tl.constexpr,
-    ZEROS: tl.constexpr, BIAS: tl.constexpr, OF: tl.constexpr,
-):  # fmt: skip
-    """A row of x at a time needs no matrix unit: BN outputs a program, BG pieces of each at once."""
-    n, row = tl.program_id(0) * BN + tl.arange(0, BN), tl.program_id(1).to(tl.int64)
-    word = tl.arange(0, BG)[:, None] * WORDS + tl.arange(0, WORDS)[None, :]
-    of_n = n.to(tl.int64)[:, None]
-    pieces, groups = K // 8 // WORDS, K // GROUP  # a piece is a group, or part of one
-    sums = tl.zeros([BN, BG, WORDS], tl.float32)
-    for first in range(0, pieces, BG):
-        piece = first + tl.arange(0, BG)
-        within = (n < N)[:, None] & (piece < pieces)[None, :]
-        group = piece * (WORDS * 8) // GROUP
-        at = first * WORDS + word
-        words = tl.load(W + of_n[:, :, None] * (K // 8) + at[None, :, :], within[:, :, None], other=0)
-        scale = tl.load(S + of_n * groups + group, within, other=0.0).to(tl.float32)
-        if ZEROS:
-            zero = tl.load(Z + of_n * groups + group, within, other=0).to(tl.float32)[:, :, None]
-        else:
-            zero = 8.0
-        part = tl.zeros([BN, BG, WORDS], tl.float32)
-        for half in tl.static_range(2):
-            x = tl.load(X + row * (K // 4) + 2 * at + half, (piece < pieces)[:, None], other=0)  # [BG, WORDS] of four
-            some = words >> (16 * half)
-            for i in tl.static_range(4):
-                # a float32 that ends in the nibble, shifted: 2**23 counts by ones
-                w = ((some & (0xF << (4 * i))) | 0x4B000000).to(tl.float32, bitcast=True) - (8388608.0 + zero * 16**i)
-                value = (x >> (16 * i)).to(tl.int16).to(OF, bitcast=True).to(tl.float32) * (1.0 / 16**i)
-                part += w * value[None, :, :]
-        sums += part * scale[:, :, None]
-    out = tl.sum(tl.reshape(sums, [BN, BG * WORDS]), 1)
-    if BIAS:
-        out += tl.load(Bias + n, n < N, other=0.0).to(tl.float32)
-    tl.store(Out + row * N + n, out.to(OF), n < N)
-
-
 class Cut(NamedTuple):
-    """How the work is cut: outputs a program, and what it takes of K at once (slices, or groups for one row)."""
+    """How the work is cut: outputs a program, slices of K at once, and rows of x a program."""
 
     n: int
     k: int
     warps: int
-    stages: int = 2
-    m: int = 0
-    """Rows of x a program; 0: one, without the matrix unit."""
+    stages: int
+    m: int
 
 
 def linear_int4(
@@ -138,27 +98,24 @@ def linear_int4(
     out = x.new_empty(rows, outs)
     if not (rows and outs):
         return out
-    cut = cut or _cut(rows, outs, n)
+    cut = cut or _cut(rows, outs)
     group = n // scale.shape[1]
-    words, quads = weight.contiguous().view(torch.int32), x.contiguous().view(torch.int64)
-    others = scale.contiguous(), scale if zero is None else zero.contiguous(), scale if bias is None else bias
-    options = {
-        "ZEROS": zero is not None, "BIAS": bias is not None, "num_warps": cut.warps, "num_stages": cut.stages,
-        "OF": tl.bfloat16 if x.dtype == torch.bfloat16 else tl.float16,
-    }  # fmt: skip
-    if cut.m:
-        grid, block = (triton.cdiv(outs, cut.n), triton.cdiv(rows, cut.m)), min(group, 128)
-        _few_rows[grid](
-            quads, words, *others, out, rows, outs, n,
-            BM=cut.m, BN=cut.n, BK=block, SLICES=cut.k, GROUP=group, DOT=_factors(x), ASM=x.is_cuda,
-            EVEN=n % (cut.k * block) == 0 and outs % cut.n == 0, **options,
-        )  # fmt: skip
-    else:
-        grid = triton.cdiv(outs, cut.n), rows
-        _one_row[grid](
-            quads, words, *others, out, outs, n, group, BN=cut.n, BG=cut.k, WORDS=min(group, 128) // 8, **options
-        )
+    block = min(group, 128)
+    words, quads = _as(weight, torch.int32), _as(x, torch.int64)
+    _few_rows[(triton.cdiv(outs, cut.n), triton.cdiv(rows, cut.m))](
+        quads, words, scale.contiguous(), scale if zero is None else zero.contiguous(),
+        scale if bias is None else bias.contiguous(), out, rows, outs, n,
+        BM=cut.m, BN=cut.n, BK=block, SLICES=cut.k, GROUP=group, EVEN=n % (cut.k * block) == 0 and outs % cut.n == 0,
+        ZEROS=zero is not None, BIAS=bias is not None, OF=tl.bfloat16 if x.dtype == torch.bfloat16 else tl.float16,
+        DOT=_factors(x), ASM=x.is_cuda, num_warps=cut.warps, num_stages=cut.stages,
+    )  # fmt: skip
     return out
+
+
+def _as(t: Tensor, dtype: torch.dtype) -> Tensor:
+    """The same bytes as wider numbers, moved where they do not begin at a multiple of those."""
+    t = t.contiguous()
+    return (t if t.data_ptr() % 16 == 0 else t.clone()).view(dtype)
 
 
 def _factors(x: Tensor) -> tl.dtype:
@@ -168,7 +125,9 @@ def _factors(x: Tensor) -> tl.dtype:
     return tl.float16
 
 
-def _cut(rows: int, outs: int, n: int) -> Cut:
-    if rows == 1:
-        return Cut(8, 8, 4)
-    return Cut(16, 8, 8, m=16)
+def _cut(rows: int, outs: int) -> Cut:
+    """Many programs first; with many outputs there are enough of them that each may keep x for more."""
+    many = outs >= 12_288
+    if rows <= 8:
+        return Cut(32, 4, 4, 3, 8) if many else Cut(16, 8, 8, 3, 8)
+    return Cut(64, 4, 4, 3, 16) if many else Cut(16, 4, 4, 3, 16)

@@ -309,7 +309,7 @@ def by_weights(
     x: Tensor, w: Tensor, bias: Tensor | None, slopes: Tensor | None, out: Tensor, layout: Layout, *,
     end: str = "", activation: str = "none", transposed: bool = False, tiles: Tiles | None = None,
 ) -> None:  # fmt: skip
-    tiles = tiles or (_SLOPED if end == "slope" else _PLAIN)
+    tiles = tiles or _TILES[end if end != "activate" or slopes is not None else "activate only"]
     (rows, n), k = out.shape, x.shape[1]
     block = [1, tiles.k, tiles.n] if transposed else [1, tiles.n, tiles.k]
     half = [tiles.m, tiles.n // 2]
@@ -325,7 +325,7 @@ def by_weights(
 
 
 def by_rows(a: Tensor, b: Tensor, out: Tensor, layout: Layout, *, tiles: Tiles | None = None) -> None:
-    tiles = tiles or _SLOPED
+    tiles = tiles or _TILES["rows"]
     experts, m, n = out.shape
     _rows_by_rows[(_programs(experts * triton.cdiv(m, tiles.m) * triton.cdiv(n, tiles.n), tiles, a),)](
         TensorDescriptor.from_tensor(a, [tiles.k, tiles.m]), TensorDescriptor.from_tensor(b, [tiles.k, tiles.n]),
@@ -335,8 +335,14 @@ def by_rows(a: Tensor, b: Tensor, out: Tensor, layout: Layout, *, tiles: Tiles |
     )  # fmt: skip
 
 
-_PLAIN = Tiles(128, 256, 64, 8, 4)
-_SLOPED = Tiles(128, 256, 64, 8, 3)
+_TILES = {
+    "": Tiles(128, 256, 64, 8, 4),
+    "activate": Tiles(128, 256, 64, 8, 4),
+    "activate only": Tiles(128, 128, 64, 8, 3, per_sm=2),  # one program's arithmetic beside the other's products
+    "slope": Tiles(128, 256, 64, 8, 3),  # slopes take a stage's room
+    "rows": Tiles(128, 256, 64, 8, 3),
+}
+"""By what comes behind a product, as measured on an H100; of rows by rows the last."""
 
 
 def _combined(y: Tensor, gates: Tensor | None, slot: Tensor, out: Tensor) -> None:

@@ -36,7 +36,7 @@ def cases() -> Iterator[Case]:
                 goals=goals,
             )
     for outs, inputs in ((4096, 4096), (14336, 4096), (4096, 14336)):
-        for rows in (1, 4, 16):
+        for rows in (1, 16):
             yield _int4_case("cuda", rows, inputs, outs)
     yield _int4_case("cpu", 1, 4096, 4096)
 
