@@ -50,6 +50,7 @@ def _event_seconds(run: Callable[[], Any], flushed: torch.Tensor) -> float:
     start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     for _ in range(_FLUSHES):
         flushed.zero_()
+    flushed.view(torch.float32).sum()  # a cache full of what is to be written yet would be emptied in the time of `run`
     start.record()
     run()
     stop.record()
