@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from targets.estimate import Estimate, OperatorCost
+from targets.parser import Unread, load_parser, unread
 from targets.rewrites import follows, rewrite_for
 from targets.stack import Stack
 from targets.support import load_rules
 from targets.target import Target
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 __all__ = [
     "Check",
@@ -112,7 +116,8 @@ class Support:
 
     `leaving` are those that the accelerator refuses; their time is part of the latency, so they alone make nothing
     unfit. It does not fit where the accelerator gets none of the arithmetic, and is uncertain where an operator is
-    `unverified` (in use, but in no published list) or `unknown` (a custom one, or one without a known cost).
+    `unverified` (in use, but in no published list) or `unknown` (a custom one, or one without a known cost). Where the
+    stack's parser leaves one `unread`, the network runs nowhere.
     """
 
     operators: int
@@ -120,6 +125,7 @@ class Support:
     unverified: tuple[str, ...]
     unknown: tuple[str, ...]
     idle: bool
+    unread: tuple[Unread, ...] = ()
 
     @property
     def leaving_s(self) -> float:
@@ -128,7 +134,7 @@ class Support:
 
     @property
     def outcome(self) -> Outcome:
-        if self.idle:
+        if self.idle or self.unread:
             return Outcome.DOES_NOT_FIT
         return Outcome.UNCERTAIN if self.unverified or self.unknown else Outcome.FITS
 
@@ -151,6 +157,7 @@ class Support:
             ],
             "unverified": list(self.unverified),
             "unknown": list(self.unknown),
+            "unread": [asdict(node) for node in self.unread],
         }
 
 
@@ -176,8 +183,8 @@ def _copies_s(op: OperatorCost) -> float:
     return op.terms.get("transfer", 0.0)
 
 
-def support_of(estimate: Estimate, stack: Stack) -> Support:
-    """Where the operators of `estimate`, which was made for `stack`, run."""
+def support_of(estimate: Estimate, stack: Stack, model: ir.Model) -> Support:
+    """Where the operators of `estimate`, which was made of `model` for `stack`, run."""
     held = [op for op in estimate.operators if op.place == stack.rules] if stack.rules else []
     doubtful = load_rules(stack.rules).unverified if stack.rules else frozenset()
     return Support(
@@ -186,4 +193,5 @@ def support_of(estimate: Estimate, stack: Stack) -> Support:
         unverified=tuple(sorted({op.op_type for op in held} & doubtful)),
         unknown=tuple(sorted({op.op_type for op in estimate.operators if op.op_class == "unknown"})),
         idle=bool(stack.rules and estimate.macs and not any(op.macs for op in held)),
+        unread=tuple(unread(model, load_parser(stack.parser))) if stack.parser else (),
     )

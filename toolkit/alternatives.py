@@ -86,7 +86,7 @@ class Candidate:
             estimate=found,
             size=(size, (size, size)),
             verdict=judge(found, limits, size=(size, (size, size))),
-            support=support_of(found, stack),
+            support=support_of(found, stack, program.static_model),
             command=self._command(stack, recipe="float32"),
         )
         return [as_it_is, own]
@@ -163,7 +163,8 @@ class Candidate:
         def fits(program: Program) -> bool:
             priced = estimate(program.static_model, stack)
             size = _file_size(program, priced, stack) if limits.size_bytes is not None else None
-            return worst(judge(priced, limits, size=size).outcome, support_of(priced, stack).outcome) is Outcome.FITS
+            support = support_of(priced, stack, program.static_model)
+            return worst(judge(priced, limits, size=size).outcome, support.outcome) is Outcome.FITS
 
         found = slimmest(after.program if after else self._graph(stack), stack, fits, trunk=trunk)
         way = self._changed(found.program, stack, limits, change=change, description=change)
@@ -198,7 +199,7 @@ class Candidate:
             estimate=found,
             size=size,
             verdict=judge(found, limits, size=size),
-            support=support_of(found, stack),
+            support=support_of(found, stack, program.static_model),
             command="",
             graph=program,
             **fields,
@@ -232,7 +233,7 @@ class Candidate:
             estimate=found,
             size=size,
             verdict=judge(found, limits, size=size),
-            support=support_of(found, stack),
+            support=support_of(found, stack, program.static_model),
             command=self._command(stack, data=needs_data),
         )
 

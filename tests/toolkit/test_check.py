@@ -308,3 +308,17 @@ def test_of_two_that_do_not_fit_the_one_with_fewer_refusals_is_closest(tmp_path:
     assert as_it_is.outcome == own.outcome == Outcome.DOES_NOT_FIT
     assert len(own.support.leaving) < len(as_it_is.support.leaving)
     assert answer.way is own
+
+
+def test_what_the_devices_runtime_does_not_read_does_not_fit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """TensorRT 8.2 has no Mish; LiteRT of a Raspberry Pi is told nothing of parsers."""
+    text = '<ir_version: 10, opset_import: ["" : 18]> g (float[1,4,5] x) => (float[1,4,5] y) { y = Mish(x) }'
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "mish.onnx")
+    assert main(["check", str(tmp_path / "mish.onnx"), "--target", "jetson_nano", "-q"]) == 1
+    said = capsys.readouterr().out
+    assert "Mish node is not read on the device: it is not in the operator list of TensorRT 8.2" in said
+    assert "does not fit (operators)" in said
+    answer = check_model(tmp_path / "mish.onnx", target="raspberry_pi_4")
+    assert answer.way.support.unread == ()

@@ -65,7 +65,7 @@ WAY = keys(
     gain=keys("latency_s peak_memory_bytes energy_j size_bytes"),
     checks=[CHECK],
     support=keys(
-        "outcome operators leaving_s unverified unknown",
+        "outcome operators leaving_s unverified unknown unread",
         leaving=[keys("name op_type class latency_s source reason rewrite")],
     ),
 )

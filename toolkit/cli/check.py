@@ -149,6 +149,8 @@ def _show_support(answer: Answer) -> None:
             _show_fallbacks(answer)
         else:
             show_refusals(support.to_json()["leaving"])
+    for node in support.unread:
+        say(f"{node.op_type} {node.name} is not read on the device: {node.reason}")
     if support.unverified:
         say(f"no published list says that the accelerator takes {', '.join(support.unverified)}")
     if support.unknown:
