@@ -14,6 +14,8 @@ from kernels.bk_core.nvrtc import compiled
 
 __all__ = ["bk_core", "bk_core_backward"]
 
+_SHORT_ROWS_BYTES = 512
+"""Of a block, a real number a thread: rows shorter than that share one."""
 _TILE = 64
 """Threads of a block that hands on from segment to segment, as in chain.cu."""
 
@@ -130,7 +132,7 @@ def _shape(layout: _Layout, n: int, dtype: torch.dtype, links: bool, of_links: b
     chunks = 1 << (-(-n // layout.sites) - 1).bit_length()
     if n > layout.whole:
         chunks = layout.threads
-    threads = max(chunks, layout.threads)
+    threads = max(chunks, min(layout.threads, _SHORT_ROWS_BYTES // dtype.itemsize))
     segment = layout.sites * chunks
     values = {
         "REAL": "float" if dtype == torch.float32 else "double",

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from kernels import KernelUnavailable
+from kernels import KernelUnavailable, memory
 from kernels.bk_core import bk_core, bk_features, chunked, fused, operators, reference
 from kernels.bk_core.chain import Chain
 from kernels.dispatch import Call
@@ -340,6 +340,12 @@ def test_an_energy_that_is_not_looked_at_makes_its_row_nan() -> None:
     for found in (reference.bk_core(Chain(v, 1.0, z)), chunked.bk_core(Chain(v, 1.0, z))):
         assert found[0].isfinite().all()
         assert found[1].isnan().all()
+
+
+def test_memory_is_asked_for_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 10**7)
+    with pytest.raises(MemoryError, match=r"bk_core needs 0\.\d\d GB on cpu and 0\.01 GB are free"):
+        bk_core(torch.zeros(1, 9_000_000), z=1j)
 
 
 def test_forms_say_why_they_do_not_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,6 +46,19 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     return kernel
 
 
+@pytest.mark.parametrize("layout", [*cuda._VALUES.items(), *cuda._GRADIENT.items()])
+def test_every_block_fits_the_shared_memory_that_all_gpus_have(layout: tuple[torch.dtype, cuda._Layout]) -> None:
+    for n in [1, *(2**k + 1 for k in range(14))]:
+        shape = cuda._shape(layout[1], n, layout[0], True, True, True)
+        values = dict(option.removeprefix("-D").split("=") for option in shape.options)
+        sites, chunks, rows = (int(values[name]) for name in ("SITES", "CHUNKS", "ROWS"))
+        assert shape.threads == chunks * rows <= 1024
+        assert shape.segments * sites * chunks >= n
+        groups = shape.threads // min(chunks, 8)
+        reals = shape.threads * (2 * (sites + 1) + 2 + 8 + 1) + groups * (4 + 8 + 8)  # as shared_t in chain.cu
+        assert reals * layout[0].itemsize <= 48 * 1024
+
+
 def test_arguments_lie_in_memory_as_a_kernel_reads_them() -> None:
     values = torch.ones(3)
     address, one, number, last = struct.unpack("=Qi4xdi", nvrtc._packed((values, 7, 0.5, 9)))

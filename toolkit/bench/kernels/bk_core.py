@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from importlib.util import find_spec
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from kernels.bk_core import bk_core, chunked, operators
 from kernels.bk_core.chain import Chain
+from kernels.dispatch import Operator
 from toolkit.bench.kernels.case import Case, Way, Ways
 
 __all__ = ["cases", "published"]
@@ -21,15 +23,19 @@ _SHAPES: tuple[tuple[str, int, int, Mapping[str, float]], ...] = (
     ("cuda", 8192, 2048, {"floor": 3.0, "cusparse_solve": 1.0}),
     ("cuda", 32, 1024, {"published": 500.0}),
     ("cuda", 32, 4096, {}),
-    *(("cuda", 1024, n, {}) for n in (1024, 32_768, 1_048_576)),
-    *(("cpu", 64, n, {}) for n in (1024, 32_768, 1_048_576)),
+    ("cuda", 65_536, 1024, {}),  # from here on as many sites in ever longer rows: the rate shows whether n counts once
+    ("cuda", 2048, 32_768, {}),
+    ("cuda", 64, 1_048_576, {}),
+    ("cpu", 2048, 1024, {}),
+    ("cpu", 64, 32_768, {}),
+    ("cpu", 2, 1_048_576, {}),
 )
 _BACKWARD_SHAPES: tuple[tuple[str, int, int, Mapping[str, float]], ...] = (
     ("cuda", 8192, 2048, {"floor": 6.0}),
     ("cuda", 32, 4096, {}),
     ("cpu", 64, 32_768, {}),
 )
-_FEW = 16
+_FEW = 2
 """Rows that are held against float64."""
 
 
@@ -69,10 +75,10 @@ def _forward(batch: int, n: int, device: torch.device) -> Ways:
     peers: dict[str, Way] = {}
     if (batch, n) == (32, 1024):
         peers["published"] = lambda: published(v, _Z)
-    if device.type == "cuda":
-        peers |= _other_forms(operators.FORWARD.forms, v, Chain(v, 1.0, _Z - 2))
-        if (batch, n) == (8192, 2048) and find_spec("cupy") is not None:
-            peers["cusparse_solve"] = _solve(v)
+    if device.type == "cuda" and (batch, n) in ((8192, 2048), (32, 4096)):
+        peers |= _triton(operators.FORWARD, v, Chain(v, 1.0, _Z - 2))
+    if (batch, n) == (8192, 2048) and find_spec("cupy") is not None:
+        peers |= _cusparse(v)
     return Ways(ours=lambda: bk_core(v, z=_Z), error=error, peers=peers)
 
 
@@ -90,7 +96,7 @@ def _backward(batch: int, n: int, device: torch.device) -> Ways:
         return ((gradient()[:_FEW] - truth).abs().max() / truth.abs().max()).item(), 1e-5
 
     chain = Chain(v.detach(), 1.0, _Z - 2)
-    peers = _other_forms(operators.BACKWARD.forms, v, grad, chain, False, False) if device.type == "cuda" else {}
+    peers = _triton(operators.BACKWARD, v, grad, chain, False, False) if device.type == "cuda" else {}
     return Ways(ours=gradient, error=error, peers=peers)
 
 
@@ -98,10 +104,11 @@ def _potential(batch: int, n: int, device: torch.device) -> Tensor:
     return torch.randn(batch, n, device=device, generator=torch.Generator(device).manual_seed(0))
 
 
-def _other_forms(forms: tuple[Any, ...], v: Tensor, *arguments: Any) -> dict[str, Way]:
-    """The forms that take the call, but for the one that is chosen and the one that is only to be read."""
-    taking = [form for form in forms if form.name != "reference" and form.refusal(operators.call(v)) is None]
-    return {form.name: partial(form.load(), *arguments) for form in taking[1:]}
+def _triton(operator: Operator, v: Tensor, *arguments: Any) -> dict[str, Way]:
+    """The Triton form, where it takes the call."""
+    call = operators.call(v)
+    found = [form for form in operator.forms if form.name == "triton" and form.refusal(call) is None]
+    return {form.name: partial(form.load(), *arguments) for form in found}
 
 
 def published(v: Tensor, z: complex) -> Tensor:
@@ -115,25 +122,35 @@ def published(v: Tensor, z: complex) -> Tensor:
     return torch.stack(left[:-1], 1) * torch.stack(right[-2::-1], 1) / left[-1][:, None]
 
 
+def _cusparse(v: Tensor) -> dict[str, Way]:
+    try:
+        solve = _solve(v)
+        solve()
+    except (ImportError, RuntimeError) as missing:
+        warnings.warn(f"cuSPARSE is left out: {missing}", stacklevel=2)
+        return {}
+    return {"cusparse_solve": solve}
+
+
 def _solve(v: Tensor) -> Way:
-    """One right-hand side for each matrix, solved by cuSPARSE: less than the whole diagonal of the inverse."""
-    import cupy  # type: ignore[import-not-found,unused-ignore]
+    """One right-hand side for each matrix, solved by cuSPARSE in place: less than the whole diagonal of the inverse."""
+    import cupy  # type: ignore[import-not-found,unused-ignore] # noqa: F401 (it finds the libraries of the next)
     from cupy_backends.cuda.libs import cusparse  # type: ignore[import-not-found,unused-ignore]
 
     batch, n = v.shape
-    d = cupy.from_dlpack(v.to(torch.complex64) + (2 - _Z))
-    lower, upper = cupy.full((2, batch, n), -1, dtype=cupy.complex64)
+    d = v.to(torch.complex64) + (2 - _Z)
+    lower, upper, x = torch.full_like(d, -1), torch.full_like(d, -1), torch.ones_like(d)
     lower[:, 0] = 0
     upper[:, -1] = 0
-    x = cupy.ones((batch, n), dtype=cupy.complex64)
     handle = cusparse.create()
-    addresses = tuple(values.data.ptr for values in (lower, d, upper, x))
-    needed = cusparse.cgtsv2StridedBatch_bufferSizeExt(handle, n, *addresses, batch, n)
-    workspace = cupy.empty(needed, dtype=cupy.int8)
     cusparse.setStream(handle, torch.cuda.current_stream().cuda_stream)
+    arrays = [values.data_ptr() for values in (lower, d, upper, x)]
+    size = cusparse.cgtsv2StridedBatch_bufferSizeExt(handle, n, *arrays, batch, n)
+    workspace = torch.empty(size, dtype=torch.int8, device=v.device)
 
-    def run() -> None:
-        cusparse.cgtsv2StridedBatch(handle, n, *addresses, batch, n, workspace.data.ptr)
+    def run() -> tuple[Tensor, ...]:
+        cusparse.cgtsv2StridedBatch(handle, n, *arrays, batch, n, workspace.data_ptr())
+        return lower, d, upper, x  # which it reads and writes, and which are to live as long as it
 
     return run
 
