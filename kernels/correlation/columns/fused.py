@@ -24,36 +24,32 @@ __all__ = ["comoments", "correlation", "workspace_bytes"]
 
 _TILE = 128
 _FINISHED = 32
-_AT_ONCE = 8
 _PLACES = 2
 """Programs that a multiprocessor holds."""
-_WAVES = 3
+_WAVES = 5
+_MOST_RANGES = 64
 _FEWEST_ROWS = 512
 """Of a range: fewer would be adding partial sums more than making them."""
 
 
 @triton.jit
-def _shift(X, Shift, T, D, stride, rows, SPARING: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr):
+def _shift(X, Shift, D, stride, rows, SPARING: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr):
     """The mean of every stride-th row, within what was seen, so that a constant column's is its value to the bit.
 
     SPARING leaves columns where they are whose mean is so few deviations from zero that sums of products can bear it.
     """
-    col = tl.program_id(0) * BD + tl.arange(0, BD)
+    row, col = tl.arange(0, BT), tl.program_id(0) * BD + tl.arange(0, BD)
+    mask = (row < rows)[:, None] & (col < D)[None, :]
     origin = tl.load(X + col, col < D, other=0.0).to(tl.float32)
-    total, squares = tl.zeros([BD], tl.float32), tl.zeros([BD], tl.float32)
-    lowest, highest = origin, origin
-    for first in range(0, rows, BT):
-        row = first + tl.arange(0, BT)
-        mask = (row < rows)[:, None] & (col < D)[None, :]
-        x = tl.load(X + (row.to(tl.int64) * stride * D)[:, None] + col[None, :], mask, other=0.0).to(tl.float32)
-        x = tl.where(mask, x, origin[None, :])
-        total += tl.sum(x - origin[None, :], 0)
-        squares += tl.sum((x - origin[None, :]) * (x - origin[None, :]), 0)
-        lowest, highest = tl.minimum(lowest, tl.min(x, 0)), tl.maximum(highest, tl.max(x, 0))
-    mean = origin + total / rows
+    x = tl.load(X + (row.to(tl.int64) * stride * D)[:, None] + col[None, :], mask, other=0.0).to(tl.float32)
+    x = tl.where(mask, x, origin[None, :])
+    lowest, highest = tl.min(x, 0), tl.max(x, 0)
+    away = x - origin[None, :]
+    offset = tl.sum(away, 0) / rows
+    mean = origin + offset
     mean = tl.where(mean < lowest, lowest, tl.where(mean > highest, highest, mean))  # NaN stays
     if SPARING:
-        variance = squares / rows - (total / rows) * (total / rows)
+        variance = tl.sum(away * away, 0) / rows - offset * offset
         mean = tl.where(mean * mean > 16.0 * variance, mean, 0.0)
     tl.store(Shift + col, mean.to(Shift.dtype.element_ty), col < D)
 
@@ -123,12 +119,12 @@ def _plain_products(
     if not _is_shifted(shift_i, shift_j):
         found = tl.zeros([BD, BD], tl.float32)
         if i == j:
-            ones, sums = tl.full([64, BT], 1.0, Shift.dtype.element_ty), tl.zeros([64, BD], tl.float32)
+            sums = tl.zeros([BT, BD], tl.float32)
             for row in tl.range(first, last, BT, num_stages=STAGES):
                 y = x.load([row, i * BD])  # zero outside of x
                 found = tl.dot(tl.trans(y), y, found)
-                sums = tl.dot(ones, y, sums)  # 64 times the same: a product is had without reading y to registers
-            tl.store(Sums + split * D + col_i, tl.sum(sums, 0) / 64, col_i < D)
+                sums += y.to(tl.float32)
+            tl.store(Sums + split * D + col_i, tl.sum(sums, 0), col_i < D)
         else:
             for row in tl.range(first, last, BT, num_stages=STAGES):
                 y, z = x.load([row, i * BD]), x.load([row, j * BD])
@@ -148,53 +144,49 @@ def _slot(Part, program, BD: tl.constexpr):
 
 
 @triton.jit
-def _offset(Sums, col, T, D, splits, AT_ONCE: tl.constexpr):
+def _offset(Sums, col, T, D, SPLITS: tl.constexpr, AT_ONCE: tl.constexpr):
     """Means of the shifted columns."""
-    total = tl.zeros(col.shape, tl.float32)
-    for first in range(0, splits, AT_ONCE):
-        split = first + tl.arange(0, AT_ONCE)
-        mask = (split < splits)[:, None] & (col < D)[None, :]
-        total += tl.sum(tl.load(Sums + split[:, None] * D + col[None, :], mask, other=0.0), 0)
-    return total / T
+    split = tl.arange(0, AT_ONCE)
+    mask = (split < SPLITS)[:, None] & (col < D)[None, :]
+    return tl.sum(tl.load(Sums + split[:, None] * D + col[None, :], mask, other=0.0), 0) / T
 
 
 @triton.jit
-def _length(Part, block, offset, T, tiles, splits, BD: tl.constexpr, BF: tl.constexpr, AT_ONCE: tl.constexpr):
+def _length(
+    Part, block, offset, T, tiles, SPLITS: tl.constexpr, AT_ONCE: tl.constexpr, BD: tl.constexpr, BF: tl.constexpr
+):
     """Lengths of the centred columns of a block, from the diagonal of its tile."""
     i = block * BF // BD
     inner = (block * BF % BD + tl.arange(0, BF)) * (BD + 1)
     tile = (i * (i + 1) // 2 + i).to(tl.int64)
-    total = tl.zeros([BF], tl.float32)
-    for first in range(0, splits, AT_ONCE):
-        split = first + tl.arange(0, AT_ONCE)
-        at = Part + ((split * tiles + tile) * BD * BD)[:, None] + inner[None, :]
-        total += tl.sum(tl.load(at, (split < splits)[:, None], other=0.0), 0)
-    total -= T * (offset * offset)
+    split = tl.arange(0, AT_ONCE)
+    at = Part + ((split * tiles + tile) * BD * BD)[:, None] + inner[None, :]
+    total = tl.sum(tl.load(at, (split < SPLITS)[:, None], other=0.0), 0) - T * (offset * offset)
     return tl.sqrt(tl.where(total < 0, 0.0, total))
 
 
 @triton.jit
 def _finish(
-    Part, Sums, Shift, Out, Mean, Length, T, D, tiles, splits,
-    BD: tl.constexpr, BF: tl.constexpr, NORMALISED: tl.constexpr, AT_ONCE: tl.constexpr,
+    Part, Sums, Shift, Out, Mean, Length, T, D, tiles,
+    SPLITS: tl.constexpr, AT_ONCE: tl.constexpr, BD: tl.constexpr, BF: tl.constexpr, NORMALISED: tl.constexpr,
 ):  # fmt: skip
-    """A block of the lower half and its mirror image: comoments, or correlations of them."""
+    """A block of the lower half and its mirror image: comoments, or correlations of them.
+
+    What ranges of rows left is loaded without a loop: all of it is on its way before the first sum.
+    """
     bi, bj = _tile_of(tl.program_id(0))
     i, j = bi * BF // BD, bj * BF // BD
     col_i, col_j = bi * BF + tl.arange(0, BF), bj * BF + tl.arange(0, BF)
     inner = (bi * BF % BD + tl.arange(0, BF))[:, None] * BD + (bj * BF % BD + tl.arange(0, BF))[None, :]
     tile = (i * (i + 1) // 2 + j).to(tl.int64)
     found = tl.zeros([BF, BF], tl.float32)
-    for first in range(0, splits, AT_ONCE):
-        for split in tl.static_range(AT_ONCE):  # all are on their way before the first is added
-            at = Part + ((first + split) * tiles + tile) * BD * BD + inner
-            within = inner < (splits - first - split) * BD * BD  # all of it or nothing
-            found += tl.load(at, within, other=0.0)
-    offset_i, offset_j = _offset(Sums, col_i, T, D, splits, AT_ONCE), _offset(Sums, col_j, T, D, splits, AT_ONCE)
+    for split in tl.static_range(SPLITS):
+        found += tl.load(Part + (split * tiles + tile) * BD * BD + inner)
+    offset_i, offset_j = _offset(Sums, col_i, T, D, SPLITS, AT_ONCE), _offset(Sums, col_j, T, D, SPLITS, AT_ONCE)
     found -= T * (offset_i[:, None] * offset_j[None, :])
     if NORMALISED:
-        length_i = _length(Part, bi, offset_i, T, tiles, splits, BD, BF, AT_ONCE)
-        length_j = _length(Part, bj, offset_j, T, tiles, splits, BD, BF, AT_ONCE)
+        length_i = _length(Part, bi, offset_i, T, tiles, SPLITS, AT_ONCE, BD, BF)
+        length_j = _length(Part, bj, offset_j, T, tiles, SPLITS, AT_ONCE, BD, BF)
         inverse_i = tl.where(length_i == 0, 0.0, 1.0 / tl.where(length_i == 0, 1.0, length_i))
         inverse_j = tl.where(length_j == 0, 0.0, 1.0 / tl.where(length_j == 0, 1.0, length_j))
         found = found * inverse_i[:, None] * inverse_j[None, :]
@@ -236,7 +228,7 @@ def _run(x: Tensor, *, normalised: bool) -> tuple[Tensor, Tensor, Tensor]:
     stride = triton.cdiv(rows, SAMPLED_ROWS)
     sparing = _takes_descriptors(x)
     _shift[(triton.cdiv(width, 8),)](
-        x, shift, rows, width, stride, triton.cdiv(rows, stride), SPARING=sparing, BT=256, BD=8
+        x, shift, width, stride, triton.cdiv(rows, stride), SPARING=sparing, BT=SAMPLED_ROWS, BD=8
     )
     programs = (plan.splits * plan.tiles,)
     if sparing:
@@ -250,8 +242,9 @@ def _run(x: Tensor, *, normalised: bool) -> tuple[Tensor, Tensor, Tensor]:
     )  # fmt: skip
     blocks = triton.cdiv(width, _FINISHED)
     _finish[(blocks * (blocks + 1) // 2,)](
-        part, sums, shift, out, mean, length, rows, width, plan.tiles, plan.splits,
-        BD=_TILE, BF=_FINISHED, NORMALISED=normalised, AT_ONCE=_AT_ONCE,
+        part, sums, shift, out, mean, length, rows, width, plan.tiles,
+        SPLITS=plan.splits, AT_ONCE=triton.next_power_of_2(plan.splits), BD=_TILE, BF=_FINISHED,
+        NORMALISED=normalised, num_warps=8,
     )  # fmt: skip
     return out, mean, length
 
@@ -275,7 +268,7 @@ def _plan(rows: int, width: int, device: torch.device) -> _Plan:
     step, places = 64, _PLACES * _multiprocessors(device)
     blocks = triton.cdiv(width, _TILE)
     tiles = max(1, blocks * (blocks + 1) // 2)
-    most = max(1, min(_WAVES * places // tiles, rows // _FEWEST_ROWS))
+    most = max(1, min(max(places // tiles, _WAVES), rows // _FEWEST_ROWS, _MOST_RANGES))
     best = max(range(1, most + 1), key=lambda splits: splits * tiles / (-(-splits * tiles // places) * places))
     range_rows = triton.cdiv(triton.cdiv(rows, best), step) * step
     return _Plan(tiles, triton.cdiv(rows, range_rows), range_rows, rows % step == 0 and width % _TILE == 0)
@@ -296,7 +289,7 @@ def _takes_descriptors(x: Tensor) -> bool:
     )
 
 
-_PLAIN: dict[str, Any] = {"BT": 64, "STAGES": 3, "num_warps": 8}
+_PLAIN: dict[str, Any] = {"BT": 64, "STAGES": 3, "num_warps": 4}
 
 
 @cache
