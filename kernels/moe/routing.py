@@ -33,17 +33,17 @@ def route(logits: Tensor, noise: Tensor | None, k: int, temperature: float, hard
     logits = logits.to(_wide(logits))
     noisy = logits if noise is None else logits + noise
     chosen = noisy.detach().topk(k, dim=1).indices
-    soft = (noisy / temperature).softmax(1).gather(1, chosen)
+    warm = (noisy / temperature).softmax(1)
+    soft = warm.gather(1, chosen)
     gates = soft + (1 / k - soft).detach() if hard else soft
-    return Routing(chosen, gates, _balance(logits, chosen))
+    return Routing(chosen, gates, _balance(warm if noisy is logits and temperature == 1 else logits.softmax(1), chosen))
 
 
-def _balance(logits: Tensor, chosen: Tensor) -> Tensor:
-    """E Σ_e share_e probability_e: 1 where all are alike, E where one takes everything."""
-    tokens, experts = logits.shape
-    share = torch.nn.functional.one_hot(chosen.flatten(), experts).to(logits.dtype).sum(0) / max(chosen.numel(), 1)
-    probability = logits.softmax(1).sum(0) / max(tokens, 1)
-    return experts * (share * probability).sum()
+def _balance(probability: Tensor, chosen: Tensor) -> Tensor:
+    """E Σ_e share_e mean_e: 1 where all are alike, E where one takes everything."""
+    tokens, experts = probability.shape
+    share = torch.nn.functional.one_hot(chosen.flatten(), experts).to(probability.dtype).sum(0)
+    return experts / max(chosen.numel() * tokens, 1) * (share * probability.sum(0)).sum()
 
 
 def _wide(logits: Tensor) -> torch.dtype:
