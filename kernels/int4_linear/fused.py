@@ -44,7 +44,10 @@ def _few_rows(
     EVEN: tl.constexpr, ZEROS: tl.constexpr, BIAS: tl.constexpr, OF: tl.constexpr, DOT: tl.constexpr,
     ASM: tl.constexpr,
 ):  # fmt: skip
-    """Sixteen outputs or more a program; each warp has slices of K of its own, which are added at the end."""
+    """Sixteen outputs or more a program; each warp has slices of K of its own, which are added at the end.
+
+    EVEN: no slice and no output sticks out, and some masks, a tenth of the instructions, are left out.
+    """
     n, m = tl.program_id(0) * BN + tl.arange(0, BN), tl.program_id(1) * BM + tl.arange(0, BM)
     slices = tl.arange(0, SLICES)
     word, quad = tl.arange(0, BK // 8), tl.arange(0, BK // 4)

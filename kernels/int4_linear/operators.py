@@ -9,11 +9,11 @@ from torch import Tensor
 
 from kernels.dispatch import Call, Form, Operator, needs_triton
 from kernels.eager import custom_op
-from kernels.int4_linear.in_blocks import block_outputs
+from kernels.int4_linear.in_blocks import block_outputs, linear_int4_backward
 from kernels.machine import machine_of
 from kernels.memory import require
 
-__all__ = ["LINEAR", "LINEAR_BACKWARD", "layer_call", "linear_int4", "workspace_bytes"]
+__all__ = ["LINEAR", "layer_call", "linear_int4", "workspace_bytes"]
 
 MOST_ROWS = 64
 """For more, weights as floats and torch's own product are faster: each weight then serves many rows."""
@@ -38,9 +38,6 @@ LINEAR = Operator(
         Form("triton", "kernels.int4_linear.fused:linear_int4", _no_few_rows),
         Form("torch", "kernels.int4_linear.in_blocks:linear_int4"),
     ),
-)
-LINEAR_BACKWARD = Operator(
-    "linear_int4_backward", (Form("torch", "kernels.int4_linear.in_blocks:linear_int4_backward"),)
 )
 
 
@@ -70,8 +67,7 @@ def _(x: Tensor, weight: Tensor, scale: Tensor, zero: Tensor | None, bias: Tenso
 
 @custom_op("kernels::linear_int4_backward", mutates_args=())
 def _backward(grad: Tensor, weight: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:
-    call = layer_call(grad.new_empty(grad.shape[0], 0), weight, scale)
-    return LINEAR_BACKWARD.run(call, grad, weight, scale, zero)  # type: ignore[no-any-return]
+    return linear_int4_backward(grad, weight, scale, zero)
 
 
 @_backward.register_fake

@@ -256,7 +256,7 @@ def experts(
     x: Tensor, chosen: Tensor, gates: Tensor, w_in: Tensor, b_in: Tensor | None, w_out: Tensor, b_out: Tensor | None,
     activation: str, keep: bool,
 ) -> list[Tensor]:  # fmt: skip
-    """The result, and what its gradients need: the layout, and rows of x, of Z , of H and of Y."""
+    """The result, and what its gradients need: the layout, and rows of x, of the slopes (if kept), of H and of Y."""
     x, chosen, gates, w_in, w_out = x.contiguous(), chosen.contiguous(), gates.contiguous(), _even(w_in), _even(w_out)
     layout = placed(chosen, w_in.shape[0])
     rows, hidden = layout.choice.shape[0], w_in.shape[1]
