@@ -12,6 +12,8 @@ import torch
 from kernels import registry
 from kernels.correlation import correlation, correlation_workspace_bytes
 from kernels.correlation.columns import fused, moments, operators, reference
+from kernels.dispatch import Call
+from kernels.machine import Machine
 
 SHAPES = [(2, 1), (3, 5), (63, 7), (1000, 33), (129, 130), (40, 300)]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -208,6 +210,30 @@ def test_memory_is_asked_for_first(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_which_form_runs_and_why() -> None:
     assert "torch: takes T 3, D 5; float64 on cpu" in registry.why("correlation", _data(3, 5, torch.float64))
     assert "float64 is finer" in registry.why("correlation", _data(3, 5, torch.float64))
+
+
+T4 = Machine("cuda", "Tesla T4", (7, 5), 64 * 1024, has_triton=True)
+H100 = Machine("cuda", "H100", (9, 0), 227 * 1024, has_triton=True)
+
+
+@pytest.mark.parametrize(
+    ("machine", "dtype", "rows", "form", "why"),
+    [
+        (H100, torch.bfloat16, 65_536, "triton", ""),
+        (H100, torch.float32, 65_536, "triton", ""),
+        (H100, torch.float64, 65_536, "torch", "float64 is finer"),
+        (H100, torch.float32, 2**31, "torch", "are not counted in 32 bits"),
+        (T4, torch.float32, 65_536, "torch", "need compute capability 8.0, Tesla T4 (sm_75) has less"),
+        (T4, torch.bfloat16, 65_536, "torch", "need compute capability 8.0, Tesla T4 (sm_75) has less"),
+        (Machine("cuda", "H100", (9, 0)), torch.float32, 65_536, "torch", "Triton is not installed"),
+    ],
+)
+def test_each_machine_gets_the_form_that_it_can_run(
+    machine: Machine, dtype: torch.dtype, rows: int, form: str, why: str
+) -> None:
+    choice = operators.COLUMNS.choose(Call(machine, dtype, {"T": rows, "D": 512}))
+    assert choice.form.name == form
+    assert why in str(choice)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from kernels import KernelUnavailable, registry
+from kernels.dispatch import Call, Operator
 from kernels.effective_rank import (
     KINDS,
     effective_rank,
@@ -20,6 +21,7 @@ from kernels.effective_rank import (
     reference,
 )
 from kernels.effective_rank.stable import ALLOWED_ERROR
+from kernels.machine import Machine
 
 PROMISED = {"participation": 1e-5, "entropy": 1e-3, "stable": ALLOWED_ERROR}
 """Relative, of the form in products."""
@@ -182,6 +184,13 @@ def test_which_form_runs_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KERNELS_FORM", "effective_rank=cuda")
     with pytest.raises(KernelUnavailable, match="no form 'cuda'; it has products, eigenvalues, torch"):
         effective_rank(w)
+
+
+@pytest.mark.parametrize("operator", [operators.ENTROPY, operators.STABLE])
+@pytest.mark.parametrize(("dtype", "form"), [(torch.float32, "products"), (torch.float64, "eigenvalues")])
+def test_a_gpu_multiplies_instead(operator: Operator, dtype: torch.dtype, form: str) -> None:
+    call = Call(Machine("cuda", "Tesla T4", (7, 5)), dtype, {"batch": 2, "m": 3, "n": 4})
+    assert operator.choose(call).form.name == form
 
 
 def test_memory_is_asked_for_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from kernels.correlation import fused, operators, reference, row_correlation
+from kernels.dispatch import Call
+from kernels.machine import Machine
 
 SHAPES = [(1, 2), (3, 63), (5, 1000), (2, 1025)]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -111,3 +113,19 @@ def test_what_is_no_pair_of_rows_is_refused(
 ) -> None:
     with pytest.raises(error, match=words):
         row_correlation(x, y)
+
+
+@pytest.mark.parametrize(
+    ("capability", "rows", "n", "why"),
+    [
+        ((7, 5), 100, 1000, ""),
+        ((9, 0), 2**31, 2, "more programs than CUDA launches"),
+        ((9, 0), 100, 20_000, "do not fit the registers"),
+        ((6, 1), 100, 1000, "needs compute capability 7.0"),
+    ],
+)
+def test_what_no_program_holds_runs_in_torch(capability: tuple[int, int], rows: int, n: int, why: str) -> None:
+    machine = Machine("cuda", "GPU", capability, 64 * 1024, has_triton=True)
+    choice = operators.ROWS.choose(Call(machine, torch.float32, {"rows": rows, "n": n}))
+    assert choice.form.name == ("torch" if why else "triton")
+    assert why in str(choice)
