@@ -216,6 +216,11 @@ def test_exported_to_onnx_it_answers_the_same(zeros: bool) -> None:
     np.testing.assert_allclose(_run(program.model_proto, {"x": x.numpy()}), model(x), rtol=1e-5, atol=1e-5)
 
 
+def test_torch_compiles_it_whole() -> None:
+    model, x = _Layer(True), _x(3, 256, torch.float32, torch.device("cpu"))
+    torch.testing.assert_close(torch.compile(model, backend="eager", fullgraph=True)(x), model(x))
+
+
 def _run(model: object, feeds: dict[str, np.ndarray]) -> np.ndarray:
     session = onnxruntime.InferenceSession(
         model.SerializeToString(),  # type: ignore[attr-defined]

@@ -166,6 +166,12 @@ def test_torch_accepts_the_operators_and_there_is_no_gradient() -> None:
         asked.sum().backward()
 
 
+@pytest.mark.parametrize("x_scale", [None, 0.03])
+def test_torch_compiles_it_whole(x_scale: float | None) -> None:
+    model, x = _Layer(x_scale), torch.randn(4, 48, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(torch.compile(model, backend="eager", fullgraph=True)(x), model(x))
+
+
 class _Layer(torch.nn.Module):
     def __init__(self, x_scale: float | None) -> None:
         super().__init__()
