@@ -26,7 +26,7 @@ def bk_core(
     As they stand, `upper`, `lower` and `diagonal` make H0 the negative Laplacian of a lattice with closed ends. H is to
     be similar to a symmetric matrix: upper[i] · lower[i] >= 0. Then |G[i, i]| <= 1 / Im z, nothing overflows, and the
     relative error is at most 4 eps (1 + ‖H − z‖ / Im z). Numbers may be tensors of no dimension, whose gradients are
-    wanted; the gradient with respect to all inputs is exact, and counts every dG[i, i] / dv[j].
+    wanted; the gradient (the first) with respect to all inputs is exact, and counts every dG[i, i] / dv[j].
 
     Args:
         v: (batch, n) float32 or float64: the potential.
@@ -86,7 +86,7 @@ def _green(
     coupling, (potential, energy) = _coupling(upper, lower), _on_the_diagonal(v, z, diagonal)
     couplings = energies = None
     if isinstance(coupling, Tensor):
-        couplings, coupling = coupling.expand(max(coupling.shape[:-1], (1,))[0], n - 1), 0.0
+        couplings, coupling = coupling.expand(v.shape[0] if coupling.ndim == 2 else 1, n - 1), 0.0
     if isinstance(energy, Tensor):
         energies, energy = energy.reshape(-1), 0j
     return operators.bk_core(potential, couplings, energies, coupling, energy.real, energy.imag)  # type: ignore[no-any-return]

@@ -23,6 +23,8 @@ def refuse_bad_input(
     """Raises ValueError or TypeError, as `bk_core` says; looks at no number that lies on another device."""
     if v.ndim != 2 or v.shape[1] == 0:
         raise ValueError(f"v must be (batch, n>=1), got {tuple(v.shape)}")
+    if v.shape[1] >= 2**31:
+        raise ValueError(f"a row of v must have fewer than 2^31 sites, got {v.shape[1]}")
     if v.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"v must be float32 or float64, got {v.dtype}: convert it, the recursions need the precision")
     batch, n = v.shape

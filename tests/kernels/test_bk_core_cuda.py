@@ -73,19 +73,20 @@ def _argument(value: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("batch", "n", "threads", "sites", "whole", "links", "energies"),
+    ("dtype", "batch", "n", "threads", "sites", "whole", "links", "energies"),
     [
-        (2, 16, 4, 4, None, None, None),  # one segment, nothing masked
-        (3, 13, 8, 4, None, None, 3),  # two rows a block, the last block half empty
-        (1, 1, 4, 4, None, None, None),
-        (2, 75, 4, 4, None, 2, 2),  # segments, the last not full; each row its links and its energy
-        (2, 64, 16, 2, None, None, 1),  # segments of two groups of chunks
-        (2, 60, 4, 4, 64, None, 2),  # a row that gets a larger block of its own
-        (2, 70, 4, 16, None, 1, None),  # minors are normalised on the way; one row's links for all
+        (torch.float64, 2, 16, 4, 4, None, None, None),  # one segment, nothing masked
+        (torch.float64, 3, 13, 8, 4, None, None, 3),  # two rows a block, the last block half empty
+        (torch.float64, 1, 1, 4, 4, None, None, None),
+        (torch.float64, 2, 75, 4, 4, None, 2, 2),  # segments, the last not full; each row its links and its energy
+        (torch.float64, 2, 64, 16, 2, None, None, 1),  # segments of two groups of chunks
+        (torch.float64, 2, 60, 4, 4, 64, None, 2),  # a row that gets a larger block of its own
+        (torch.float32, 2, 75, 4, 4, None, None, None),
+        (torch.float32, 2, 70, 4, 16, None, 1, None),  # minors are normalised on the way; one row's links for all
     ],
 )
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_source_computes_what_the_reference_does(
+    dtype: torch.dtype,
     batch: int,
     n: int,
     threads: int,
@@ -93,7 +94,6 @@ def test_the_source_computes_what_the_reference_does(
     whole: int | None,
     links: int | None,
     energies: int | None,
-    dtype: torch.dtype,
     compiled: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
