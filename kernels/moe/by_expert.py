@@ -59,8 +59,8 @@ def experts_backward(
     A gate's gradient, gradient · (w_out h + b_out), is (gradient w_out) · h + gradient · b_out, whose product is there.
     """
     order, z = saved
-    dx, dgates = x.new_zeros(x.shape, dtype=_wide(x)), torch.empty_like(gates).flatten()
-    dw_in, dw_out = torch.zeros_like(w_in), torch.zeros_like(w_out)
+    dx, dgates = x.new_zeros(x.shape, dtype=_wide(x)), gates.new_empty(gates.numel())
+    dw_in, dw_out = (w.new_zeros(w.shape) for w in (w_in, w_out))
     db_in, db_out = (w.new_zeros(w.shape[:2] if b_in is not None else 0) for w in (w_in, w_out))
     for expert, part in _parts(chosen, w_in.shape[0]):
         choice = order[part]

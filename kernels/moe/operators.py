@@ -94,12 +94,12 @@ def _(
 ) -> list[Tensor]:
     choices, hidden = chosen.numel(), w_in.shape[1]
     if EXPERTS.choose(experts_call(x, chosen, gates, w_in)).form.name == "torch":
-        return [torch.empty_like(x), chosen.new_empty(choices), x.new_empty(choices if keep else 0, hidden)]
+        return [x.new_empty(x.shape), chosen.new_empty(choices), x.new_empty(choices if keep else 0, hidden)]
     tiles = choices // ROWS + w_in.shape[0]
     rows = tiles * ROWS
     ints = [chosen.new_empty(n, dtype=torch.int32) for n in (choices, rows, w_in.shape[0] + 1, tiles)]
     floats = [x.new_empty(rows, n) for n in (x.shape[1], hidden if keep else 0, hidden, x.shape[1])]
-    return [torch.empty_like(x), *ints, *floats]
+    return [x.new_empty(x.shape), *ints, *floats]
 
 
 @custom_op("kernels::experts_backward", mutates_args=())
@@ -134,7 +134,7 @@ def _(
     saved: list[Tensor],
 ) -> list[Tensor]:
     biases = [w.new_empty(w.shape[:2] if b_in is not None else (0,)) for w in (w_in, w_out)]
-    dx, dgates, dw_in, dw_out = (torch.empty_like(t) for t in (x, gates, w_in, w_out))
+    dx, dgates, dw_in, dw_out = (t.new_empty(t.shape) for t in (x, gates, w_in, w_out))
     return [dx, dgates, dw_in, biases[0], dw_out, biases[1]]
 
 
