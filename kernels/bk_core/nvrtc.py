@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
+import threading
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,9 @@ from torch import Tensor
 from kernels.dispatch import Call
 
 __all__ = ["compiled", "needs_compiler"]
+
+_THREAD = threading.local()
+"""`has_context`: torch's runtime has made its context this thread's own."""
 
 _Launch = Callable[[int, int, tuple[Any, ...]], None]
 _BLOCK_OF_ARGUMENTS, _ITS_SIZE, _END = 1, 2, 0
@@ -37,6 +41,7 @@ def needs_compiler(call: Call) -> str | None:
 def compiled(file: str, name: str, options: tuple[str, ...], device: int) -> _Launch:
     """What launches kernel `name` of a source beside this file, with grid, threads a block and arguments."""
     source = Path(__file__).with_name(file).read_text(encoding="utf-8")
+    _take_context(device)
     with torch.cuda.device(device):
         kernel = torch.cuda._compile_kernel(source, name, nvcc_options=list(options))
     driver = torch.cuda._utils._get_gpu_runtime_library()
@@ -47,6 +52,7 @@ def compiled(file: str, name: str, options: tuple[str, ...], device: int) -> _La
         extra = (ctypes.c_void_p * 5)(
             _BLOCK_OF_ARGUMENTS, ctypes.addressof(packed), _ITS_SIZE, ctypes.addressof(size), _END
         )
+        _take_context(device)
         stream = ctypes.c_void_p(torch._C._cuda_getCurrentRawStream(device))
         with torch.cuda.device(device):
             failed = driver.cuLaunchKernel(kernel.func, grid, 1, 1, threads, 1, 1, 0, stream, None, extra)
@@ -54,6 +60,13 @@ def compiled(file: str, name: str, options: tuple[str, ...], device: int) -> _La
             raise RuntimeError(f"the driver refused to launch {name}: CUresult {failed}")
 
     return launch
+
+
+def _take_context(device: int) -> None:
+    """The driver wants a context in the calling thread, and the threads of autograd have none until they launch."""
+    if not getattr(_THREAD, "has_context", False):
+        torch.zeros(1, device=f"cuda:{device}")
+        _THREAD.has_context = True
 
 
 def _packed(arguments: tuple[Any, ...]) -> bytes:

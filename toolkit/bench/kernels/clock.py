@@ -18,8 +18,8 @@ _FEWEST_ROUNDS = 3
 _LONGEST_S = 5.0
 """After which the fewest rounds are enough: some peers take seconds."""
 _CACHE_BYTES = 256 * 2**20
-_FLUSHES = 6
-"""Zeroing that much so often takes a GPU half a millisecond: longer than the host takes to launch what is timed."""
+_FLUSHES = 24
+"""Zeroing that much so often takes a GPU two milliseconds: longer than the host takes to launch what is timed."""
 
 
 def seconds_in_turns(ways: Mapping[str, Callable[[], Any]], device: torch.device) -> dict[str, list[float]]:
