@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.library import CustomOpDef
+from torch._library.custom_ops import CustomOpDef
 from torch.library import custom_op as _custom_op
 from torch.nn import Parameter
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode

@@ -18,6 +18,8 @@ from kernels.attention.tiles import tile_map
 from kernels.dispatch import Call
 from kernels.machine import Machine
 
+pytestmark = pytest.mark.slow
+
 FORMS = ["torch", "triton"]
 DTYPES = [torch.float32, torch.float16, *([torch.bfloat16] if torch.cuda.is_available() else [])]
 """Triton's interpreter takes bfloat16 for integers; the form in plain torch is held to it below."""
@@ -328,7 +330,6 @@ class _Attending(torch.nn.Module):
         return out, stats.entropy, stats.span
 
 
-@pytest.mark.slow
 def test_is_exported_in_plain_operators_and_runs_in_onnxruntime(tmp_path: Path) -> None:
     sizes = Sizes(b=2, h=4, m=6, n=9)
     inputs = _inputs(sizes, torch.float32, torch.device("cpu"))

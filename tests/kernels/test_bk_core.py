@@ -13,6 +13,8 @@ from kernels.bk_core.chain import Chain
 from kernels.dispatch import Call
 from kernels.machine import Machine
 
+pytestmark = pytest.mark.slow
+
 SHAPES = [(1, 1), (2, 2), (3, 3), (3, 63), (2, 64), (5, 131), (1, 1000)]
 ENERGIES = [0.3 + 1j, -2.0 + 0.01j, 1.0 + 1e-3j, 0.5 + 1e4j]
 GPU = torch.cuda.is_available()
@@ -289,7 +291,6 @@ def test_spelled_out_in_real_arithmetic_it_is_the_same() -> None:
     assert bk_features(v[:, :1], z=1j).shape == (3, 1, 2)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("n", [1024, 4096])
 def test_onnxruntime_answers_the_same(n: int) -> None:
     import onnxruntime

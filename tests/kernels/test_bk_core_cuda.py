@@ -16,6 +16,8 @@ import torch
 from kernels.bk_core import cuda, nvrtc, reference
 from kernels.bk_core.chain import Chain
 
+pytestmark = pytest.mark.slow
+
 KERNELS = ("diagonal", "compose", "carry", "carry_sums", "totals", "gradient")
 SOURCE = Path(cuda.__file__).with_name("chain.cu")
 

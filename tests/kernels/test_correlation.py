@@ -15,6 +15,8 @@ from kernels.correlation.columns import fused, moments, operators, reference
 from kernels.dispatch import Call
 from kernels.machine import Machine
 
+pytestmark = pytest.mark.slow
+
 SHAPES = [(2, 1), (3, 5), (63, 7), (1000, 33), (129, 130), (40, 300)]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 FORMS = ["torch", "triton"]

@@ -23,6 +23,8 @@ from kernels.effective_rank import (
 from kernels.effective_rank.stable import ALLOWED_ERROR
 from kernels.machine import Machine
 
+pytestmark = pytest.mark.slow
+
 PROMISED = {"participation": 1e-5, "entropy": 1e-3, "stable": ALLOWED_ERROR}
 """Relative, of the form in products."""
 

@@ -9,6 +9,8 @@ import torch
 
 from kernels.effective_rank import KINDS, Kind, estimate_effective_rank, reference
 
+pytestmark = pytest.mark.slow
+
 
 def _randn(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))

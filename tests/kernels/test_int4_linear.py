@@ -23,6 +23,8 @@ from kernels.int4_linear import (
 )
 from kernels.machine import Machine
 
+pytestmark = pytest.mark.slow
+
 CUTS = [fused.Cut(16, 2, 2, 2, 8), fused.Cut(32, 2, 4, 2, 16)]  # a program's rows and outputs, fewer and more
 SHAPES = [(1, 128, 8, 128), (3, 384, 21, 128), (17, 256, 32, 64), (2, 768, 5, 384)]  # rows, in, out, group
 

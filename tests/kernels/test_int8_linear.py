@@ -16,6 +16,8 @@ from kernels.dispatch import Call
 from kernels.int8_linear import fused, linear_w8a8, operators, quantize_rows, reference, stacked
 from kernels.machine import Machine
 
+pytestmark = pytest.mark.slow
+
 SHAPES = [(1, 1, 1), (3, 63, 5), (17, 130, 33), (20, 112, 48)]  # rows, in, out; the last in multiples of 16 bytes
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 FORMS = ["torch", "triton"]

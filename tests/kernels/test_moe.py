@@ -15,6 +15,8 @@ from kernels.dispatch import Call
 from kernels.machine import Machine
 from kernels.moe import by_expert, experts, moe, operators, reference, route
 
+pytestmark = pytest.mark.slow
+
 Inputs = tuple[torch.Tensor, ...]
 CPU = torch.device("cpu")
 
