@@ -112,7 +112,10 @@ class Operator:
 def _loaded(
     operator: Operator, machine: Machine, dtype: torch.dtype, sizes: tuple[tuple[str, int], ...], variable: str
 ) -> Callable[..., Any]:
-    """The function of the form that is chosen; asked once, since choosing takes longer than a small kernel."""
+    """The function of the form that is chosen; asked once, since choosing takes longer than a small kernel.
+
+    Refusals see a plain `Call`: what a subclass would add is no part of the choice.
+    """
     return operator.choose(Call(machine, dtype, dict(sizes))).form.load()
 
 

@@ -56,7 +56,8 @@ def compiled_package(program: Program, *, device: str, half: bool) -> bytes:
             torch._inductor.aoti_compile_and_package(exported, package_path=str(path))
         except RuntimeError as error:
             raise MissingDependency(
-                f"AOTInductor: {' '.join(str(error).split())[:300]}", hint="install a C++ compiler: apt-get install g++"
+                f"AOTInductor: {' '.join(str(error).split())[:300]}",
+                hint="install a C++ compiler (apt-get install g++), or export --to pt2",
             ) from error
         return path.read_bytes()
 

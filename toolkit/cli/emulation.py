@@ -57,7 +57,7 @@ def _show(made: Emulation) -> None:
     if runner := made.runner:
         verdict = "passed" if runner.passed else "FAILED"
         agrees = "identical" if runner.sqnr_db is None else units.decibels(runner.sqnr_db)
-        say(f"self-test of run/runner there: {verdict}, {agrees}; run/ holds {units.bytes_(runner.shipped_bytes)}")
+        say(f"self-test of run/runner: {verdict}, {agrees}; run/ holds {units.bytes_(runner.shipped_bytes)}")
     for note in made.notes:
         say(f"note: {note}")
     if made.not_executed:

@@ -1,4 +1,4 @@
-"""The runner that a bundle ships is run as well: its own self-test, on the emulated core of the target."""
+"""The runner that a bundle ships is run as well: its own self-test, on an emulated core where the target has another."""
 
 from __future__ import annotations
 
@@ -41,6 +41,8 @@ class SelfTest:
 def self_test(bundle: Bundle, core: Core, cores: int) -> SelfTest | None:
     """The verdict of the bundle's runner on an emulated `core`; None where it ships none.
 
+    A runner for processors of this machine's kind runs as it is.
+
     Raises:
         MissingDependency: the emulator is not installed, or not what the runner's library needs there.
         InvalidInput: the runner fails.
@@ -51,7 +53,7 @@ def self_test(bundle: Bundle, core: Core, cores: int) -> SelfTest | None:
     with _before(core, cores, linked=bundle.artifact.format == "executable") as before:
         words = [*before, str(program.resolve()), "--self-test", "--json"]
         environment = {"LANG": "C.UTF-8", "ORT_DISABLE_TELEMETRY": "1", "PATH": os.defpath}
-        done = subprocess.run(words, capture_output=True, text=True, timeout=_LONGEST_S, check=False, env=environment)
+        done = _ended(words, environment)
     try:
         said = json.loads(done.stdout)
         passed, sqnr_db = bool(said["passed"]), said["sqnr_db"]
@@ -63,6 +65,15 @@ def self_test(bundle: Bundle, core: Core, cores: int) -> SelfTest | None:
         ) from error
     shipped = sum(file.stat().st_size for file in program.parent.iterdir())
     return SelfTest(passed=passed, sqnr_db=sqnr_db, shipped_bytes=shipped)
+
+
+def _ended(words: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(words, capture_output=True, text=True, timeout=_LONGEST_S, check=False, env=environment)
+    except subprocess.TimeoutExpired as error:
+        raise InvalidInput(
+            f"{_RUNNER} ran for more than {_LONGEST_S} s", hint="run its --self-test on the device itself"
+        ) from error
 
 
 @contextmanager
