@@ -1,4 +1,4 @@
-"""The runner that a bundle ships is run as well: its own self-test, on an emulated core where the target has another."""
+"""The runner that a bundle ships is run as well: its own self-test, emulated where the core is another."""
 
 from __future__ import annotations
 
