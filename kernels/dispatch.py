@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import import_module
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 
@@ -20,6 +20,8 @@ from kernels.machine import Machine
 __all__ = ["VARIABLE", "Call", "Choice", "Form", "KernelUnavailable", "Operator", "needs_triton"]
 
 VARIABLE = "KERNELS_FORM"
+
+Result = TypeVar("Result")
 
 
 class KernelUnavailable(RuntimeError):
@@ -50,7 +52,7 @@ class Form:
 
     def load(self) -> Callable[..., Any]:
         module, name = self.function.split(":")
-        return getattr(import_module(module), name)  # type: ignore[no-any-return]
+        return cast(Callable[..., Any], getattr(import_module(module), name))
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,8 @@ class Choice:
 
 
 @dataclass(frozen=True, eq=False)
-class Operator:
-    """An operator by its forms, the fastest first; the last takes every call."""
+class Operator(Generic[Result]):
+    """An operator by its forms, which give the same kind of result: the fastest first, the last takes every call."""
 
     name: str
     forms: tuple[Form, ...]
@@ -94,9 +96,10 @@ class Operator:
             refused[form.name] = why
         raise KernelUnavailable(f"{self.name} has no form for {call}: {_listed(refused)}")
 
-    def run(self, call: Call, *arguments: Any, **options: Any) -> Any:
+    def run(self, call: Call, *arguments: Any) -> Result:
         sizes = tuple(call.sizes.items())
-        return _loaded(self, call.machine, call.dtype, sizes, os.environ.get(VARIABLE, ""))(*arguments, **options)
+        form = _loaded(self, call.machine, call.dtype, sizes, os.environ.get(VARIABLE, ""))
+        return cast(Result, form(*arguments))
 
     def _as_named(self, name: str, call: Call) -> Choice:
         found = {form.name: form for form in self.forms}
@@ -110,7 +113,7 @@ class Operator:
 
 @lru_cache(maxsize=4096)
 def _loaded(
-    operator: Operator, machine: Machine, dtype: torch.dtype, sizes: tuple[tuple[str, int], ...], variable: str
+    operator: Operator[Any], machine: Machine, dtype: torch.dtype, sizes: tuple[tuple[str, int], ...], variable: str
 ) -> Callable[..., Any]:
     """The function of the form that is chosen; asked once, since choosing takes longer than a small kernel.
 

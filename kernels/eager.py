@@ -7,7 +7,7 @@ where something listens there: autograd, torch.compile, a mode that traces or fa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -18,18 +18,21 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 __all__ = ["EagerOperator", "custom_op"]
 
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
-class EagerOperator:
+
+class EagerOperator(Generic[Arguments, Result]):
     """What `torch.library.custom_op` makes, in `whole`, with a short cut to the function itself."""
 
-    def __init__(self, function: Callable[..., Any], whole: CustomOpDef) -> None:
+    def __init__(self, function: Callable[Arguments, Result], whole: CustomOpDef) -> None:
         self._function = function
         self.whole = whole
 
-    def __call__(self, *arguments: Any) -> Any:
-        if torch.compiler.is_compiling() or _somebody_listens(arguments):
-            return self.whole(*arguments)
-        return self._function(*arguments)
+    def __call__(self, *arguments: Arguments.args, **named: Arguments.kwargs) -> Result:
+        if torch.compiler.is_compiling() or _somebody_listens((*arguments, *named.values())):
+            return cast(Result, self.whole(*arguments, **named))
+        return self._function(*arguments, **named)
 
     def register_fake(self, function: Callable[..., Any]) -> Callable[..., Any]:
         return self.whole.register_fake(function)
@@ -38,10 +41,12 @@ class EagerOperator:
         self.whole.register_autograd(backward, setup_context=setup_context)
 
 
-def custom_op(name: str, *, mutates_args: Sequence[str] = ()) -> Callable[[Callable[..., Any]], EagerOperator]:
-    """`torch.library.custom_op` for functions that are called by position."""
+def custom_op(
+    name: str, *, mutates_args: Sequence[str] = ()
+) -> Callable[[Callable[Arguments, Result]], EagerOperator[Arguments, Result]]:
+    """`torch.library.custom_op` for functions of tensors and numbers."""
 
-    def made(function: Callable[..., Any]) -> EagerOperator:
+    def made(function: Callable[Arguments, Result]) -> EagerOperator[Arguments, Result]:
         return EagerOperator(function, _custom_op(name, function, mutates_args=mutates_args))
 
     return made

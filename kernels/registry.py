@@ -30,7 +30,7 @@ class Entry:
 OPERATORS = MappingProxyType(
     {
         "attention": Entry("kernels.attention.operators", "ATTENTION", "attention_call"),
-        "row_correlation": Entry("kernels.correlation.operators", "ROWS", "row_call"),
+        "row_correlation": Entry("kernels.correlation.rows.operators", "ROWS", "row_call"),
         "quantize_rows": Entry("kernels.int8_linear.operators", "QUANTIZE", "rows_call"),
         "linear_w8a8": Entry("kernels.int8_linear.operators", "LINEAR", "layer_call"),
         "linear_int4": Entry("kernels.int4_linear.operators", "LINEAR", "layer_call"),
@@ -55,7 +55,7 @@ def choose(name: str, *arguments: Any, **options: Any) -> Choice:
         raise ValueError(f"unknown operator {name!r}; known: {', '.join(OPERATORS)}")
     entry = OPERATORS[name]
     module = import_module(entry.module)
-    operator: Operator = getattr(module, entry.operator)
+    operator: Operator[Any] = getattr(module, entry.operator)
     call: Callable[..., Call] = getattr(module, entry.call)
     return operator.choose(call(*arguments, **options))
 

@@ -6,14 +6,12 @@ import torch
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from kernels.attention.strides import copyable
 from kernels.attention.tiles import TILE
 
 __all__ = ["LOG2_E", "TILE", "descriptor", "listed", "precision", "width"]
 
 LOG2_E = 1.4426950408889634
-
-_COPY_BYTES = 16
-"""The copy engine wants addresses and strides in multiples of this."""
 
 
 def descriptor(x: Tensor, rows: int, columns: int) -> TensorDescriptor:
@@ -21,9 +19,7 @@ def descriptor(x: Tensor, rows: int, columns: int) -> TensorDescriptor:
 
     Strides are kept where the copy engine takes them, else the tensor is copied.
     """
-    strided = all(x.stride(d) * x.itemsize % _COPY_BYTES == 0 and x.stride(d) > 0 for d in range(3))
-    if not strided or x.stride(3) != 1 or x.data_ptr() % _COPY_BYTES:
-        x = x.contiguous()
+    x = copyable(x)
     return TensorDescriptor(x, list(x.shape), list(x.stride()), [1, 1, rows, columns])
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.attention import library
+from kernels.attention import hopper, library
 from kernels.attention.blocks import BLOCK, scores_at_once
 from kernels.attention.shapes import shared_bytes
 from kernels.dispatch import Call, Form, Operator, needs_triton
@@ -42,17 +42,24 @@ def _unfit(call: Call) -> str | None:
     return None
 
 
-ATTENTION = Operator(
+def _gradient_beside_cuda(call: Call) -> str | None:
+    """The form of that name has a forward pass alone; where it is asked for, gradients are Triton's."""
+    return hopper.unfit(call) or _not_in_triton(call)
+
+
+ATTENTION = Operator[tuple[Tensor, Tensor, Tensor]](
     "attention",
     (
+        Form("cuda", "kernels.attention.hopper:attention", hopper.refusal),
         Form("triton", "kernels.attention.fused:attention", _not_in_triton),
         Form("library", "kernels.attention.library:attention", library.refusal),
         Form("torch", "kernels.attention.blocks:attention"),
     ),
 )
-ATTENTION_BACKWARD = Operator(
+ATTENTION_BACKWARD = Operator[tuple[Tensor, Tensor, Tensor]](
     "attention",
     (
+        Form("cuda", "kernels.attention.fused_backward:attention_backward", _gradient_beside_cuda),
         Form("triton", "kernels.attention.fused_backward:attention_backward", _not_in_triton),
         Form("torch", "kernels.attention.blocks:attention_backward"),
     ),
@@ -82,7 +89,7 @@ def workspace_bytes(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> int:
     sums = max(4, q.element_size())
     outputs = rows * (v.shape[3] * q.element_size() + sums)
     form = ATTENTION.choose(call).form.name
-    if form == "triton":
+    if form in ("cuda", "triton"):
         return outputs + (rows // 2 if call.sizes["statistics"] else 0)  # 32 bytes for each program of 64 queries
     if form == "library":
         return 2 * outputs
@@ -100,7 +107,7 @@ def attention(
         "causal": causal, "key_padding": key_padding, "window": window, "tiles": tiles, "return_stats": return_stats,
     }  # fmt: skip
     require("attention", workspace_bytes(q, k, v, **options), q.device)
-    return ATTENTION.run(  # type: ignore[no-any-return]
+    return ATTENTION.run(
         attention_call(q, k, v, **options), q, k, v, key_padding, tiles, causal, window, scale, return_stats
     )
 
@@ -120,7 +127,7 @@ def _backward(
     dout: Tensor, dlse: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor,
     key_padding: Tensor | None, tiles: Tensor | None, causal: bool, window: int | None, scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    return ATTENTION_BACKWARD.run(  # type: ignore[no-any-return]
+    return ATTENTION_BACKWARD.run(
         attention_call(q, k, v), dout, dlse, q, k, v, out, lse, key_padding, tiles, causal, window, scale
     )
 

@@ -89,7 +89,7 @@ def _green(
         couplings, coupling = coupling.expand(v.shape[0] if coupling.ndim == 2 else 1, n - 1), 0.0
     if isinstance(energy, Tensor):
         energies, energy = energy.reshape(-1), 0j
-    return operators.bk_core(potential, couplings, energies, coupling, energy.real, energy.imag)  # type: ignore[no-any-return]
+    return operators.bk_core(potential, couplings, energies, coupling, energy.real, energy.imag)
 
 
 def _parts(

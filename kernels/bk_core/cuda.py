@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from kernels.bk_core.chain import Chain
-from kernels.bk_core.nvrtc import compiled
+from kernels.nvrtc import compiled
 
 __all__ = ["bk_core", "bk_core_backward"]
 
+_SOURCE = Path(__file__).with_name("chain.cu")
 _SHORT_ROWS_BYTES = 512
 """Of a block, a real number a thread: rows shorter than that share one."""
 _TILE = 64
@@ -113,7 +115,7 @@ class _Run:
         return entering
 
     def _launch(self, name: str, grid: int, threads: int, *arguments: Any) -> None:
-        compiled("chain.cu", name, self.shape.options, self.v.device.index)(grid, threads, arguments)
+        compiled(_SOURCE, name, self.shape.options, self.v.device.index)(grid, threads, arguments)
 
     def new_complex(self, *shape: int) -> Tensor:
         return self.v.new_empty(shape, dtype=self.v.dtype.to_complex())

@@ -10,16 +10,16 @@ from typing import Any
 from torch import Tensor
 
 from kernels.bk_core.chain import Chain
-from kernels.bk_core.nvrtc import needs_compiler
 from kernels.dispatch import Call, Form, Operator, needs_triton
 from kernels.eager import custom_op
 from kernels.machine import machine_of
 from kernels.memory import require
+from kernels.nvrtc import needs_compiler
 
 __all__ = ["BACKWARD", "FORWARD", "bk_core", "call", "workspace_bytes"]
 
 
-FORWARD = Operator(
+FORWARD = Operator[Tensor](
     "bk_core",
     (
         Form("cuda", "kernels.bk_core.cuda:bk_core", needs_compiler),
@@ -28,7 +28,7 @@ FORWARD = Operator(
         Form("reference", "kernels.bk_core.reference:bk_core"),
     ),
 )
-BACKWARD = Operator(
+BACKWARD = Operator[tuple[Tensor, Tensor, Tensor]](
     "bk_core",
     (
         Form("cuda", "kernels.bk_core.cuda:bk_core_backward", needs_compiler),
@@ -55,7 +55,7 @@ def bk_core(
     """Couplings (1 or batch, n − 1) and energies (1 or batch,) stand for the numbers where they are given."""
     chain = _chain(v, couplings, energies, coupling, real, imag)
     require("bk_core", workspace_bytes(v), v.device)
-    return FORWARD.run(call(v), chain) if v.numel() else _empty(v)  # type: ignore[no-any-return]
+    return FORWARD.run(call(v), chain) if v.numel() else _empty(v)
 
 
 @bk_core.register_fake
@@ -82,7 +82,7 @@ def _backward(
     require("bk_core", workspace_bytes(v), v.device)
     if not v.numel():
         return _empty_gradients(v, of_links, of_energy)
-    return BACKWARD.run(call(v), grad, chain, of_links, of_energy)  # type: ignore[no-any-return]
+    return BACKWARD.run(call(v), grad, chain, of_links, of_energy)
 
 
 @_backward.register_fake
@@ -124,7 +124,8 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     v, couplings, energies = ctx.saved_tensors
     of_links, of_energy = ctx.needs_input_grad[1:3]
-    of_v, links, energy = _backward(grad, v, couplings, energies, *ctx.numbers, of_links, of_energy)
+    coupling, real, imag = ctx.numbers
+    of_v, links, energy = _backward(grad, v, couplings, energies, coupling, real, imag, of_links, of_energy)
     return (
         of_v,
         links.sum_to_size(couplings.shape) if of_links else None,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from kernels.correlation import operators, reference
-from kernels.correlation.columns import operators as columns_operators
+from kernels.correlation.columns import operators as columns
 from kernels.correlation.columns import reference as columns_reference
+from kernels.correlation.rows import operators as rows
+from kernels.correlation.rows import reference as rows_reference
 from kernels.correlation.state import CorrelationState
 from kernels.exporting import exporting
 
@@ -36,7 +37,7 @@ def row_correlation(x: Tensor, y: Tensor) -> Tensor:
         raise ValueError(f"x is {x.dtype} on {x.device} and y is {y.dtype} on {y.device}: they must be alike")
     if not x.is_floating_point():
         raise TypeError(f"correlations are of floating point numbers, got {x.dtype}")
-    return reference.row_correlation(x, y) if exporting() else operators.row_correlation(x, y)
+    return rows_reference.row_correlation(x, y) if exporting() else rows.row_correlation(x, y)
 
 
 def correlation(x: Tensor) -> Tensor:
@@ -65,9 +66,9 @@ def correlation(x: Tensor) -> Tensor:
         raise ValueError(f"x must be (T>=2, D), got {tuple(x.shape)}")
     if not x.is_floating_point():
         raise TypeError(f"correlations are of floating point numbers, got {x.dtype}")
-    return columns_reference.correlation(x) if exporting() else columns_operators.correlation(x)[0]
+    return columns_reference.correlation(x) if exporting() else columns.correlation(x)[0]
 
 
 def correlation_workspace_bytes(x: Tensor) -> int:
     """The memory that `correlation(x)` takes at most, beside x (T, D) and a copy of it if it is not contiguous."""
-    return columns_operators.workspace_bytes(x)
+    return columns.workspace_bytes(x)

@@ -29,9 +29,9 @@ def _slower_than_eigenvalues(call: Call) -> str | None:
     return None if call.machine.kind == "cuda" else f"eigenvalues take a {call.machine.kind} less time than products"
 
 
-PARTICIPATION = Operator("effective_rank", (Form("products", _PRODUCTS), *_EXACT))
-ENTROPY = Operator("effective_rank", (Form("products", _PRODUCTS, _slower_than_eigenvalues), *_EXACT))
-STABLE = Operator("effective_rank", (Form("products", _PRODUCTS, _slower_than_eigenvalues), *_EXACT))
+PARTICIPATION = Operator[Tensor]("effective_rank", (Form("products", _PRODUCTS), *_EXACT))
+ENTROPY = Operator[Tensor]("effective_rank", (Form("products", _PRODUCTS, _slower_than_eigenvalues), *_EXACT))
+STABLE = Operator[Tensor]("effective_rank", (Form("products", _PRODUCTS, _slower_than_eigenvalues), *_EXACT))
 _OPERATORS = {"participation": PARTICIPATION, "entropy": ENTROPY, "stable": STABLE}
 
 
@@ -40,8 +40,10 @@ def rank_call(w: Tensor) -> Call:
 
 
 def workspace_bytes(w: Tensor, kind: str) -> int:
-    """What ranks take beside w: w and its Gram matrix as numbers of 8 bytes, a few times over."""
+    """What ranks take beside w: w and its Gram matrix, a few times over, in numbers of 8 bytes or, participation, 4."""
     gram = w.shape[:-2].numel() * min(w.shape[-2:]) ** 2
+    if kind == "participation" and PARTICIPATION.choose(rank_call(w)).form.name == "products":
+        return max(w.element_size(), 4) * 2 * (w.numel() + gram)
     return 8 * (2 * w.numel() + 4 * gram) + (2 * max(BYTES_AT_ONCE, 8 * gram) if _by_determinants(w, kind) else 0)
 
 
@@ -52,7 +54,7 @@ def _by_determinants(w: Tensor, kind: str) -> bool:
 @custom_op("kernels::effective_rank", mutates_args=())
 def effective_rank(w: Tensor, kind: str) -> Tensor:
     require("effective_rank", workspace_bytes(w, kind), w.device)
-    return _OPERATORS[kind].run(rank_call(w), w, kind)  # type: ignore[no-any-return]
+    return _OPERATORS[kind].run(rank_call(w), w, kind)
 
 
 @effective_rank.register_fake

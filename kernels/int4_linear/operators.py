@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kernels.dispatch import Call, Form, Operator, needs_triton
 from kernels.eager import custom_op
+from kernels.int4_linear import cuda
 from kernels.int4_linear.in_blocks import block_outputs, linear_int4_backward
 from kernels.machine import machine_of
 from kernels.memory import require
@@ -32,9 +33,10 @@ def _no_few_rows(call: Call) -> str | None:
     return needs_triton(call)
 
 
-LINEAR = Operator(
+LINEAR = Operator[Tensor](
     "linear_int4",
     (
+        Form("cuda", "kernels.int4_linear.cuda:linear_int4", cuda.refusal),
         Form("triton", "kernels.int4_linear.fused:linear_int4", _no_few_rows),
         Form("torch", "kernels.int4_linear.in_blocks:linear_int4"),
     ),
@@ -57,7 +59,7 @@ def workspace_bytes(x: Tensor, outs: int) -> int:
 @custom_op("kernels::linear_int4", mutates_args=())
 def linear_int4(x: Tensor, weight: Tensor, scale: Tensor, zero: Tensor | None, bias: Tensor | None) -> Tensor:
     require("linear_int4", workspace_bytes(x, weight.shape[0]), x.device)
-    return LINEAR.run(layer_call(x, weight, scale), x, weight, scale, zero, bias)  # type: ignore[no-any-return]
+    return LINEAR.run(layer_call(x, weight, scale), x, weight, scale, zero, bias)
 
 
 @linear_int4.register_fake

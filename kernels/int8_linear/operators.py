@@ -20,14 +20,14 @@ def _needs_ampere(call: Call) -> str | None:
     return needs_triton(call)
 
 
-QUANTIZE = Operator(
+QUANTIZE = Operator[tuple[Tensor, Tensor]](
     "quantize_rows",
     (
         Form("triton", "kernels.int8_linear.fused:quantize_rows", needs_triton),
         Form("torch", "kernels.int8_linear.reference:quantize_rows"),
     ),
 )
-LINEAR = Operator(
+LINEAR = Operator[Tensor](
     "linear_w8a8",
     (
         Form("triton", "kernels.int8_linear.fused:linear_w8a8", _needs_ampere),
@@ -53,7 +53,7 @@ def workspace_bytes(rows: int, out: int, dtype: torch.dtype) -> int:
 @custom_op("kernels::quantize_rows", mutates_args=())
 def quantize_rows(x: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
     require("quantize_rows", x.numel() + 4 * x.shape[0], x.device)
-    return QUANTIZE.run(rows_call(x), x, scale)  # type: ignore[no-any-return]
+    return QUANTIZE.run(rows_call(x), x, scale)
 
 
 @quantize_rows.register_fake
@@ -73,7 +73,7 @@ def linear_w8a8(
 ) -> Tensor:
     require("linear_w8a8", workspace_bytes(x.shape[0], weight.shape[0], dtype), x.device)
     call = layer_call(x, weight)
-    return LINEAR.run(call, x, x_scale, weight, weight_scale, bias, activation, dtype)  # type: ignore[no-any-return]
+    return LINEAR.run(call, x, x_scale, weight, weight_scale, bias, activation, dtype)
 
 
 @linear_w8a8.register_fake

@@ -11,6 +11,7 @@ from torch import Tensor
 from kernels.activation import check_activation
 from kernels.exporting import exporting
 from kernels.moe import operators, reference, routing
+from kernels.moe.layers import Layers
 from kernels.moe.routing import Routing
 
 __all__ = ["Mixture", "Routing", "experts", "moe", "route"]
@@ -107,11 +108,10 @@ def experts(
     _check(x, chosen, gates, w_in, w_out, b_in, b_out)
     name = check_activation(activation)
     if exporting():
-        return reference.experts(x, chosen, gates, w_in, b_in, w_out, b_out, name)
+        return reference.experts(x, chosen, gates, Layers(w_in, b_in, w_out, b_out, name))
     given = (x, gates, w_in, b_in, w_out, b_out)
     keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given)
-    found: list[Tensor] = operators.experts(x, chosen, gates, w_in, b_in, w_out, b_out, name, keep)
-    return found[0]
+    return operators.experts(x, chosen, gates, w_in, b_in, w_out, b_out, name, keep)[0]
 
 
 def moe(

@@ -12,22 +12,14 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from kernels.activation import activated, slope
+from kernels.moe.layers import Layers
 
 __all__ = ["experts", "experts_backward"]
 
 
-def experts(
-    x: Tensor,
-    chosen: Tensor,
-    gates: Tensor,
-    w_in: Tensor,
-    b_in: Tensor | None,
-    w_out: Tensor,
-    b_out: Tensor | None,
-    activation: str,
-    keep: bool,
-) -> list[Tensor]:
+def experts(x: Tensor, chosen: Tensor, gates: Tensor, layers: Layers, keep: bool) -> list[Tensor]:
     """The result, and for the gradients the order of the choices and what came before the activation, in that order."""
+    w_in, b_in, w_out, b_out, activation = layers
     order = chosen.flatten().argsort(stable=True)
     z = x.new_empty(order.numel() if keep else 0, w_in.shape[1])
     out = x.new_zeros(x.shape, dtype=_wide(x))
@@ -43,21 +35,13 @@ def experts(
 
 
 def experts_backward(
-    grad: Tensor,
-    x: Tensor,
-    chosen: Tensor,
-    gates: Tensor,
-    w_in: Tensor,
-    b_in: Tensor | None,
-    w_out: Tensor,
-    b_out: Tensor | None,
-    activation: str,
-    saved: list[Tensor],
+    grad: Tensor, x: Tensor, chosen: Tensor, gates: Tensor, layers: Layers, saved: list[Tensor]
 ) -> list[Tensor]:
     """Of x, gates, w_in, b_in, w_out and b_out; the biases' are empty where there are none.
 
     A gate's gradient, gradient · (w_out h + b_out), is (gradient w_out) · h + gradient · b_out, whose product is there.
     """
+    w_in, b_in, w_out, b_out, activation = layers
     order, z = saved
     dx, dgates = x.new_zeros(x.shape, dtype=_wide(x)), gates.new_empty(gates.numel())
     dw_in, dw_out = (w.new_zeros(w.shape) for w in (w_in, w_out))

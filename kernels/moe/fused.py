@@ -17,6 +17,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from kernels.activation.fused import activated, activated_and_slope
+from kernels.moe.layers import Layers
 from kernels.moe.operators import ROWS
 
 __all__ = ["Layout", "Tiles", "by_rows", "by_weights", "experts", "experts_backward", "placed"]
@@ -252,11 +253,9 @@ def _sums_of_rows(A, Out, Start, N, BLOCK: tl.constexpr, ROWS: tl.constexpr):
 # ---- what calls them
 
 
-def experts(
-    x: Tensor, chosen: Tensor, gates: Tensor, w_in: Tensor, b_in: Tensor | None, w_out: Tensor, b_out: Tensor | None,
-    activation: str, keep: bool,
-) -> list[Tensor]:  # fmt: skip
+def experts(x: Tensor, chosen: Tensor, gates: Tensor, layers: Layers, keep: bool) -> list[Tensor]:
     """The result, and what its gradients need: the layout, and rows of x, of the slopes (if kept), of H and of Y."""
+    w_in, b_in, w_out, b_out, activation = layers
     x, chosen, gates, w_in, w_out = x.contiguous(), chosen.contiguous(), gates.contiguous(), _even(w_in), _even(w_out)
     layout = placed(chosen, w_in.shape[0])
     rows, hidden = layout.choice.shape[0], w_in.shape[1]
@@ -275,12 +274,12 @@ def experts(
 
 
 def experts_backward(
-    grad: Tensor, x: Tensor, chosen: Tensor, gates: Tensor, w_in: Tensor, b_in: Tensor | None, w_out: Tensor,
-    b_out: Tensor | None, activation: str, saved: list[Tensor],
-) -> list[Tensor]:  # fmt: skip
+    grad: Tensor, x: Tensor, chosen: Tensor, gates: Tensor, layers: Layers, saved: list[Tensor]
+) -> list[Tensor]:
     """Gradients of x, gates, w_in, b_in, w_out and b_out; the biases' are empty where there are none."""
     layout, (gathered, slopes, h, y) = Layout(*saved[:4]), saved[4:]
-    grad, gates, w_in, w_out = grad.contiguous(), gates.contiguous(), _even(w_in), _even(w_out)
+    b_in, w_in, w_out = layers.b_in, _even(layers.w_in), _even(layers.w_out)
+    grad, gates = grad.contiguous(), gates.contiguous()
     dx, dgates = torch.empty_like(grad), torch.empty_like(gates)
     dw_in, dw_out = torch.empty_like(w_in), torch.empty_like(w_out)
     db_in, db_out = (w.new_empty(w.shape[:2] if b_in is not None else 0) for w in (w_in, w_out))

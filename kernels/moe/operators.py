@@ -1,4 +1,7 @@
-"""Experts as an operator of torch: torch.compile keeps it whole, autograd knows its gradients."""
+"""Experts as an operator of torch: torch.compile keeps it whole, autograd knows its gradients.
+
+A schema of torch has no structures, so the parts of `Layers` stand one by one in the signatures here.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from kernels.dispatch import Call, Form, Operator, needs_triton
 from kernels.eager import custom_op
 from kernels.machine import machine_of
 from kernels.memory import require
+from kernels.moe.layers import Layers
 
 __all__ = ["EXPERTS", "EXPERTS_BACKWARD", "ROWS", "experts", "experts_call", "workspace_bytes"]
 
@@ -33,14 +37,14 @@ def _no_groups(call: Call) -> str | None:
     return needs_triton(call)
 
 
-EXPERTS = Operator(
+EXPERTS = Operator[list[Tensor]](
     "moe",
     (
         Form("triton", "kernels.moe.fused:experts", _no_groups),
         Form("torch", "kernels.moe.by_expert:experts"),
     ),
 )
-EXPERTS_BACKWARD = Operator(
+EXPERTS_BACKWARD = Operator[list[Tensor]](
     "moe",
     (
         Form("triton", "kernels.moe.fused:experts_backward", _no_groups),
@@ -64,34 +68,20 @@ def workspace_bytes(call: Call) -> int:
 
 @custom_op("kernels::experts", mutates_args=())
 def experts(
-    x: Tensor,
-    chosen: Tensor,
-    gates: Tensor,
-    w_in: Tensor,
-    b_in: Tensor | None,
-    w_out: Tensor,
-    b_out: Tensor | None,
-    activation: str,
-    keep: bool,
-) -> list[Tensor]:
+    x: Tensor, chosen: Tensor, gates: Tensor, w_in: Tensor, b_in: Tensor | None, w_out: Tensor, b_out: Tensor | None,
+    activation: str, keep: bool,
+) -> list[Tensor]:  # fmt: skip
     """The result; with `keep`, then what the form's gradients need."""
     call = experts_call(x, chosen, gates, w_in)
     require("moe", workspace_bytes(call), x.device)
-    return EXPERTS.run(call, x, chosen, gates, w_in, b_in, w_out, b_out, activation, keep)  # type: ignore[no-any-return]
+    return EXPERTS.run(call, x, chosen, gates, Layers(w_in, b_in, w_out, b_out, activation), keep)
 
 
 @experts.register_fake
 def _(
-    x: Tensor,
-    chosen: Tensor,
-    gates: Tensor,
-    w_in: Tensor,
-    b_in: Tensor | None,
-    w_out: Tensor,
-    b_out: Tensor | None,
-    activation: str,
-    keep: bool,
-) -> list[Tensor]:
+    x: Tensor, chosen: Tensor, gates: Tensor, w_in: Tensor, b_in: Tensor | None, w_out: Tensor, b_out: Tensor | None,
+    activation: str, keep: bool,
+) -> list[Tensor]:  # fmt: skip
     choices, hidden = chosen.numel(), w_in.shape[1]
     if EXPERTS.choose(experts_call(x, chosen, gates, w_in)).form.name == "torch":
         return [x.new_empty(x.shape), chosen.new_empty(choices), x.new_empty(choices if keep else 0, hidden)]
@@ -104,35 +94,19 @@ def _(
 
 @custom_op("kernels::experts_backward", mutates_args=())
 def _backward(
-    grad: Tensor,
-    x: Tensor,
-    chosen: Tensor,
-    gates: Tensor,
-    w_in: Tensor,
-    b_in: Tensor | None,
-    w_out: Tensor,
-    b_out: Tensor | None,
-    activation: str,
-    saved: list[Tensor],
-) -> list[Tensor]:
+    grad: Tensor, x: Tensor, chosen: Tensor, gates: Tensor, w_in: Tensor, b_in: Tensor | None, w_out: Tensor,
+    b_out: Tensor | None, activation: str, saved: list[Tensor],
+) -> list[Tensor]:  # fmt: skip
     call = experts_call(x, chosen, gates, w_in)
-    given = (grad, x, chosen, gates, w_in, b_in, w_out, b_out, activation, saved)
-    return EXPERTS_BACKWARD.run(call, *given)  # type: ignore[no-any-return]
+    layers = Layers(w_in, b_in, w_out, b_out, activation)
+    return EXPERTS_BACKWARD.run(call, grad, x, chosen, gates, layers, saved)
 
 
 @_backward.register_fake
 def _(
-    grad: Tensor,
-    x: Tensor,
-    chosen: Tensor,
-    gates: Tensor,
-    w_in: Tensor,
-    b_in: Tensor | None,
-    w_out: Tensor,
-    b_out: Tensor | None,
-    activation: str,
-    saved: list[Tensor],
-) -> list[Tensor]:
+    grad: Tensor, x: Tensor, chosen: Tensor, gates: Tensor, w_in: Tensor, b_in: Tensor | None, w_out: Tensor,
+    b_out: Tensor | None, activation: str, saved: list[Tensor],
+) -> list[Tensor]:  # fmt: skip
     biases = [w.new_empty(w.shape[:2] if b_in is not None else (0,)) for w in (w_in, w_out)]
     dx, dgates, dw_in, dw_out = (t.new_empty(t.shape) for t in (x, gates, w_in, w_out))
     return [dx, dgates, dw_in, biases[0], dw_out, biases[1]]
@@ -146,12 +120,12 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
 
 
 def _gradients(ctx: Any, grads: list[Tensor | None]) -> tuple[Tensor | None, ...]:
-    given, saved = ctx.saved_tensors[:7], list(ctx.saved_tensors[7:])
     if grads[0] is None:
         return (None,) * 9
-    found: list[Tensor] = _backward(grads[0], *given, ctx.activation, saved)
+    x, chosen, gates, w_in, b_in, w_out, b_out, *saved = ctx.saved_tensors
+    found = _backward(grads[0], x, chosen, gates, w_in, b_in, w_out, b_out, ctx.activation, saved)
     dx, dgates, dw_in, db_in, dw_out, db_out = found
-    biased = given[4] is not None
+    biased = b_in is not None
     return dx, None, dgates, dw_in, db_in if biased else None, dw_out, db_out if biased else None, None, None
 
 

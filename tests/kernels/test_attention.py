@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,16 @@ CASES: list[tuple[Sizes, dict[str, Any]]] = [
     (Sizes(m=1, n=1), {}),
     (Sizes(m=2, n=127, d=64, dv=64), {"scale": 0.5}),
 ]
+HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
+CASES_FOR_HOPPER: list[tuple[Sizes, dict[str, Any]]] = [
+    (Sizes(d=128, dv=128), {}),
+    (Sizes(b=2, h=4, m=300, n=700, d=128, dv=128), {}),
+    (Sizes(m=1024, n=1024, d=128, dv=128), {"causal": True}),
+    (Sizes(h=2, shared=1, m=700, n=300, d=128, dv=96), {"causal": True}),
+    (Sizes(m=513, n=2000, d=72, dv=128), {"causal": True}),
+    (Sizes(m=1, n=1, d=128, dv=128), {"scale": 3.0}),
+]
+"""Its form takes none of the others."""
 
 
 def _inputs(sizes: Sizes, dtype: torch.dtype, device: torch.device) -> list[torch.Tensor]:
@@ -116,7 +127,8 @@ def _square(sizes: Sizes, dtype: torch.dtype) -> float:
         for form in FORMS
         for dtype in DTYPES
         for case in (CASES if torch.cuda.is_available() or dtype == torch.float32 else CASES[::3])
-    ],
+    ]
+    + [("cuda", dtype, *case) for dtype in DTYPES[1:] for case in CASES_FOR_HOPPER if HOPPER],
 )
 def test_is_as_close_to_the_truth_as_plain_torch(
     sizes: Sizes, options: dict[str, Any], dtype: torch.dtype, form: str, device: torch.device,
@@ -435,6 +447,27 @@ def test_what_the_machine_lacks_decides(machine: Machine, dtype: torch.dtype, d:
     if why:
         with pytest.raises(AssertionError, match=why):
             raise AssertionError(choice.refused["triton"])
+
+
+@pytest.mark.parametrize(
+    ("machine", "dtype", "sizes", "why"),
+    [
+        (H100, torch.bfloat16, {}, ""),
+        (H100, torch.float16, {"d": 72, "dv": 120, "causal": 1}, ""),
+        (H100, torch.float32, {}, "bfloat16 or float16"),
+        (H100, torch.bfloat16, {"statistics": 0}, "without statistics Triton's form is faster"),
+        (H100, torch.bfloat16, {"masks": 1}, "the causal one"),
+        (H100, torch.bfloat16, {"d": 64}, r"from 65 to 128, multiples of 8, not \[64, 128\]"),
+        (H100, torch.bfloat16, {"dv": 136}, r"not \[128, 136\]"),
+        (A10, torch.bfloat16, {}, r"capability 9, NVIDIA A10 \(sm_86\) has others"),
+        (Machine("cuda", "NVIDIA B200", (10, 0), 227 * 1024, True), torch.bfloat16, {}, "capability 9"),
+        (Machine("cpu"), torch.bfloat16, {}, "CUDA C.. compiles for NVIDIA's GPUs, not for cpu"),
+    ],
+)
+def test_hopper_has_a_form_of_its_own(machine: Machine, dtype: torch.dtype, sizes: dict[str, int], why: str) -> None:
+    choice = ATTENTION.choose(Call(machine, dtype, {**_SIZES, "d": 128, "dv": 128, **sizes}))
+    assert (choice.form.name == "cuda") == (not why)
+    assert re.search(why, choice.refused.get("cuda", ""))
 
 
 def test_the_registry_knows_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from kernels import KernelUnavailable, memory
-from kernels.bk_core import bk_core, bk_features, chunked, fused, operators, reference
+from kernels.bk_core import bk_core, bk_features, chunked, doubling, fused, operators, reference
 from kernels.bk_core.chain import Chain
+from kernels.bk_core.fused import segments
 from kernels.dispatch import Call
 from kernels.machine import Machine
 
@@ -142,9 +143,9 @@ def test_rows_of_many_chunks_are_as_the_reference_has_them(form: str, device: to
 
 
 def test_triton_goes_on_from_segment_to_segment(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused, "_THREADS", 2)
-    monkeypatch.setattr(fused, "_TILE", 2)
-    monkeypatch.setattr(fused, "_SITES", {torch.float64: 2})
+    monkeypatch.setattr(segments, "_THREADS", 2)
+    monkeypatch.setattr(segments, "_TILE", 2)
+    monkeypatch.setattr(segments, "_SITES", {torch.float64: 2})
     v, z, upper, lower, diagonal = (x.to(device) for x in _inputs(1, 13))
     chain, grad = Chain(v + diagonal, upper * lower, z), torch.randn_like(v, dtype=torch.complex128)
     torch.testing.assert_close(fused.bk_core(chain), reference.bk_core(chain))
@@ -291,7 +292,14 @@ def test_spelled_out_in_real_arithmetic_it_is_the_same() -> None:
     assert bk_features(v[:, :1], z=1j).shape == (3, 1, 2)
 
 
-@pytest.mark.parametrize("n", [1024, 4096])
+@pytest.mark.parametrize("n", [1, 2, 1024, 4096])
+def test_real_arithmetic_answers_the_same_however_many_rounds_it_takes(n: int) -> None:
+    v = _potential(2, n, 3.0, torch.float32)
+    found = torch.complex(*doubling.bk_core(v, 1.0, 0.5 - 2.0, 0.5))
+    assert _error(found, bk_core(v.double(), z=0.5 + 0.5j)) <= 1e-4
+
+
+@pytest.mark.parametrize("n", [6])
 def test_onnxruntime_answers_the_same(n: int) -> None:
     import onnxruntime
 

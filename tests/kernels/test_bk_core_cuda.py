@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from kernels.bk_core import cuda, nvrtc, reference
+from kernels import nvrtc
+from kernels.bk_core import cuda, reference
 from kernels.bk_core.chain import Chain
 
 pytestmark = pytest.mark.slow
@@ -37,7 +38,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
         subprocess.run([*gcc, *more, str(shim), "-o", str(made)], check=True, capture_output=True, text=True)
         return ctypes.CDLL(str(made))
 
-    def kernel(file: str, name: str, options: tuple[str, ...], device: int | None) -> Callable[..., None]:
+    def kernel(source: Path, name: str, options: tuple[str, ...], device: int | None) -> Callable[..., None]:
         def launch(grid: int, threads: int, arguments: tuple[Any, ...]) -> None:
             held = [_argument(value) for value in arguments]
             addresses = (ctypes.c_void_p * len(held))(*(ctypes.addressof(value) for value in held))
@@ -65,6 +66,13 @@ def test_arguments_lie_in_memory_as_a_kernel_reads_them() -> None:
     values = torch.ones(3)
     address, one, number, last = struct.unpack("=Qi4xdi", nvrtc._packed((values, 7, 0.5, 9)))
     assert (address, one, number, last) == (values.data_ptr(), 7, 0.5, 9)
+
+
+def test_structures_among_the_arguments_are_bytes_as_they_are() -> None:
+    values = torch.ones(3)
+    packed = nvrtc._packed((bytes(range(128)), values, 3))
+    assert packed[:128] == bytes(range(128))
+    assert struct.unpack("=Qi", packed[128:]) == (values.data_ptr(), 3)
 
 
 def _argument(value: Any) -> Any:

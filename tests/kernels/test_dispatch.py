@@ -9,7 +9,7 @@ import torch
 
 from kernels import KernelUnavailable, registry
 from kernels.correlation import row_correlation
-from kernels.correlation.operators import ROWS
+from kernels.correlation.rows.operators import ROWS
 from kernels.dispatch import Call, Operator
 from kernels.machine import Machine
 from kernels.memory import require
@@ -81,8 +81,9 @@ def test_an_operator_without_a_form_says_why_each_refused() -> None:
 
 
 def test_every_operator_of_the_registry_is_there_and_no_other() -> None:
-    here = {path.parent.name for path in Path(registry.__file__).parent.glob("*/operators.py")}
-    assert {entry.module.split(".")[1] for entry in registry.OPERATORS.values()} == here
+    root = Path(registry.__file__).parent
+    here = {".".join(path.relative_to(root.parent).with_suffix("").parts) for path in root.rglob("operators.py")}
+    assert {entry.module for entry in registry.OPERATORS.values()} == here
     assert "torch: takes rows 2, n 3; float32 on cpu" in registry.why("row_correlation", *torch.ones(2, 2, 3))
     with pytest.raises(ValueError, match=r"known: .*row_correlation"):
         registry.why("rowcorrelation")

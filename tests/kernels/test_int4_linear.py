@@ -11,6 +11,7 @@ from onnx import TensorProto, helper
 from kernels import registry
 from kernels.dispatch import Call
 from kernels.int4_linear import (
+    cuda,
     dequantize_int4,
     fused,
     in_blocks,
@@ -24,6 +25,10 @@ from kernels.int4_linear import (
 from kernels.machine import Machine
 
 pytestmark = pytest.mark.slow
+
+HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
+CUTS_FOR_HOPPER = [cuda.Cut(1, 4, 4, 4), cuda.Cut(2, 8, 2, 1)]
+"""Of the form in CUDA C++, beside the one that it chooses."""
 
 CUTS = [fused.Cut(16, 2, 2, 2, 8), fused.Cut(32, 2, 4, 2, 16)]  # a program's rows and outputs, fewer and more
 SHAPES = [(1, 128, 8, 128), (3, 384, 21, 128), (17, 256, 32, 64), (2, 768, 5, 384)]  # rows, in, out, group
@@ -119,6 +124,9 @@ def test_fused_is_as_close_to_the_truth_as_torch(
     allowed = 2 * (plain.double() - truth).abs().max() + cut_off
     for cut in CUTS:
         assert (fused.linear_int4(x, packed, scale, zero, bias, cut).double() - truth).abs().max() <= allowed
+    if HOPPER and rows <= 16 and group % 128 == 0:
+        for another in (None, *CUTS_FOR_HOPPER):
+            assert (cuda.linear_int4(x, packed, scale, zero, bias, another).double() - truth).abs().max() <= allowed
 
 
 @pytest.mark.parametrize("zeros", [False, True])
@@ -251,12 +259,36 @@ H100 = Machine("cuda", "NVIDIA H100", (9, 0), 2**17, True)
         (H100, torch.bfloat16, {"group": 192}, "multiples of 128"),
     ],
 )
-def test_few_rows_in_half_precision_take_triton(
+def test_more_than_few_rows_in_half_precision_take_plain_torch(
+    machine: Machine, dtype: torch.dtype, sizes: dict[str, int], why: str
+) -> None:
+    choice = operators.LINEAR.choose(Call(machine, dtype, {"rows": 17, "in": 384, "out": 64, "group": 128} | sizes))
+    assert choice.form.name == ("torch" if why else "triton")
+    assert why in choice.refused.get("triton", "")
+
+
+@pytest.mark.parametrize(
+    ("machine", "dtype", "sizes", "why"),
+    [
+        (H100, torch.bfloat16, {}, ""),
+        (H100, torch.float16, {"rows": 16, "group": 384}, ""),
+        (H100, torch.bfloat16, {"rows": 17}, "at most 16 rows"),
+        (H100, torch.bfloat16, {"group": 64}, "multiples of 128"),
+        (
+            Machine("cuda", "NVIDIA A10", (8, 6), 99 * 1024, True),
+            torch.bfloat16,
+            {},
+            "faster from compute capability 9.0",
+        ),
+        (Machine("cuda", "NVIDIA A10", (8, 6), 99 * 1024, True), torch.bfloat16, {"rows": 3}, "has less"),
+    ],
+)
+def test_the_fewest_rows_take_cuda_on_hopper(
     machine: Machine, dtype: torch.dtype, sizes: dict[str, int], why: str
 ) -> None:
     choice = operators.LINEAR.choose(Call(machine, dtype, {"rows": 1, "in": 384, "out": 64, "group": 128} | sizes))
-    assert choice.form.name == ("torch" if why else "triton")
-    assert why in choice.refused.get("triton", "")
+    assert choice.form.name == ("triton" if why else "cuda")
+    assert why in choice.refused.get("cuda", "")
 
 
 def test_the_registry_tells() -> None:

@@ -14,6 +14,7 @@ from kernels import registry
 from kernels.dispatch import Call
 from kernels.machine import Machine
 from kernels.moe import by_expert, experts, moe, operators, reference, route
+from kernels.moe.layers import Layers
 
 pytestmark = pytest.mark.slow
 
@@ -32,6 +33,16 @@ def _layer(
     x, gates, *weights = (torch.randn(shape, dtype=torch.float64, generator=rng).to(device, dtype) for shape in shapes)
     weights = [w / w.shape[-1] ** 0.5 for w in weights]
     return x, logits.topk(k).indices.to(device), gates, *weights
+
+
+def _call(given: tuple[torch.Tensor, ...], activation: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Layers]:
+    """What `_layer` makes, as the forms take it."""
+    x, chosen, gates, w_in, b_in, w_out, b_out = given
+    return x, chosen, gates, Layers(w_in, b_in, w_out, b_out, activation)
+
+
+def _exact(given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return tuple(t.double() if t.is_floating_point() else t for t in given)
 
 
 def _errors_allowed(found: Inputs, plain: Inputs, truth: Inputs) -> None:
@@ -57,25 +68,24 @@ def test_answers_and_gradients_are_as_close_to_the_truth_as_torchs(
 ) -> None:  # fmt: skip
     monkeypatch.setenv("KERNELS_FORM", form)
     given = _layer(tokens, d, hidden, count, k, dtype, device)
-    exact = tuple(t.double() if t.is_floating_point() else t for t in given)
     grad = torch.randn(tokens, d, generator=torch.Generator().manual_seed(1)).to(device, dtype)
     of = operators.experts_call(*given)
-    call = (*given, activation)
+    call, exact = _call(given, activation), _call(_exact(given), activation)
     out, *saved = operators.EXPERTS.run(of, *call, True)
-    _errors_allowed((out,), (reference.experts(*call),), (reference.experts(*exact, activation),))
+    _errors_allowed((out,), (reference.experts(*call),), (reference.experts(*exact),))
     _errors_allowed(
         operators.EXPERTS_BACKWARD.run(of, grad, *call, saved),
         reference.experts_backward(grad, *call),
-        reference.experts_backward(grad.double(), *exact, activation),
+        reference.experts_backward(grad.double(), *exact),
     )
 
 
 def test_bfloat16_too(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KERNELS_FORM", "triton")
     given = _layer(20, 16, 24, 3, 2, torch.bfloat16, device)
-    exact = tuple(t.double() if t.is_floating_point() else t for t in given)
-    out = operators.EXPERTS.run(operators.experts_call(*given), *given, "gelu", False)[0]
-    _errors_allowed((out,), (reference.experts(*given, "gelu"),), (reference.experts(*exact, "gelu"),))
+    call, exact = _call(given, "gelu"), _call(_exact(given), "gelu")
+    out = operators.EXPERTS.run(operators.experts_call(*given), *call, False)[0]
+    _errors_allowed((out,), (reference.experts(*call),), (reference.experts(*exact),))
 
 
 @pytest.mark.parametrize("biases", [True, False])
@@ -87,7 +97,7 @@ def test_gradients_are_those_of_autograd_through_all_experts(k: int, biases: boo
     some = (b_in, b_out) if biases else (None, None)
     leaves = [t for t in (x, gates, w_in, w_out, *some) if t is not None]
     found = experts(x, chosen, gates, w_in, w_out, b_in=some[0], b_out=some[1])
-    every = reference.experts(x, chosen, gates, w_in, some[0], w_out, some[1], "gelu")
+    every = reference.experts(x, chosen, gates, Layers(w_in, some[0], w_out, some[1], "gelu"))
     torch.testing.assert_close(found, every)
     weights = torch.randn(found.shape, dtype=found.dtype)
     expected = torch.autograd.grad((every * weights).sum(), leaves)
@@ -312,7 +322,7 @@ def test_what_is_no_mixture_is_refused(call: Callable[[], object], error: type[E
 
 def test_experts_are_read_in_the_order_of_their_tokens() -> None:
     """The order is what both forms sort by: by expert, and within one as the tokens come."""
-    x, chosen, gates, w_in, b_in, w_out, b_out = _layer(9, 3, 4, 3, 2)
-    order = by_expert.experts(x, chosen, gates, w_in, b_in, w_out, b_out, "relu", False)[1]
+    x, chosen, gates, layers = _call(_layer(9, 3, 4, 3, 2), "relu")
+    order = by_expert.experts(x, chosen, gates, layers, False)[1]
     key = chosen.flatten() * 100 + torch.arange(18)
     assert (key[order].diff() > 0).all()

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from kernels.correlation import fused, operators, reference, row_correlation
+from kernels.correlation import row_correlation
+from kernels.correlation.rows import fused, operators, reference
 from kernels.dispatch import Call
 from kernels.machine import Machine
 

@@ -28,14 +28,14 @@ def _beyond_triton(call: Call) -> str | None:
     return needs_triton(call)
 
 
-COLUMNS = Operator(
+COLUMNS = Operator[tuple[Tensor, Tensor, Tensor]](
     "correlation",
     (
         Form("triton", "kernels.correlation.columns.fused:correlation", _beyond_triton),
         Form("torch", "kernels.correlation.columns.moments:correlation"),
     ),
 )
-COMOMENTS = Operator(
+COMOMENTS = Operator[tuple[Tensor, Tensor]](
     "correlation",
     (
         Form("triton", "kernels.correlation.columns.fused:comoments", _beyond_triton),
@@ -61,7 +61,7 @@ def workspace_bytes(x: Tensor) -> int:
 @custom_op("kernels::correlation", mutates_args=())
 def correlation(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Correlations; means and lengths of the centred columns, for the gradient."""
-    return COLUMNS.run(columns_call(x), x)  # type: ignore[no-any-return]
+    return COLUMNS.run(columns_call(x), x)
 
 
 @correlation.register_fake
@@ -72,7 +72,7 @@ def _(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def comoments(x: Tensor) -> tuple[Tensor, Tensor]:
     """(D,) means and (D, D) comoments of x (T, D), in float32 or float64; no gradient."""
-    return COMOMENTS.run(columns_call(x), x.detach())  # type: ignore[no-any-return]
+    return COMOMENTS.run(columns_call(x), x.detach())
 
 
 @custom_op("kernels::correlation_backward", mutates_args=())
@@ -101,7 +101,7 @@ def _save(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor, Tensor]
 
 
 def _gradients(ctx: Any, grad: Tensor, *of_nothing: Tensor) -> Tensor:
-    return _backward(grad, *ctx.saved_tensors)  # type: ignore[no-any-return]
+    return _backward(grad, *ctx.saved_tensors)
 
 
 correlation.register_autograd(_gradients, setup_context=_save)

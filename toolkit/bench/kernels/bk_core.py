@@ -104,7 +104,7 @@ def _potential(batch: int, n: int, device: torch.device) -> Tensor:
     return torch.randn(batch, n, device=device, generator=torch.Generator(device).manual_seed(0))
 
 
-def _triton(operator: Operator, v: Tensor, *arguments: Any) -> dict[str, Way]:
+def _triton(operator: Operator[Any], v: Tensor, *arguments: Any) -> dict[str, Way]:
     """The Triton form, where it takes the call."""
     call = operators.call(v)
     found = [form for form in operator.forms if form.name == "triton" and form.refusal(call) is None]

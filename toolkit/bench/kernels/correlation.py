@@ -8,8 +8,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from kernels.correlation import correlation, reference, row_correlation
+from kernels.correlation import correlation, row_correlation
 from kernels.correlation.columns import reference as columns_reference
+from kernels.correlation.rows import reference as rows_reference
 from toolkit.bench.kernels.case import Case, Ways
 
 __all__ = ["cases"]
@@ -58,8 +59,8 @@ def _rows(rows: int, n: int, device: torch.device) -> Ways:
     few, others = x[:64], y[:64]
     return Ways(
         ours=lambda: row_correlation(x, y),
-        error=lambda: _error(reference.row_correlation, row_correlation, few, others),
-        peers={"torch": lambda: reference.row_correlation(x, y)},
+        error=lambda: _error(rows_reference.row_correlation, row_correlation, few, others),
+        peers={"torch": lambda: rows_reference.row_correlation(x, y)},
     )
 
 

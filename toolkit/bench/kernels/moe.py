@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import gelu, grouped_mm
 
 from kernels.moe import experts, moe, reference, route
+from kernels.moe.layers import Layers
 from toolkit.bench.kernels.case import Case, Ways
 
 __all__ = ["cases"]
@@ -116,7 +117,7 @@ def _gradients_of(
     x: Tensor, chosen: Tensor, gates: Tensor, w_in: Tensor, w_out: Tensor, grad: Tensor
 ) -> tuple[Tensor, ...]:
     with torch.no_grad():
-        found = reference.experts_backward(grad, x, chosen, gates, w_in, None, w_out, None, "gelu")
+        found = reference.experts_backward(grad, x, chosen, gates, Layers(w_in, None, w_out, None, "gelu"))
     return found[0], found[1], found[2], found[4]
 
 
@@ -129,4 +130,4 @@ def _share(found: Tensor, truth: Tensor) -> float:
 
 
 def _masked(x: Tensor, chosen: Tensor, gates: Tensor, w_in: Tensor, w_out: Tensor) -> Tensor:
-    return reference.experts(x, chosen, gates, w_in, None, w_out, None, "gelu")
+    return reference.experts(x, chosen, gates, Layers(w_in, None, w_out, None, "gelu"))

@@ -1,4 +1,4 @@
-"""Correlations as operators of torch: torch.compile keeps them whole, autograd knows their gradients."""
+"""Correlation between rows as an operator of torch: torch.compile keeps it whole, autograd knows its gradient."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def _too_long_for_triton(call: Call) -> str | None:
     return needs_triton(call)
 
 
-ROWS = Operator(
+ROWS = Operator[Tensor](
     "row_correlation",
     (
-        Form("triton", "kernels.correlation.fused:row_correlation", _too_long_for_triton),
-        Form("torch", "kernels.correlation.reference:row_correlation"),
+        Form("triton", "kernels.correlation.rows.fused:row_correlation", _too_long_for_triton),
+        Form("torch", "kernels.correlation.rows.reference:row_correlation"),
     ),
 )
-ROWS_BACKWARD = Operator(
+ROWS_BACKWARD = Operator[tuple[Tensor, Tensor]](
     "row_correlation",
     (
-        Form("triton", "kernels.correlation.fused:row_correlation_backward", _too_long_for_triton),
-        Form("torch", "kernels.correlation.reference:row_correlation_backward"),
+        Form("triton", "kernels.correlation.rows.fused:row_correlation_backward", _too_long_for_triton),
+        Form("torch", "kernels.correlation.rows.reference:row_correlation_backward"),
     ),
 )
 
@@ -47,7 +47,7 @@ def row_call(x: Tensor, y: Tensor) -> Call:
 
 @custom_op("kernels::row_correlation", mutates_args=())
 def row_correlation(x: Tensor, y: Tensor) -> Tensor:
-    return ROWS.run(row_call(x, y), x, y)  # type: ignore[no-any-return]
+    return ROWS.run(row_call(x, y), x, y)
 
 
 @row_correlation.register_fake
@@ -57,7 +57,7 @@ def _(x: Tensor, y: Tensor) -> Tensor:
 
 @custom_op("kernels::row_correlation_backward", mutates_args=())
 def _backward(grad: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    return ROWS_BACKWARD.run(row_call(x, y), grad, x, y)  # type: ignore[no-any-return]
+    return ROWS_BACKWARD.run(row_call(x, y), grad, x, y)
 
 
 @_backward.register_fake
@@ -70,7 +70,7 @@ def _save(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
 
 
 def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-    return _backward(grad, *ctx.saved_tensors)  # type: ignore[no-any-return]
+    return _backward(grad, *ctx.saved_tensors)
 
 
 row_correlation.register_autograd(_gradients, setup_context=_save)
