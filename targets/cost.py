@@ -7,6 +7,7 @@ from dataclasses import replace
 from math import log10
 from typing import TYPE_CHECKING
 
+from targets.counts import count_of
 from targets.energy import energy_interval
 from targets.estimate import Estimate, OperatorCost
 from targets.latency import ARITHMETIC, LatencyFit
@@ -63,6 +64,7 @@ def estimate(model: Workload | ir.Model, stack: Stack, *, as_is: bool = False, q
     low, high = bill.interval(1 + _WIDEN_PER_DECADE * outside)
     energy_j = power.active_w * fixed_s + bill.energy_j
     memory = peak_memory(work, stack, quick=quick)
+    counted = None if quick else count_of(work, stack)
     return Estimate(
         model=work.name,
         stack=stack.id,
@@ -80,11 +82,14 @@ def estimate(model: Workload | ir.Model, stack: Stack, *, as_is: bool = False, q
         energy_interval_j=energy_interval(energy_j, latency_s, (low, high), power.uncertainty),
         calibrated=stack.latency.calibrated,
         extrapolated=bill.foreign_s > 0 or outside > 0,
-        provenance=stack.provenance,
+        provenance="; ".join(filter(None, (stack.provenance, work.branches))),
         memory_provenance=memory.provenance,
         energy_provenance=f"{power.active_w:.3g} W ± {power.uncertainty:.0%} while active ({power.source}) x latency"
         + ("; what the host runs at the host's own power" if stack.rules else ""),
         assumed_dtype=assumed,
+        instructions=counted.instructions if counted else None,
+        instructions_interval=counted.interval if counted else None,
+        instructions_provenance=counted.provenance if counted else "",
     )
 
 
@@ -205,7 +210,7 @@ def _row(
         op_class=op.op_class,
         dtype=op.dtype,
         place=where.place,
-        macs=op.macs * op.repeats,
+        macs=round(op.macs * op.repeats),
         latency_s=latency_s,
         energy_j=latency_s * power_w,
         terms=terms,

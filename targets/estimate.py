@@ -38,7 +38,8 @@ class Estimate:
 
     `latency_interval_s` is meant to hold the truth for 80 % of networks where the stack is calibrated and nothing
     is extrapolated; `memory_parts_bytes` add up to the peak by cause; `assumed_dtype` is set when a float32 graph was
-    priced in the stack's own precision.
+    priced in the stack's own precision. `instructions` are of one inference, None where none were counted on this
+    stack; they say nothing of its time.
     """
 
     model: str
@@ -61,6 +62,9 @@ class Estimate:
     memory_provenance: str
     energy_provenance: str
     assumed_dtype: str = ""
+    instructions: float | None = None
+    instructions_interval: tuple[float, float] | None = None
+    instructions_provenance: str = ""
 
     @property
     def fallbacks(self) -> tuple[OperatorCost, ...]:

@@ -3,7 +3,8 @@
 A QuantizeLinear/DequantizeLinear pair between two operators is not work: it says that the tensor is stored in
 8 bits and that its consumer computes in integers. Only the conversions at the edge of the integer part are priced.
 
-The body of a Loop or Scan counts as often as it runs, where that is known; of an If, the branch with more arithmetic.
+The body of a Loop or Scan counts as often as it runs, where that is known; the branches of an If by the shares that its
+metadata state (SHARE_KEY), else the one with more arithmetic.
 """
 
 from __future__ import annotations
@@ -22,10 +23,13 @@ from targets.workload import Operator, Workload
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["SOURCE_KEY", "read_workload"]
+__all__ = ["SHARE_KEY", "SOURCE_KEY", "read_workload"]
 
 SOURCE_KEY = "toolkit.source"
 """Node metadata that holds the line of the user's Python, as `file.py:12`."""
+
+SHARE_KEY = "toolkit.share"
+"""Metadata of an If: the share of the samples counted that took its `then_branch`, as `0.25 of 64 samples`."""
 
 _ENDLESS = 2**31
 """Turns from which on a Loop's count says nothing: exporters write the largest integer for `while`."""
@@ -58,6 +62,7 @@ def read_workload(model: ir.Model, *, fuses: Collection[str] = ()) -> Workload:
         shared_kept_bytes=sum(op.kept_weight_bytes for op in operators) - reader.kept_bytes(reader.weights),
         inputs=reader.inputs(),
         outputs=reader.results(),
+        branches=_counted(model.graph),
     )
 
 
@@ -120,9 +125,13 @@ class _Reader:
         return sum(size for key, size in weights.items() if key in self.kept)
 
     def _inside(self, node: ir.Node, bodies: Sequence[ir.Graph]) -> Iterator[Operator]:
-        """What the bodies of `node` do; the branch that is not taken is read for its weights."""
+        """What the bodies of `node` do; a branch that counts for nothing is read for its weights."""
         named = [(f"{self.prefix}{node.name or node.op_type}/{body.name or i}/", body) for i, body in enumerate(bodies)]
         read = [list(_Reader(body, self.fuses, self, prefix).operators()) for prefix, body in named]
+        if shares := _shares(node):
+            for operators, share in zip(read, shares, strict=True):
+                yield from (replace(op, repeats=op.repeats * share) for op in operators)
+            return
         work = max(read, key=lambda operators: (sum(op.macs * op.repeats for op in operators), len(operators)))
         times = 1 if node.op_type == "If" else _trips(node)
         for op in work:
@@ -374,6 +383,22 @@ class _Reader:
             if not in_8_bits and _dtype_name(root) == "float32":
                 self.float_tensors.add(name)
         return name
+
+
+def _shares(node: ir.Node) -> list[float]:
+    """How often each body of an If runs, in the order of its attributes; empty where nobody counted."""
+    noted = node.metadata_props.get(SHARE_KEY, "")
+    if node.op_type != "If" or not noted:
+        return []
+    then = float(noted.split()[0])
+    return [then if name == "then_branch" else 1 - then for name, a in node.attributes.items() if _bodies(a)]
+
+
+def _counted(graph: ir.Graph) -> str:
+    """What the shares of branches were counted on; empty where none are stated."""
+    noted = {node.metadata_props[SHARE_KEY] for node in graph if SHARE_KEY in node.metadata_props}
+    samples = sorted({note.partition(" of ")[2] for note in noted})
+    return f"branches by how often {', '.join(samples)} took them" if samples else ""
 
 
 def _trips(node: ir.Node) -> int | None:

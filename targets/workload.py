@@ -23,7 +23,8 @@ class Operator:
     """One unit of dispatch: an operator and what the runtime folds into it.
 
     `reads` and `writes` name activation tensors of the workload; `source` is the line of the user's Python, where
-    the exporter recorded it. `product` and bytes are those of one run; inside a loop there are several, `repeats`.
+    the exporter recorded it. `product` and bytes are those of one run; an inference makes `repeats` of
+    them on average: several inside a loop, less than one inside a branch that some samples take.
     `kept_weight_bytes` of the weights are no float32, and a lower precision leaves them as they are.
     """
 
@@ -42,7 +43,7 @@ class Operator:
     source: str = ""
     rank: int = 0
     static: bool = True
-    repeats: int = 1
+    repeats: float = 1
 
     @property
     def macs(self) -> int:
@@ -61,6 +62,7 @@ class Workload:
     `float_tensors` are the activations that are float32 now, and would shrink in a lower precision;
     `shared_weight_bytes` are counted by several operators but stored once, less those that no operator counts: of a
     branch that is not taken, or of a table of which a part is read. `shared_kept_bytes` of them are no float32.
+    `branches` says what the shares of branches were counted on, where they were.
     """
 
     name: str
@@ -71,10 +73,11 @@ class Workload:
     float_tensors: frozenset[str] = frozenset()
     shared_weight_bytes: int = 0
     shared_kept_bytes: int = 0
+    branches: str = ""
 
     @property
     def macs(self) -> int:
-        return sum(op.macs * op.repeats for op in self.operators)
+        return round(sum(op.macs * op.repeats for op in self.operators))
 
     @property
     def weight_bytes(self) -> int:

@@ -148,15 +148,15 @@ def calibrate(
 
 
 def forget(stack: str) -> bool:
-    """Drop the user's calibration of `stack`; False where there is none.
+    """Drop the user's calibrations of `stack`, to times and to counts; False where there is none.
 
     Raises:
         UnknownName: there is no such stack.
     """
     known = shipped_stack(stack)
-    dropped = overlay.forget(known.target, known.name)
+    dropped = [overlay.forget(known.target, known.name, kind) for kind in (overlay.CALIBRATION, overlay.COUNTED)]
     load_target.cache_clear()
-    return dropped
+    return any(dropped)
 
 
 def _measured(
