@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from passes.context import Context
 from passes.contract import Kind, Pass
+from passes.onnx_level.branch_shares import note_branch_shares
 from passes.onnx_level.rewriting import RULE_KEY, rewriting_errors
 from passes.program import Program
 
@@ -30,6 +31,7 @@ class FoldConstants(Pass):
 
     Results of more than `max_elements` elements stay computed, so that an expanded constant does not bloat the file;
     and so does one value repeated so often that nothing computed from it would be folded: causal masks begin with it.
+    Branches that are left are noted with how often the calibration samples take them, for whoever prices them.
     """
 
     max_elements: int = 262_144
@@ -41,6 +43,8 @@ class FoldConstants(Pass):
     def apply(self, program: Program, ctx: Context) -> Program:
         model = program.clone()
         fold(model, self.max_elements)
+        if ctx.data is not None:
+            note_branch_shares(model, ctx.data)
         return program.with_model(model)
 
 
