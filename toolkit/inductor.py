@@ -1,11 +1,16 @@
 """A model compiled by torch itself for one kind of machine: a package of AOTInductor, which torch loads and calls.
 
-The package holds machine code: it runs on processors, or graphics cards, like the one that it was compiled on.
+The package holds machine code: it runs on processors, or graphics cards, like the one that it was compiled on. Float32
+convolutions on a GPU are computed in TF32 unless the process that loads it tells torch not to, as in torch itself.
 """
 
 from __future__ import annotations
 
 import copy
+import os
+import shutil
+import subprocess
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -21,7 +26,7 @@ from targets.errors import MissingDependency, UsageError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["DEVICES", "compiled_package", "package_runner"]
+__all__ = ["DEVICES", "compiled_package", "cxx", "package_runner"]
 
 DEVICES = ("cpu", "cuda")
 
@@ -35,7 +40,7 @@ def compiled_package(program: Program, *, device: str, half: bool) -> bytes:
 
     Raises:
         UsageError: the model is TorchScript.
-        MissingDependency: there is no such device, or no C++ compiler.
+        MissingDependency: there is no such device, or no C++ compiler that links what torch can load.
         InvalidInput: torch cannot capture the model.
     """
     import torch
@@ -46,6 +51,7 @@ def compiled_package(program: Program, *, device: str, half: bool) -> bytes:
         raise MissingDependency(
             "torch finds no CUDA device", hint="compile on a machine like the one that will run it, or for --device cpu"
         )
+    compiler = cxx()
     args = tuple(to_tensor(program.example[spec.name]).to(device) for spec in program.signature.inputs)
     with quiet_libraries(), warnings.catch_warnings(), torch.no_grad(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")
@@ -53,13 +59,50 @@ def compiled_package(program: Program, *, device: str, half: bool) -> bytes:
             exported = torch.export.export(_placed(program.model, device, half), args)
         path = Path(folder, "model.pt2")
         try:
-            torch._inductor.aoti_compile_and_package(exported, package_path=str(path))
+            with torch._inductor.config.patch({"cpp.cxx": (None, compiler)}):
+                torch._inductor.aoti_compile_and_package(exported, package_path=str(path))
         except RuntimeError as error:
             raise MissingDependency(
                 f"AOTInductor: {' '.join(str(error).split())[:300]}",
-                hint="install a C++ compiler (apt-get install g++), or export --to pt2",
+                hint="install a C++ compiler (apt-get install g++); in a process that loaded distutils before, export "
+                "from the command line; or export --to pt2",
             ) from error
         return path.read_bytes()
+
+
+_PROBE = "#include <string>\nstd::string probe(int n) { return std::to_string(n); }\n"
+_PROBE_S = 120
+
+
+def cxx() -> str:
+    """The C++ compiler for torch: CXX, or the first usual one, that links the C++ library as a shared one.
+
+    Where a package holds a C++ library of its own, two of them share a process once torch loads it: a regular
+    expression in the package then takes a part of its locale from the other one, and the process ends with signal 11.
+
+    Raises:
+        MissingDependency: there is none.
+    """
+    stated = os.environ.get("CXX") or "g++"
+    found = [name for name in dict.fromkeys((stated, "g++", "clang++")) if shutil.which(name)]
+    if sys.platform != "linux" or not found:  # torch says what it lacks
+        return stated
+    for name in found:
+        if _links_shared(name):
+            return name
+    raise MissingDependency(
+        f"{' and '.join(found)} cannot link the C++ library as a shared one: torch crashes on what it would load",
+        hint="install one that does (apt-get install g++), and set CXX to it",
+    )
+
+
+def _links_shared(compiler: str) -> bool:
+    with tempfile.TemporaryDirectory() as folder:
+        source, made = Path(folder, "probe.cpp"), Path(folder, "probe.so")
+        source.write_text(_PROBE)
+        command = [compiler, "-shared", "-fPIC", str(source), "-o", str(made)]
+        done = subprocess.run(command, capture_output=True, check=False, timeout=_PROBE_S, stdin=subprocess.DEVNULL)
+        return not done.returncode and any(name in made.read_bytes() for name in (b"libstdc++.so", b"libc++.so"))
 
 
 def package_runner(path: Path, program: Program, *, device: str) -> Callable[[Sample], dict[str, Array]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,8 +69,9 @@ def _run(given: argparse.Namespace) -> int:
 
 
 def _around() -> Path:
-    """The bundle whose folder run/ this program lies in."""
-    return Path(sys.executable if getattr(sys, "frozen", False) else sys.argv[0]).resolve().parent.parent
+    """The bundle whose folder run/ this program lies in; see toolkit.standalone.one_file for the variable."""
+    frozen = os.environ.get("TOOLKIT_RUNNER_FILE", sys.executable)
+    return Path(frozen if getattr(sys, "frozen", False) else sys.argv[0]).resolve().parent.parent
 
 
 def _answer(opened: Opened, file: str, preprocess: str | None, as_json: bool) -> int:

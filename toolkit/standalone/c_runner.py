@@ -6,25 +6,22 @@ Its sources lie in the folder c_runner/. It takes the options of `toolkit.runner
 from __future__ import annotations
 
 import json
-import platform
 import shutil
 import subprocess
-import sys
 import tempfile
 from importlib.resources import files
-from importlib.util import find_spec
 from pathlib import Path
 
-from targets.errors import InvalidInput, MissingDependency, ToolkitError
+from targets.errors import InvalidInput, ToolkitError
 from targets.stack import Stack
 from targets.target import load_target
 from toolkit.backends.ahead_of_time.machines import Machine
-from toolkit.bundle.licences import parts
+from toolkit.bundle.licences import Part, parts, terms
+from toolkit.standalone.c_compiler import c_compiler
 from toolkit.standalone.onnxruntime_library import onnxruntime_library
 
 __all__ = [
     "FACTS",
-    "GLIBC",
     "LIBRARY",
     "PROGRAM",
     "SESSION",
@@ -42,8 +39,6 @@ SESSION = "session.c"
 """The source that runs the model."""
 
 _FLAGS = ("-std=c11", "-D_GNU_SOURCE", "-O3", "-Wall", "-Wextra")
-GLIBC = "2.28"
-"""What onnxruntime's wheels need. Source: their platform tag, manylinux_2_28, of PEP 600."""
 _LONGEST_S = 300
 
 
@@ -69,9 +64,8 @@ def c_runner(machine: Machine, folder: Path, *, wheel: Path | None = None) -> Pa
         folder.mkdir(parents=True, exist_ok=True)
         program = build(machine, folder)
         (folder / LIBRARY).write_bytes(library.content)
-        terms = [*((part.name, part.texts) for part in parts("edge-toolkit")), ("onnxruntime", library.terms)]
-        texts = [f"{name}, {file}\n\n{text.strip()}\n" for name, inside in terms for file, text in inside.items()]
-        (folder / TERMS).write_text("\n\n".join(texts), "utf-8")
+        theirs = Part(name="onnxruntime", version=library.version, licence="MIT", texts=library.terms)
+        (folder / TERMS).write_text(terms([*parts("edge-toolkit"), theirs]), "utf-8")
     except OSError as error:
         raise InvalidInput(f"cannot write {folder}: {error.strerror}", hint="choose another folder") from error
     return program
@@ -99,7 +93,7 @@ def build(machine: Machine, folder: Path) -> Path:
         for source, text in sources().items():
             (scratch / source).write_bytes(text)
         names = sorted(path.name for path in scratch.glob("*.c"))
-        command = [*_compiler(machine), *_FLAGS, *names, "-s", "-o", PROGRAM, "-ldl", "-lm"]
+        command = [*c_compiler(machine), *_FLAGS, *names, "-s", "-o", PROGRAM, "-ldl", "-lm"]
         done = subprocess.run(
             command,
             cwd=scratch,
@@ -128,18 +122,3 @@ def sources() -> dict[str, bytes]:
 def linked_session() -> bytes:
     """What takes the place of `SESSION` where the network is linked to the runner."""
     return (files("toolkit.standalone") / "c_runner" / "linked" / SESSION).read_bytes()
-
-
-def _compiler(machine: Machine) -> tuple[str, ...]:
-    """ziglang's first: it links against an old glibc, so that the program runs on older systems than this one."""
-    if find_spec("ziglang"):
-        triple = f"{machine.zig.replace('musl', 'gnu')}.{GLIBC}"
-        return (sys.executable, "-m", "ziglang", "cc", "-target", triple)
-    native = platform.machine() == machine.architecture
-    for name in (machine.cross_compiler, *(("gcc", "clang") if native else ())):
-        if found := shutil.which(name):
-            return (found,)
-    raise MissingDependency(
-        f"no C compiler for {machine.architecture}",
-        hint=f"pip install 'edge-toolkit[package]' for the one of ziglang, or apt-get install {machine.package}",
-    )

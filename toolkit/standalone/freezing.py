@@ -18,11 +18,13 @@ from pathlib import Path
 from targets.errors import InvalidInput, MissingDependency, ToolkitError
 from toolkit.bundle.atomic import replacing_folder
 from toolkit.cache import cache_folder
+from toolkit.standalone.c_compiler import c_compiler, host_machine
 from toolkit.standalone.frozen import CLI, RUNNER, Frozen
+from toolkit.standalone.one_file import one_file
 
 __all__ = ["freeze_cli", "frozen_runner"]
 
-_PARTS = ("numpy", "onnxruntime", "pillow", "pyinstaller")
+_PARTS = ("numpy", "onnxruntime", "pillow", "pyinstaller", "ziglang")
 _OURS = ("passes", "targets", "toolkit")
 _LONGEST_S = 3600
 _Tell = Callable[[str, float], None]
@@ -38,10 +40,12 @@ def frozen_runner(progress: _Tell = lambda step, done: None) -> Path:
     """The runner for this machine's system and processor, as one executable file; made where it is not yet kept.
 
     Raises:
-        MissingDependency: PyInstaller is not installed, or cannot freeze this Python.
+        MissingDependency: PyInstaller or a C compiler is not installed, or it cannot freeze this Python.
         InvalidInput: the cache folder cannot be written.
     """
     _need_pyinstaller()
+    if not RUNNER.one_file:
+        c_compiler(host_machine())
     folder = cache_folder() / "standalone"
     kept = folder / _key() / RUNNER.file
     try:
@@ -94,7 +98,7 @@ def _key() -> str:
     for package in _OURS:
         spec = find_spec(package)
         for root in map(Path, (spec.submodule_search_locations or []) if spec else []):
-            for path in sorted(p for p in root.rglob("*") if p.suffix in (".py", ".toml", ".json")):
+            for path in sorted(p for p in root.rglob("*") if p.suffix in (".py", ".toml", ".json", ".c", ".h")):
                 state.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
     return state.hexdigest()
 
@@ -104,6 +108,10 @@ def _freeze(target: Path, progress: _Tell) -> None:
     folder = target.parent.parent
     with tempfile.TemporaryDirectory(prefix=".new-", dir=folder, ignore_cleanup_errors=True) as name:
         made = _pyinstaller(RUNNER, Path(name), progress)
+        if not RUNNER.one_file:
+            made = one_file(
+                made, RUNNER.file, Path(name, "packed"), lambda share: progress(f"packing {RUNNER.name}", share)
+            )
         made.chmod(0o755)
         for old in folder.glob("[0-9a-f]*"):
             shutil.rmtree(old, ignore_errors=True)

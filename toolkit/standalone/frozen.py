@@ -29,7 +29,7 @@ class Frozen:
         name: Of the executable; Windows adds .exe.
         steps: Lines that PyInstaller tells, about: how far it is follows from that.
         entry: Its module, below `toolkit`.
-        one_file: Unpacks itself when it starts; else a folder, which starts at once.
+        one_file: PyInstaller makes one file of it, which unpacks itself when it starts; else a folder.
         excludes: Modules that are found from the entry, and never reached when it runs.
         collect: Packages whose data files it reads.
         by_path: Packages that put their own folder on the path of modules.
@@ -38,6 +38,7 @@ class Frozen:
         sources: Packages that read their own source text.
         metadata: Distributions whose versions are asked for, with all that they require.
         drops: Files that no module asks for, as patterns of names.
+        terse: Without documentation strings and assertions, as `python -OO`: there is less to load.
     """
 
     variable: str
@@ -53,6 +54,7 @@ class Frozen:
     sources: tuple[str, ...] = ()
     metadata: tuple[str, ...] = ()
     drops: tuple[str, ...] = ()
+    terse: bool = False
 
     @property
     def file(self) -> str:
@@ -88,6 +90,7 @@ class Frozen:
             + [pair for name in self.metadata for pair in copy_metadata(name, recursive=True)],
             "hiddenimports": [name for package in self.submodules for name in collect_submodules(package)],
             "module_collection_mode": dict.fromkeys(self.sources, "pyz+py"),
+            "optimize": 2 if self.terse else 0,
         }
 
     def _files(self, found: Iterable[_Entry], scratch: Path) -> list[_Entry]:
@@ -111,15 +114,15 @@ def _stripped(source: str, scratch: Path) -> str:
 
 _HEAVY = (
     "IPython", "ai_edge_litert", "cryptography", "efficientnet_lite_pytorch", "flatbuffers", "google", "jinja2",
-    "ml_dtypes", "onnx", "onnx_ir", "onnxscript", "packaging", "pydantic", "rich", "safetensors", "scipy", "skimage",
-    "sklearn", "sympy", "torch", "tvm", "typer", "yaml",
+    "ml_dtypes", "onnx", "onnx_ir", "onnxscript", "packaging", "pydantic", "pydantic_core", "rich", "safetensors",
+    "scipy", "skimage", "sklearn", "sympy", "torch", "tvm", "typer", "yaml",
 )  # fmt: skip
 _UNUSED = (
     "PIL.AvifImagePlugin", "PIL.ImageCms", "PIL.ImageQt", "PIL.ImageShow", "PIL.ImageTk", "PIL._avif",
-    "PIL._imagingcms", "PIL._imagingft", "PIL._imagingtk", "_hashlib", "_ssl", "asyncio", "lib2to3",
-    "multiprocessing", "numpy.f2py",
-    "numpy.testing", "onnxruntime.quantization", "onnxruntime.tools", "onnxruntime.transformers", "pdb", "pydoc",
-    "pydoc_data", "readline", "setuptools", "sqlite3", "ssl", "tkinter", "unittest", "xmlrpc",
+    "PIL._imagingcms", "PIL._imagingft", "PIL._imagingtk", "_ssl", "asyncio", "lib2to3", "multiprocessing",
+    "numpy.f2py", "numpy.fft", "numpy.ma", "numpy.polynomial", "numpy.random", "numpy.testing",
+    "onnxruntime.quantization", "onnxruntime.tools", "onnxruntime.transformers", "pdb", "pydoc", "pydoc_data",
+    "readline", "setuptools", "sqlite3", "ssl", "tkinter", "unittest", "xmlrpc",
 )  # fmt: skip
 
 _OURS = ("passes.recipe", "toolkit.backends", "toolkit.bundle.bundle", "toolkit.cli", "toolkit.driver")
@@ -129,11 +132,12 @@ RUNNER = Frozen(
     variable="RUNNER",
     name="runner",
     entry="runner/__main__.py",
-    one_file=True,
+    one_file=sys.platform != "linux",  # there it is packed by toolkit.standalone.one_file, which starts faster
     steps=70,
     excludes=_HEAVY + _UNUSED + _OURS,
     collect=("targets",),
-    drops=(r"^onnxruntime/capi/libonnxruntime\.so", r"^libreadline", r"^libtinfo"),
+    drops=(r"^onnxruntime/capi/libonnxruntime\.so", r"^libreadline", r"^libtinfo", r"_tests\.cpython"),
+    terse=True,
 )
 """Runs the bundle around it. Its answers come from onnxruntime, whatever the device has."""
 

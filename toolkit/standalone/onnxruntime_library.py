@@ -24,9 +24,10 @@ _LARGEST_BYTES = 2**28
 
 @dataclass(frozen=True, kw_only=True)
 class Library:
-    """The library, and the terms under which it may be passed on, by file name."""
+    """The library, its version, and the terms under which it may be passed on, by file name."""
 
     content: bytes
+    version: str
     terms: Mapping[str, str]
 
 
@@ -76,20 +77,26 @@ def _from_folder(folder: Path, architecture: str) -> Library:
             f"the onnxruntime in {folder} has no library for C programs", hint="pip install 'onnxruntime>=1.32'"
         )
     terms = {name: (folder / name).read_text("utf-8", "replace") for name in _TEXTS if (folder / name).is_file()}
-    return Library(content=_checked(found[0].read_bytes(), architecture, folder), terms=terms)
+    return Library(
+        content=_checked(found[0].read_bytes(), architecture, folder), version=_version(found[0].name), terms=terms
+    )
 
 
 def _from_wheel(wheel: Path, architecture: str) -> Library:
     try:
         with zipfile.ZipFile(wheel) as archive:
             texts = {name: text.decode("utf-8", "replace") for name, text in _members(archive, _TEXTS)}
-            content = next((c for _, c in _members(archive, ("capi/libonnxruntime.so.",))), None)
+            found = next(_members(archive, ("capi/libonnxruntime.so.",)), None)
     except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError) as error:
         said = getattr(error, "strerror", None) or str(error)
         raise InvalidInput(f"cannot read the wheel {wheel}: {said}", hint="pip download it again") from error
-    if content is None:
+    if found is None:
         raise InvalidInput(f"{wheel.name} holds no libonnxruntime.so", hint="give a wheel of onnxruntime 1.32 or later")
-    return Library(content=_checked(content, architecture, wheel), terms=texts)
+    return Library(content=_checked(found[1], architecture, wheel), version=_version(found[0]), terms=texts)
+
+
+def _version(file: str) -> str:
+    return file.partition(".so.")[2]
 
 
 def _members(archive: zipfile.ZipFile, beginnings: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:

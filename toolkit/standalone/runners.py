@@ -15,9 +15,10 @@ from targets.errors import MissingDependency
 from targets.stack import Stack
 from targets.target import Target, load_target
 from toolkit.backends.ahead_of_time.machines import MACHINES, Machine
-from toolkit.bundle.licences import Part, parts, python
+from toolkit.bundle.licences import Part, openssl, parts, python, terms
 from toolkit.emulator.cores import core_of
-from toolkit.standalone.c_runner import GLIBC, TERMS, c_runner, write_facts
+from toolkit.standalone.c_compiler import GLIBC
+from toolkit.standalone.c_runner import TERMS, c_runner, write_facts
 from toolkit.standalone.freezing import frozen_runner
 from toolkit.standalone.linked_runner import linked_runner
 
@@ -50,10 +51,10 @@ def put_runner(
         c_runner(machine, folder)
         write_facts(folder, stack)
         return parts(*_IN_C)
-    program, inside = frozen_runner(progress), [python(), *parts(*_FROZEN)]
+    program, inside = frozen_runner(progress), [python(), openssl(), *parts(*_FROZEN)]
     folder.mkdir()
     shutil.copy(program, folder / program.name)
-    (folder / TERMS).write_text(_texts(inside), "utf-8")
+    (folder / TERMS).write_text(terms(inside), "utf-8")
     return inside
 
 
@@ -72,7 +73,7 @@ def put_linked_runner(bundle: Path, program: Program, stack: Stack) -> list[Part
     inside = parts(*_LINKED)
     linked_runner(program, MACHINES[stack.machine], folder, runtime=stack.runtime)
     write_facts(folder, stack)
-    (folder / TERMS).write_text(_texts(inside), "utf-8")
+    (folder / TERMS).write_text(terms(inside), "utf-8")
     return inside
 
 
@@ -92,12 +93,3 @@ def machine_of(target: Target) -> Machine:
     except MissingDependency:  # a board's core that QEMU does not know, all of them Arm's; or a card's profile
         architecture = "aarch64" if "cpu" in target.parameters else platform.machine()
         return next(machine for machine in MACHINES.values() if machine.architecture == architecture)
-
-
-def _texts(inside: list[Part]) -> str:
-    blocks = []
-    for part in inside:
-        heading = f"{part.name} {part.version}: {part.licence or 'see below'}"
-        blocks.append(f"{heading}\n{'=' * len(heading)}\n")
-        blocks += [f"--- {name}\n\n{text.strip()}\n" for name, text in part.texts.items()]
-    return "\n".join(blocks)

@@ -38,7 +38,7 @@ def test_this_machines_library_is_that_of_this_environment() -> None:
 def test_another_machines_library_comes_out_of_a_wheel(tmp_path: Path) -> None:
     files = {"onnxruntime/capi/libonnxruntime.so.1.32.0": elf(OTHER), "onnxruntime/LICENSE": b"terms"}
     library = onnxruntime_library(OTHER, wheel(tmp_path / "o.whl", files))
-    assert (library.content, library.terms) == (elf(OTHER), {"LICENSE": "terms"})
+    assert (library.content, library.version, library.terms) == (elf(OTHER), "1.32.0", {"LICENSE": "terms"})
 
 
 def test_without_wheel_and_emulator_both_are_named() -> None:

@@ -28,6 +28,7 @@ _TYPES: Mapping[str, frozenset[str]] = {
     "CAST": _MOVED,
     "DEQUANTIZE": frozenset({"float16"}),
     "EQUAL": _NUMBERS | _TRUTHS,
+    "IF": _MOVED,
     "NEG": _NUMBERS,
     "SELECT_V2": _NUMBERS | _TRUTHS,
     "TILE": _NUMBERS | _TRUTHS,

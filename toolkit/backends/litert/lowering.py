@@ -66,7 +66,15 @@ def lowered(
     Raises:
         InvalidInput: operators have no form in the file; every one is named.
     """
-    lowering = Lowering(graph, edges)
+    lowering = Lowering(graph, edges, operators)
+    if refusals := lowering.walk(graph):
+        raise _refusal(refusals, elsewhere)
+    lowering.finish(graph)
+    return lowering
+
+
+def _walked(lowering: Lowering, graph: ir.Graph, *, to_the_end: bool) -> dict[ir.Node, str]:
+    operators = lowering.operators
     refusals: dict[ir.Node, str] = {}
     for step in steps(graph):
         try:
@@ -77,11 +85,10 @@ def lowered(
             operators[step.node.op_type](lowering, step)
         except Refused as reason:
             refusals[step.node] = str(reason)
+            if not to_the_end:
+                break
             lowering.stand_in(step)
-    if refusals:
-        raise _refusal(refusals, elsewhere)
-    lowering.finish(graph)
-    return lowering
+    return refusals
 
 
 def _refusal(refusals: Mapping[ir.Node, str], elsewhere: str) -> InvalidInput:
@@ -111,9 +118,10 @@ def _where(node: ir.Node) -> str:
 class Lowering:
     """What is known of each value so far, and the operators drafted. The methods are the words of lowerings."""
 
-    def __init__(self, graph: ir.Graph, edges: Edges) -> None:
+    def __init__(self, graph: ir.Graph, edges: Edges, operators: Mapping[str, Lower]) -> None:
         self.draft = Draft()
         self.edges = edges
+        self.operators = operators
         self.orders: dict[str, Order] = {}
         """In which order the network's inputs and outputs lie."""
         self.shuffled: dict[ir.Value, Array] = {}
@@ -128,6 +136,28 @@ class Lowering:
             self.draft.inputs[str(value.name)] = tensor
             self.orders[str(value.name)] = order
             self._views[value] = View(tensor, order)
+
+    # ---- a graph, and graphs within it
+
+    def walk(self, graph: ir.Graph, *, to_the_end: bool = True) -> dict[ir.Node, str]:
+        """Draft every operator of `graph`; those that cannot be written, and why, or the first of them."""
+        return _walked(self, graph, to_the_end=to_the_end)
+
+    def body(self, graph: ir.Graph, outer: Mapping[ir.Value, Tensor]) -> Draft:
+        """The network of a branch, whose inputs are the values `outer` of the graph around it.
+
+        Raises:
+            Refused: it holds an operator that cannot be written.
+        """
+        inner = Lowering(graph, Edges(), self.operators)
+        for value, tensor in outer.items():
+            given = Tensor(str(value.name), tensor.shape, tensor.dtype)
+            inner.draft.inputs[str(value.name)] = given
+            inner._views[value] = View(given, identity(len(tensor.shape)))
+        for node, why in inner.walk(graph, to_the_end=False).items():
+            raise Refused(f"holds {node.op_type} {node.name or node.outputs[0].name!r}, which {why}")
+        inner.finish(graph)
+        return inner.draft
 
     # ---- what is known of a value
 
@@ -304,6 +334,7 @@ class Lowering:
         quantization: Quantization | None = None,
         options: Mapping[str, Any] | None = None,
         name: str = "",
+        bodies: Mapping[str, Draft] | None = None,
     ) -> Tensor:
         """Draft an operator with one result.
 
@@ -313,7 +344,7 @@ class Lowering:
         if other := refused_type(code, inputs):
             raise Refused(f"computes in {other}")
         result = Tensor(name, tuple(int(s) for s in shape), dtype, quantization)
-        self.draft.operators.append(Operator(code, list(inputs), [result], options or {}))
+        self.draft.operators.append(Operator(code, list(inputs), [result], options or {}, bodies or {}))
         return result
 
     def split(self, tensor: Tensor, pieces: Sequence[Tensor], axis: int) -> None:

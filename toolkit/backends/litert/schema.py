@@ -59,6 +59,7 @@ OPERATORS: Mapping[str, _Operator] = {
     "GREATER": (61, "GreaterOptions"),
     "GREATER_EQUAL": (62, "GreaterEqualOptions"),
     "HARD_SWISH": (117, "HardSwishOptions"),
+    "IF": (118, "IfOptions"),
     "L2_NORMALIZATION": (11, "L2NormOptions"),
     "LEAKY_RELU": (98, "LeakyReluOptions"),
     "LESS": (58, "LessOptions"),
@@ -122,7 +123,8 @@ OPTIONS: Mapping[str, int] = {
     "TransposeConvOptions": 49, "TileOptions": 51, "EqualOptions": 53, "PowOptions": 56, "ArgMinOptions": 57,
     "LogicalOrOptions": 60, "LogicalAndOptions": 62, "LogicalNotOptions": 63, "ResizeNearestNeighborOptions": 74,
     "LeakyReluOptions": 75, "SquaredDifferenceOptions": 76, "MirrorPadOptions": 77, "AbsOptions": 78,
-    "SplitVOptions": 79, "CosOptions": 84, "QuantizeOptions": 89, "HardSwishOptions": 91, "DepthToSpaceOptions": 94,
+    "SplitVOptions": 79, "CosOptions": 84, "QuantizeOptions": 89, "HardSwishOptions": 91, "IfOptions": 92,
+    "DepthToSpaceOptions": 94,
     "SelectV2Options": 98, "BatchMatMulOptions": 101, "BroadcastToOptions": 104, "GeluOptions": 116,
 }  # fmt: skip
 """Number of each table in the union of options."""
@@ -208,6 +210,7 @@ TABLES: Mapping[str, Mapping[str, Field]] = {
     "FullyConnectedOptions": {"fused_activation_function": Field(0, "int8"), "keep_num_dims": Field(2, "bool")},
     "GatherOptions": {"axis": Field(0, "int32")},
     "GeluOptions": {"approximate": Field(0, "bool")},
+    "IfOptions": {"then_subgraph_index": Field(0, "int32"), "else_subgraph_index": Field(1, "int32")},
     "L2NormOptions": {"fused_activation_function": Field(0, "int8")},
     "LeakyReluOptions": {"alpha": Field(0, "float32")},
     "MirrorPadOptions": {"mode": Field(0, "int8")},

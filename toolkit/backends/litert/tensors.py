@@ -74,12 +74,17 @@ class Tensor:
 
 @dataclass(eq=False)
 class Operator:
-    """`code` as the schema names it; `options` are fields of its table. An input that is left out is None."""
+    """`code` as the schema names it; `options` are fields of its table. An input that is left out is None.
+
+    `bodies` are networks of their own by the option that gives their number: of a branch, whose inputs are those of the
+    operator behind its condition.
+    """
 
     code: str
     inputs: list[Tensor | None]
     outputs: list[Tensor]
     options: Mapping[str, Any] = field(default_factory=dict)
+    bodies: Mapping[str, Draft] = field(default_factory=dict)
 
 
 @dataclass

@@ -22,54 +22,55 @@ EDGES_KEY = "toolkit.edges"
 
 def file_bytes(draft: Draft, name: str, edges: Mapping[str, Any]) -> bytes:
     """The content of a .tflite."""
-    tables = _Tables()
-    operators = [tables.operator(operator) for operator in draft.operators]
-    maps = [[{"name": key, "tensor_index": tables.tensor(t)} for key, t in side.items()]
+    file = _File()
+    number, tensors = file.subgraph(draft, name)
+    assert number == 0
+    maps = [[{"name": key, "tensor_index": tensors.number(t)} for key, t in side.items()]
             for side in (draft.inputs, draft.outputs)]  # fmt: skip
     described = json.dumps(edges, sort_keys=True, separators=(",", ":")).encode()
-    metadata = [{"name": EDGES_KEY, "buffer": tables.buffer(described)}]
+    metadata = [{"name": EDGES_KEY, "buffer": file.buffer(described)}]
     return pack(
         {
             "version": 3,
-            "operator_codes": tables.codes,
-            "subgraphs": [
-                {
-                    "tensors": tables.tensors,
-                    "inputs": [entry["tensor_index"] for entry in maps[0]],
-                    "outputs": [entry["tensor_index"] for entry in maps[1]],
-                    "operators": operators,
-                    "name": name,
-                }
-            ],
+            "operator_codes": file.codes,
+            "subgraphs": file.subgraphs,
             "description": "written by toolkit",
-            "buffers": [{"data": content} if content else {} for content in tables.buffers],
+            "buffers": [{"data": content} if content else {} for content in file.buffers],
             "metadata": metadata,
             "signature_defs": [{"inputs": maps[0], "outputs": maps[1], "signature_key": SIGNATURE_KEY}],
         }
     )
 
 
-class _Tables:
-    """The numbered lists of a file, each entry once."""
+class _File:
+    """The numbered lists of a file, each entry once: networks, operator codes, buffers."""
 
     def __init__(self) -> None:
-        self.tensors: list[dict[str, Any]] = []
+        self.subgraphs: list[dict[str, Any]] = []
         self.codes: list[dict[str, Any]] = []
         self.buffers: list[bytes] = [b""]  # the first is that of tensors without values
-        self._tensors: dict[int, int] = {}
-        self._kept: list[Tensor] = []
         self._codes: dict[tuple[str, int], int] = {}
         self._buffers: dict[bytes, int] = {}
-        self._constants: dict[Any, int] = {}
 
-    def operator(self, operator: Operator) -> dict[str, Any]:
+    def subgraph(self, draft: Draft, name: str) -> tuple[int, _Tensors]:
+        """The number of a network, which is written before those of its branches, and the numbers of its tensors."""
+        number, tensors = len(self.subgraphs), _Tensors(self)
+        row: dict[str, Any] = {}
+        self.subgraphs.append(row)
+        operators = [self.operator(operator, tensors, name) for operator in draft.operators]
+        ends = [[tensors.number(t) for t in side.values()] for side in (draft.inputs, draft.outputs)]
+        row |= {"tensors": tensors.rows, "inputs": ends[0], "outputs": ends[1], "operators": operators, "name": name}
+        return number, tensors
+
+    def operator(self, operator: Operator, tensors: _Tensors, name: str) -> dict[str, Any]:
         row: dict[str, Any] = {
             "opcode_index": self.code(operator.code, version_of(operator)),
-            "inputs": [-1 if t is None else self.tensor(t) for t in operator.inputs],
-            "outputs": [self.tensor(t) for t in operator.outputs],
+            "inputs": [-1 if t is None else tensors.number(t) for t in operator.inputs],
+            "outputs": [tensors.number(t) for t in operator.outputs],
         }
+        bodies = {key: self.subgraph(body, f"{name}/{key}")[0] for key, body in operator.bodies.items()}
         if table := OPERATORS[operator.code][1]:
-            row |= {"builtin_options_type": OPTIONS[table], "builtin_options": operator.options}
+            row |= {"builtin_options_type": OPTIONS[table], "builtin_options": {**operator.options, **bodies}}
         return row
 
     def code(self, code: str, version: int) -> int:
@@ -79,14 +80,31 @@ class _Tables:
             self.codes.append({"deprecated_builtin_code": min(number, 127), "version": version, "builtin_code": number})
         return self._codes[code, version]
 
-    def tensor(self, tensor: Tensor) -> int:
-        if id(tensor) not in self._tensors:
+    def buffer(self, content: bytes) -> int:
+        if content not in self._buffers:
+            self._buffers[content] = len(self.buffers)
+            self.buffers.append(content)
+        return self._buffers[content]
+
+
+class _Tensors:
+    """The tensors of one network, each once; equal constants are one tensor."""
+
+    def __init__(self, file: _File) -> None:
+        self.file = file
+        self.rows: list[dict[str, Any]] = []
+        self._numbers: dict[int, int] = {}
+        self._kept: list[Tensor] = []
+        self._constants: dict[Any, int] = {}
+
+    def number(self, tensor: Tensor) -> int:
+        if id(tensor) not in self._numbers:
             self._kept.append(tensor)
-            self._tensors[id(tensor)] = self._new(tensor)
-        return self._tensors[id(tensor)]
+            self._numbers[id(tensor)] = self._new(tensor)
+        return self._numbers[id(tensor)]
 
     def _new(self, tensor: Tensor) -> int:
-        buffer = 0 if tensor.data is None else self.buffer(_stored(tensor))
+        buffer = 0 if tensor.data is None else self.file.buffer(_stored(tensor))
         key = (tensor.shape, tensor.dtype, buffer, tensor.quantization)
         if buffer and key in self._constants:
             return self._constants[key]
@@ -94,15 +112,9 @@ class _Tables:
         row |= {"name": tensor.name, "has_rank": True}
         if (q := tensor.quantization) is not None:
             row["quantization"] = {"scale": q.scale, "zero_point": q.zero_point, "quantized_dimension": q.axis}
-        self.tensors.append(row)
-        self._constants[key] = len(self.tensors) - 1
-        return len(self.tensors) - 1
-
-    def buffer(self, content: bytes) -> int:
-        if content not in self._buffers:
-            self._buffers[content] = len(self.buffers)
-            self.buffers.append(content)
-        return self._buffers[content]
+        self.rows.append(row)
+        self._constants[key] = len(self.rows) - 1
+        return len(self.rows) - 1
 
 
 def _stored(tensor: Tensor) -> bytes:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from toolkit.backends.litert.lowering import Lower
 from toolkit.backends.litert.operators import (
     arithmetic,
+    branches,
     convolutions,
     functions,
     movements,
@@ -21,7 +22,8 @@ from toolkit.backends.litert.operators import (
 __all__ = ["OPERATORS"]
 
 _FAMILIES = (
-    arithmetic, convolutions, functions, movements, normalizations, pooling, products, reductions, resizing, rounding,
+    arithmetic, branches, convolutions, functions, movements, normalizations, pooling, products, reductions, resizing,
+    rounding,
 )  # fmt: skip
 
 OPERATORS: Mapping[str, Lower] = {name: lower for family in _FAMILIES for name, lower in family.LOWERINGS.items()}
