@@ -1,5 +1,5 @@
 """The zoo: networks that come with the toolkit, by name."""
 
-from toolkit.models.registry import Entry, entry, names
+from toolkit.models.registry import Entry, configured, entries, entry, is_name, names
 
-__all__ = ["Entry", "entry", "names"]
+__all__ = ["Entry", "configured", "entries", "entry", "is_name", "names"]

@@ -16,6 +16,7 @@ from passes.context import Batch
 from passes.dataset import Dataset, Sample
 from targets.errors import InvalidInput
 from toolkit.rng import generator
+from toolkit.training.sampling import Sampling
 
 __all__ = ["HELD_BYTES", "Batches", "held_out"]
 
@@ -35,9 +36,11 @@ class Batches:
         seed: Of the orders.
         inputs: Names of the inputs in the order in which the model takes them; those of the samples where empty.
         held_bytes: See HELD_BYTES.
+        sampling: Draws what an epoch learns from; all samples once, at random, where None.
 
     Raises:
-        InvalidInput: there are no samples, one lacks an input, or their shapes differ and they cannot be joined.
+        InvalidInput: there are no samples, one lacks an input, or their shapes differ and they cannot be joined; or
+            they are drawn by number and more than what is held.
     """
 
     data: Dataset
@@ -45,6 +48,7 @@ class Batches:
     seed: int
     inputs: tuple[str, ...] = ()
     held_bytes: int = HELD_BYTES
+    sampling: Sampling | None = None
 
     def __len__(self) -> int:
         return ceil(len(self.data) / self.size)
@@ -53,10 +57,16 @@ class Batches:
         """The batches of one epoch from number `start` on; every epoch has an order of its own."""
         rng = generator(self.seed, "training", "order", str(epoch))
         if self._held is not None:
-            order = rng.permutation(len(self._held))
-            numbered: Iterator[_Numbered] = ((int(i), self._held[i]) for i in order)
-        else:
+            held, count = self._held, len(self._held)
+            order = rng.permutation(count) if self.sampling is None else self.sampling.draw(epoch, count, rng)
+            numbered: Iterator[_Numbered] = ((int(i), held[i]) for i in order)
+        elif self.sampling is None:
             numbered = _shuffled_as_read(enumerate(self.data), rng, self.held_bytes)
+        else:
+            raise InvalidInput(
+                f"{self.data.name} is larger than the {self.held_bytes >> 20} MiB that can be drawn from by number",
+                hint="leave the curriculum out, or train on fewer samples",
+            )
         return self._joined(numbered, start)
 
     def in_order(self) -> Iterator[Batch]:

@@ -1,15 +1,24 @@
-"""AdamW with the rate of each step: a warm-up, then half a cosine down to nothing."""
+"""AdamW with the rate of each step: a warm-up, then half a cosine down to nothing; and what may take their place."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import cos, pi
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
 
 from targets.errors import InvalidInput
 
-__all__ = ["optimizer_for", "share_of_rate"]
+__all__ = ["MakeOptimizer", "Schedule", "name_of", "optimizer_for", "share_of_rate"]
+
+MakeOptimizer: TypeAlias = Callable[[nn.Module, float, float], torch.optim.Optimizer]
+"""From a model, the highest rate and the weight decay to what updates the model. Each step sets `lr` of every group to
+the rate of the step, times `share` of the group where it has one."""
+
+Schedule: TypeAlias = Callable[[int, int, float], float]
+"""From a step, the number of steps and the share of them that warms up to the part of the highest rate."""
 
 
 def optimizer_for(model: nn.Module, rate: float, weight_decay: float) -> torch.optim.AdamW:
@@ -39,3 +48,20 @@ def share_of_rate(step: int, steps: int, warm_up: float) -> float:
     if step < rising:
         return (step + 1) / (rising + 1)
     return (1 + cos(pi * (step - rising) / max(1, steps - rising))) / 2
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """What stands for an optimizer or a schedule in the key of a training.
+
+    Raises:
+        InvalidInput: it has no name of its own, so that two of them could not be told apart.
+    """
+    if stated := getattr(function, "key", None):
+        return str(stated)
+    name = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', '<')}"
+    if "<" in name:
+        raise InvalidInput(
+            f"{function!r} has no name that a checkpoint could go by",
+            hint="give a function of a module, or an object with a `key` that says all that decides it",
+        )
+    return name

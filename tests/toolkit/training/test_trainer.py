@@ -237,7 +237,7 @@ def test_a_loss_that_is_lost_says_where() -> None:
 
     error = refused(settings=Settings(batch=32), loss=loss)
     assert str(error) == "test: the loss is not finite in epoch 2, batch 2"
-    assert "lower the pass's rate" in error.hint
+    assert "lower the rate" in error.hint
 
 
 def test_batches_are_even_and_each_sample_comes_once_an_epoch() -> None:

@@ -1,0 +1,1 @@
+"""Networks for edge devices that are made from a typed config: one module a blueprint."""

@@ -1,0 +1,30 @@
+"""Softmax over the positions that count.
+
+    w = keep · exp(s − max s) / Σ keep · exp(s − max s),  s = keep · score
+
+The mask multiplies: scores of what is kept away become 0, not a large negative number, which would leave 8 bits no
+steps for the others once the network is quantized.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["masked_softmax"]
+
+
+def masked_softmax(scores: Tensor, keep: Tensor) -> Tensor:
+    """Weights over the last axis, of the type of `scores`, computed in float32.
+
+    Args:
+        scores: (..., n).
+        keep: Broadcasts with `scores`; 1 where a position counts, 0 where it does not; some position counts.
+
+    Returns:
+        (..., n): they add up to 1, and are exactly 0 where `keep` is.
+    """
+    keep = keep.float() if keep.dtype in (torch.bool, torch.float16, torch.bfloat16) else keep
+    wide = (scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores) * keep
+    powers = torch.exp(wide - wide.amax(-1, keepdim=True)) * keep
+    return (powers / powers.sum(-1, keepdim=True)).to(scores.dtype)

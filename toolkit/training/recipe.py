@@ -1,0 +1,183 @@
+"""A training as a file: what network, on which data, for how long, and with which methods."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from targets.errors import InvalidInput, ToolkitError
+from toolkit.models.registry import entry, names
+from toolkit.models.trained_folder import RECIPE
+
+__all__ = [
+    "CurriculumMethod", "DistilMethod", "Methods", "SymplecticMethod", "TrainRecipe", "TransferMethod", "load_recipe",
+    "parse_recipe",
+]  # fmt: skip
+
+_Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class CurriculumMethod(_Strict):
+    """Easy samples first: see `toolkit.training.curriculum`."""
+
+    epochs: Annotated[int, Field(ge=1)] = 5
+    """Until every sample may be drawn."""
+    start: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Share of the samples, the easiest ones, that the first batches are drawn from."""
+
+
+class TransferMethod(_Strict):
+    """Start from a trained network, and let its layers learn one after the other: see `toolkit.training.transfer`."""
+
+    start_from: str
+    """A folder that `toolkit train` made, or a network of the zoo that has shipped weights."""
+    thaw_every: Annotated[int, Field(ge=0)] = 1
+    """Epochs until the next group of layers, counted from the outputs, learns as well; 0 lets all learn at once."""
+    decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """The rate of a group over that of the one behind it."""
+
+
+class DistilMethod(_Strict):
+    """Learn from the answers of a trained network as well as from the labels: see `passes.torch_level.objectives`."""
+
+    teacher: str
+    """A folder that `toolkit train` made, or a network of the zoo that has shipped weights."""
+    temperature: Annotated[float, Field(gt=0)] = 2.0
+
+
+class SymplecticMethod(_Strict):
+    """Leapfrog with friction in place of AdamW: see `toolkit.training.symplectic`. It wants rates of about 0.1."""
+
+    friction: Annotated[float, Field(ge=0)] = 1.0
+
+
+class Methods(_Strict):
+    """What is added to the plain training. All are off by default: see `python -m toolkit.bench.training_cost`."""
+
+    curriculum: CurriculumMethod | None = None
+    transfer: TransferMethod | None = None
+    distil: DistilMethod | None = None
+    symplectic: SymplecticMethod | None = None
+    recompute: bool = False
+    """Compute inner values again for the gradient instead of holding them: see `toolkit.training.recomputing`."""
+
+
+class TrainRecipe(_Strict):
+    """Every field but `model` may be left out; a flag beats the file."""
+
+    model: str
+    config: dict[str, Any] = Field(default_factory=dict)
+    data: str | None = None
+    validation: str | None = None
+    preprocess: str | None = None
+    epochs: Annotated[int, Field(ge=1, le=1_000_000)] = 20
+    rate: Annotated[float, Field(gt=0, le=100)] = 3e-3
+    batch: Annotated[int, Field(ge=1, le=1_000_000)] = 64
+    weight_decay: Annotated[float, Field(ge=0, le=100)] = 1e-2
+    warm_up: _Share = 0.05
+    patience: Annotated[int, Field(ge=0)] = 10
+    held_out: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    device: Literal["cpu", "cuda"] = "cpu"
+    amp: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    methods: Methods = Field(default_factory=Methods)
+    output: str | None = None
+
+    def to_data(self) -> dict[str, Any]:
+        """As recipe.yaml holds it; where it went is left out."""
+        return self.model_dump(exclude={"output"}, exclude_none=True)
+
+
+def load_recipe(named: str) -> TrainRecipe:
+    """A recipe's file, the folder of a training, or the name of a network, which stands for the default recipe.
+
+    Raises:
+        InvalidInput: the file cannot be read, or a field is unknown, of another type, or out of range.
+        UnknownName: there is neither such a file nor such a network.
+    """
+    path = Path(named)
+    if path.is_dir() and (path / RECIPE).is_file():
+        path = path / RECIPE
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        return parse_recipe(_read(path), str(path))
+    return TrainRecipe(model=entry(named).name)
+
+
+def _read(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text("utf-8"))
+    except OSError as error:
+        raise InvalidInput(f"cannot read {path}: {error.strerror}", hint="check the path") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InvalidInput(
+            f"{path} is not YAML: {' '.join(str(error).split())[:200]}", hint="correct the line it names"
+        ) from error
+
+
+def parse_recipe(fields: Any, where: str) -> TrainRecipe:
+    """A recipe from the mapping that a file holds.
+
+    Raises:
+        InvalidInput: see `load_recipe`.
+    """
+    if not isinstance(fields, Mapping):
+        raise InvalidInput(f"{where} is not a mapping of fields", hint=f"fields: {', '.join(TrainRecipe.model_fields)}")
+    try:
+        recipe = TrainRecipe.model_validate(fields)
+    except ValidationError as error:
+        raise _refusal(where, error.errors()[0]) from error
+    try:
+        entry(recipe.model)
+    except ToolkitError as error:
+        raise InvalidInput(f"{where}: model: {error.problem}", hint=error.hint) from error
+    return recipe
+
+
+def _refusal(where: str, error: ErrorDetails) -> InvalidInput:
+    at = ".".join(map(str, error["loc"]))
+    owner = _owner(error["loc"][:-1])
+    known = list(owner.model_fields)
+    if error["type"] == "extra_forbidden":
+        near = get_close_matches(str(error["loc"][-1]), known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"fields: {', '.join(known)}"
+        return InvalidInput(f"{where}: there is no field {at}", hint=hint)
+    if error["type"] == "missing":
+        hint = f"networks: {', '.join(names())}" if at == "model" else f"fields: {', '.join(known)}"
+        return InvalidInput(f"{where}: {at} is missing", hint=hint)
+    given = repr(error["input"])
+    shown = given if len(given) <= 60 else given[:57] + "..."
+    hint = _hint(at, error["input"])
+    return InvalidInput(f"{where}: {at} = {shown} is not allowed: {error['msg'].lower()}", hint=hint)
+
+
+def _hint(at: str, given: Any) -> str:
+    """What to write instead; YAML 1.1 reads 3e-3 as a text."""
+    if isinstance(given, str):
+        try:
+            return f"write the number without quotes and with a point: {at}: {float(given)!r}"
+        except ValueError:
+            return "give a value of that type, without a unit"
+    return "give a value of that type and range"
+
+
+def _owner(place: tuple[int | str, ...]) -> type[BaseModel]:
+    """The class of the mapping that a field stands in."""
+    found: type[BaseModel] = TrainRecipe
+    inner: dict[str, type[BaseModel]] = {
+        "methods": Methods, "curriculum": CurriculumMethod, "transfer": TransferMethod, "distil": DistilMethod,
+        "symplectic": SymplecticMethod,
+    }  # fmt: skip
+    for part in place:
+        found = inner.get(str(part), found)
+    return found
