@@ -6,6 +6,7 @@
     estimate = toolkit.estimate(model, target="raspberry_pi_4")
     answer = toolkit.check(model, target="coral_tpu", limits={"latency_s": 0.02})
     answers = toolkit.load("build/digits-jetson_nano")(image)
+    folder = toolkit.train("separable_vision", epochs=10).folder
 
 Importing this module loads neither torch nor onnx.
 """
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
     from targets.estimate import Estimate
     from toolkit.bundle.bundle import Bundle
     from toolkit.checking import Answer
+    from toolkit.training.session import Outcome
 
-__all__ = ["__version__", "check", "compile", "estimate", "load"]
+__all__ = ["__version__", "check", "compile", "estimate", "load", "train"]
 
 
 def compile(model: Any = None, target: str = "desktop_cpu", **options: Any) -> Bundle:
@@ -50,3 +52,12 @@ def load(path: str) -> Bundle:
     from toolkit.bundle.bundle import open_bundle
 
     return open_bundle(path)
+
+
+def train(recipe: str, *, force: bool = False, **fields: Any) -> Outcome:
+    """Train a recipe's file, or a network of the zoo by its name. See `toolkit.training.recipe` for `fields`."""
+    from toolkit.training.recipe import load_recipe, parse_recipe
+    from toolkit.training.session import train as run
+
+    loaded = load_recipe(recipe)
+    return run(parse_recipe({**loaded.model_dump(), **fields}, "the call") if fields else loaded, force=force)

@@ -36,7 +36,12 @@ def cache_folder() -> Path:
     """TOOLKIT_CACHE, else edge-toolkit under the user's cache folder."""
     if stated := os.environ.get("TOOLKIT_CACHE"):
         return Path(stated)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edge-toolkit"
+    if stated := os.environ.get("XDG_CACHE_HOME"):
+        return Path(stated) / "edge-toolkit"
+    try:
+        return Path.home() / ".cache" / "edge-toolkit"
+    except RuntimeError as error:  # no HOME, and a user that the system does not know
+        raise InvalidInput("there is no home folder to keep a cache in", hint="set HOME, or TOOLKIT_CACHE") from error
 
 
 @cache

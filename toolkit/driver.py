@@ -13,6 +13,7 @@ from passes.compare import compare_metric
 from passes.context import Budget, Context, Fit
 from passes.dataset import Dataset
 from passes.metric import TOP1
+from passes.onnx_level.branch_shares import has_branches, note_branch_shares
 from passes.onnx_level.shorten_names import names_of
 from passes.program import Level, Program
 from passes.proof import MetricChange, Proof
@@ -166,7 +167,7 @@ def compile_model(model: Any = None, *, target: str, **options: Any) -> Bundle:
             verdict=judge(after, Limits.of(device)),
             artifact=artifact,
             sizes_bytes=(len(before.onnx_bytes), (scratch / artifact.file).stat().st_size),
-            versions=library_versions(),
+            versions=library_versions(stack.machine),
             overall=_overall(source, program, recipe, ctx),
             layers=layer_rows(shown, ctx.proof_data(shown), opts.progress),
         )
@@ -246,7 +247,20 @@ def float_program(source: Source, stack: Stack, opts: Options) -> Program:
         return source.program
     recipe = RECIPES["float32"](stack, source.program.level)
     ctx = Context(stack=stack, seed=opts.seed, progress=opts.progress)
-    return run(recipe, source.program, ctx, cache=_cache(opts), fingerprint=fingerprint(), note=opts.note).program
+    program = run(recipe, source.program, ctx, cache=_cache(opts), fingerprint=fingerprint(), note=opts.note).program
+    return _with_branch_shares(program, source, opts)
+
+
+def _with_branch_shares(program: Program, source: Source, opts: Options) -> Program:
+    """The same graph; where it branches and there are samples, with how often they take each branch."""
+    if not has_branches(program.graph):
+        return program
+    given = load_data(opts.data, program.signature, preprocess=opts.preprocess) if opts.data is not None else None
+    if (data := given or source.data) is None:
+        return program
+    model = program.clone()
+    note_branch_shares(model, data)
+    return program.with_model(model)
 
 
 def sprawls(program: Program) -> bool:

@@ -25,7 +25,7 @@ def inspect_model(model: Any = None, **options: Any) -> dict[str, Any]:
     nodes = Counter(node.op_type for node in program.graph.all_nodes() if node.op_type != "Constant")
     macs: Counter[str] = Counter()
     for op in work.operators:
-        macs[op.op_type] += op.macs * op.repeats
+        macs[op.op_type] += round(op.macs * op.repeats)
     total = sum(macs.values()) or 1
     return {
         "schema": "toolkit.inspect/1",

@@ -106,7 +106,7 @@ def _check_model(model: str | None, folder: Path) -> None:
     """A name that nothing answers to is refused now; whether the model loads is seen when it is compiled."""
     from toolkit import models
 
-    if model is None or model in models.names() or (folder / model).is_file():
+    if model is None or models.is_name(model) or (folder / model).is_file():
         return
     module, colon, _ = model.partition(":")
     if colon and (_in_folder(folder, module) or _importable(module)):
@@ -115,7 +115,7 @@ def _check_model(model: str | None, folder: Path) -> None:
         raise InvalidInput(f"there is no module {module!r}", hint="name one that `python -m` finds from this folder")
     if Path(model).suffix or "/" in model:
         raise InvalidInput(f"there is no file {model}", hint="check the path")
-    raise UnknownName("model", model, models.names())
+    raise UnknownName("model", model.partition("@")[0], models.names())
 
 
 def _in_folder(folder: Path, module: str) -> bool:

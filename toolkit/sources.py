@@ -20,6 +20,7 @@ from toolkit.finite_weights import check_module_weights
 from toolkit.fixed_inputs import Fixed, fix_module, parse_fixed
 from toolkit.input_shapes import parse_input, varying, zeros
 from toolkit.model_files import read_onnx, read_pickle, read_pt2, read_torchscript
+from toolkit.models.trained_folder import is_trained, open_trained
 from toolkit.names import IN_MEMORY
 from toolkit.untrusted import file_kind
 
@@ -55,8 +56,8 @@ def load_source(
     """Load a model.
 
     Args:
-        model: None for the built-in example; a zoo name; `module:factory`; a path to .onnx, .pt2, .pt (TorchScript);
-            or an nn.Module or ExportedProgram in memory.
+        model: None for the built-in example; a zoo name, or NAME@width=16 with other settings than its own;
+            `module:factory`; a path to .onnx, .pt2, .pt (TorchScript); or an nn.Module or ExportedProgram in memory.
         inputs: Shapes where the source does not say them, as `1x3x224x224`, `name=1x3x224x224` or
             `name=1x16:int64`; a letter in place of a number is a dimension that varies.
         fixed: Inputs that become constants, as `sr=16000`.
@@ -89,22 +90,38 @@ def _load_named(spec: str, stated: Stated, trust: bool) -> Source:
     if spec == IN_MEMORY:
         raise UsageError("this recipe was made from a model in memory", hint="name the model: --model")
     path = Path(spec)
-    if spec in models.names() and not path.exists():
-        entry = models.entry(spec)
-        source = _from_object((entry.build(), entry.example()), spec, spec, stated)
-        return Source(spec=spec, program=source.program, data=entry.calibration(), validation=entry.validation(),
-                      training=entry.training())  # fmt: skip
+    if models.is_name(spec) and not path.exists():
+        entry, config = models.configured(spec)
+        source = _from_object((entry.build(config), entry.example(config)), entry.name, spec, stated)
+        judge = entry.validation(config) if entry.is_trained else None
+        return Source(spec=spec, program=source.program, data=entry.calibration(config), validation=judge,
+                      training=entry.training(config))  # fmt: skip
     if path.is_file():
         return _from_file(path, stated, trust)
     if ":" in spec and path.suffix != ".onnx":
         return _from_object(load_factory(spec), _factory_name(spec), spec, stated)
+    if is_trained(path):
+        return _from_trained(path, stated)
     if path.is_dir():
         raise InvalidInput(
             f"{spec} is a folder, not a model", hint="name a file; a finished bundle goes to `toolkit verify`"
         )
     if path.suffix or "/" in spec:
         raise InvalidInput(f"there is no file {spec}", hint="check the path")
-    raise UnknownName("model", spec, models.names())
+    raise UnknownName("model", spec.partition("@")[0], models.names())
+
+
+def _from_trained(path: Path, stated: Stated) -> Source:
+    """What `toolkit train` left, with the zoo's data unless it was trained on the user's."""
+    from dataclasses import replace
+
+    found = open_trained(path)
+    zoo, config = found.entry, found.config
+    source = _from_object((found.model, zoo.example(config)), path.resolve().name, str(path), stated)
+    if found.own_data:
+        return source
+    return replace(source, data=zoo.calibration(config), validation=zoo.validation(config),
+                   training=zoo.training(config))  # fmt: skip
 
 
 # ---- files
@@ -163,8 +180,16 @@ def _from_object(model: Any, name: str, spec: str, stated: Stated) -> Source:
         signature=signature_of(model, example, dynamic),
         example=example,
         assumed=varying(specs, list(example)) if given is None else {},
+        facts=_facts(model),
     )
     return Source(spec=spec, program=program)
+
+
+def _facts(model: nn.Module) -> frozenset[str]:
+    """What is known of a module before any pass: whether it rounds to grids as it computes."""
+    from passes.fake_quant import FakeQuantize
+
+    return frozenset({"fake_quantized"}) if any(isinstance(m, FakeQuantize) for m in model.modules()) else frozenset()
 
 
 def _traced(model: nn.Module, example: Mapping[str, Array], name: str) -> nn.Module:

@@ -36,7 +36,7 @@ OPERATOR = keys(
 ESTIMATE = keys(
     "schema model stack runtime fixed_s latency_s latency_interval_s weight_bytes activation_bytes peak_memory_bytes "
     "memory_parts_bytes memory_interval_bytes energy_j energy_interval_j calibrated extrapolated provenance "
-    "memory_provenance energy_provenance assumed_dtype",
+    "memory_provenance energy_provenance assumed_dtype instructions instructions_interval instructions_provenance",
     operators=[OPERATOR],
 )
 PLAN = ESTIMATE | keys(
@@ -161,6 +161,17 @@ DOCUMENTS: Mapping[str, tuple[str, Document]] = {
     "passes": (
         "passes",
         keys("schema recipes", passes=[keys("name kind level needs gives breaks settings summary")]),
+    ),
+    "models": ("models", keys("schema", models=[keys("name family summary use_case targets", refused=ANY)])),
+    "model": (
+        "models sliding_conv",
+        keys(
+            "schema name family summary use_case targets trained parameters macs weight_bytes description",
+            refused=ANY,
+            inputs=[keys("name dtype shape")],
+            outputs=[keys("name dtype shape")],
+            config=[keys("name allowed default meaning value")],
+        ),
     ),
     "doctor": ("doctor", keys("schema ok", findings=[keys("name ok required found hint")])),
     "cache": (

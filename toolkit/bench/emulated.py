@@ -3,10 +3,12 @@
     python -m toolkit.bench.emulated [--json] [--write ROWS.csv] [--stack STACK]... [NETWORK ...]
 
 Trained networks are compiled for each stack and asked what they were not calibrated on, on QEMU's core of the target:
-SQNR of all answers against float32, share of equal decisions, accuracy where there are labels, bytes of the file and of
-the network in memory, instructions of one inference and their kinds. Counts are the same on every run and are no times.
-`--write` keeps them as rows for who fits a cost model: a network, its multiply-accumulates, the processor. Wants QEMU,
-and for all but programs `toolkit doctor --install-emulator`.
+SQNR of all answers against float32, share of equal decisions, accuracy where there are labels, bytes of the file, of
+all memory and of the network in it, instructions of one inference and their kinds. Counts are the same on every run and
+are no times. Behind them stands what a bundle for the stack ships to be run without Python: in C with onnxruntime's
+library beside it, linked to the network, or frozen; its bytes, and whether its self-test passes there. `--write` keeps
+the counts as rows: a network, its multiply-accumulates, the processor. Wants QEMU, for all but programs `toolkit doctor
+--install-emulator`, and PyInstaller for the desktop's runner.
 """
 
 from __future__ import annotations
@@ -15,9 +17,11 @@ import argparse
 import csv
 import json
 import logging
+import platform
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from itertools import islice
 from math import isinf
@@ -30,15 +34,18 @@ import numpy as np
 from passes.compare import errors, sqnr_db
 from passes.dataset import Array, Dataset, Sample
 from passes.onnxruntime import Session
-from targets.errors import ToolkitError
+from targets.errors import MissingDependency, ToolkitError
 from targets.graph import read_workload
+from targets.target import load_stack, load_target
 from toolkit import units
 from toolkit.backends.ahead_of_time import Instructions
 from toolkit.bench.peers import plain_export
 from toolkit.bench.trained import TASKS, Task
+from toolkit.bundle.bundle import Bundle
 from toolkit.driver import compile_model
 from toolkit.sources import load_source
-from toolkit.verify.emulation import emulated_answers
+from toolkit.standalone.runners import machine_of, makes_programs
+from toolkit.verify.emulation import emulated_answers, runner_test
 
 __all__ = ["NETWORKS", "STACKS", "Row", "emulated_rows"]
 
@@ -51,6 +58,7 @@ STACKS = (
     "raspberry_pi_4/program-armv7-int8",
     "coral_dev_board/pcie",
     "jetson_nano/tensorrt-fp16",
+    "desktop_cpu/onnxruntime-fp32",
 )
 _MOST_MACS = 4e9
 """Of all samples that a network is asked on an emulated core: some seconds."""
@@ -62,7 +70,8 @@ class Row:
     """One network on one stack; `note` says why there are no figures.
 
     `macs` are those of one inference of the float network, `agreement` is the share of decisions that are float32's,
-    `float_accuracy` what float32 reaches on the same samples.
+    `float_accuracy` what float32 reaches on the same samples. `runner` says of which kind what is shipped is, and
+    `runner_bytes` are all that it needs beside the graph; `runner_passed` is None where there is none.
     """
 
     network: str
@@ -80,6 +89,9 @@ class Row:
     agreement: float | None = None
     accuracy: float | None = None
     float_accuracy: float | None = None
+    runner: str = ""
+    runner_bytes: int = 0
+    runner_passed: bool | None = None
     note: str = ""
 
 
@@ -161,13 +173,12 @@ def _row(task: Task, exported: bytes, stack: str) -> Row:
         macs = read_workload(program.static_model).macs
         truth = Session(exported)
         key = next(iter(truth.inputs()))
-        bundle = compile_model(
-            graph, target=target, stack=name, data=_renamed(task.calibration, key), output=Path(folder, "bundle")
-        )
+        bundle, note = _compiled(graph, f"{target}/{name}", _renamed(task.calibration, key), Path(folder, "bundle"))
         count = max(1, min(len(task.asked), _MOST_SAMPLES, int(_MOST_MACS / max(macs, 1))))
         samples = [{key: next(iter(sample.values()))} for sample in islice(task.asked, count)]
         file, made = emulated_answers(bundle, samples)
         size = (bundle.path / file).stat().st_size
+        tested = runner_test(bundle)
     wanted = [truth(sample) for sample in samples]
     labels = None if task.asked.labels is None else task.asked.labels[:count]
     first = next(iter(wanted[0]))
@@ -188,7 +199,27 @@ def _row(task: Task, exported: bytes, stack: str) -> Row:
         agreement=float(np.mean(decided == right)),
         accuracy=None if labels is None else float(np.mean(decided == labels)),
         float_accuracy=None if labels is None else float(np.mean(right == labels)),
+        runner=_kind(stack) if tested else note,
+        runner_bytes=tested.shipped_bytes if tested else 0,
+        runner_passed=tested.passed if tested else None,
     )
+
+
+def _compiled(graph: Path, stack: str, data: Dataset, output: Path) -> tuple[Bundle, str]:
+    """The bundle with its runner; without one, and why, where the runner cannot be made."""
+    target, _, name = stack.partition("/")
+    make = partial(compile_model, graph, target=target, stack=name, data=data, output=output)
+    try:
+        return make(standalone=True), ""
+    except MissingDependency as refusal:
+        return make(), refusal.problem
+
+
+def _kind(stack: str) -> str:
+    known = load_stack(stack)
+    if makes_programs(known):
+        return "linked"
+    return "frozen" if machine_of(load_target(known.target)).architecture == platform.machine() else "in C"
 
 
 def _renamed(data: Dataset, name: str) -> Dataset:
@@ -252,8 +283,10 @@ def main() -> None:
 
 def _show(row: Row, *, first: bool) -> None:
     if first:
-        print(f"{'network':19} {'stack':34} {'cpu':10} {'size':>8} {'network':>8} {'instructions':>12} {'a MAC':>6} "
-              f"{'vector':>6} {'SQNR':>9} {'agrees':>7} {'right':>6} {'float':>6}")  # fmt: skip
+        print(
+              f"{'network':19} {'stack':34} {'cpu':10} {'size':>8} {'memory':>8} {'network':>8} {'instructions':>12} "
+              f"{'a MAC':>6} {'vector':>6} {'SQNR':>9} {'agrees':>7} {'right':>6} {'float':>6} {'runner':>9}"
+        )  # fmt: skip
     print(f"{row.network:19} {row.stack:34} {row.note or _figures(row)}", flush=True)
 
 
@@ -266,9 +299,16 @@ def _figures(row: Row) -> str:
         vector = "-" if counted.other == counted.total else f"{counted.vector / counted.total:.0%}"
     drift = units.decibels(np.inf if row.sqnr_db is None else row.sqnr_db)
     return (
-        f"{row.cpu:10} {units.bytes_(row.size_bytes):>8} {units.bytes_(row.network_bytes):>8} {counts} "
-        f"{vector:>6} {drift:>9} {row.agreement:>7.3f} {right}"
+        f"{row.cpu:10} {units.bytes_(row.size_bytes):>8} {units.bytes_(row.memory_bytes):>8} "
+        f"{units.bytes_(row.network_bytes):>8} {counts} {vector:>6} {drift:>9} {row.agreement:>7.3f} {right}  "
+        f"{_shipped(row)}"
     )
+
+
+def _shipped(row: Row) -> str:
+    if row.runner_passed is None:
+        return row.runner or "-"
+    return f"{row.runner}, {units.bytes_(row.runner_bytes)}{'' if row.runner_passed else ', FAILS its self-test'}"
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ from toolkit import units
 from toolkit.bench.peers import peers, plain_export
 from toolkit.bench.timing import in_turns_s
 from toolkit.bench.trained import TASKS, Task
-from toolkit.bench.verdicts import Measured, Verdict, ratio_of_medians, verdicts
+from toolkit.bench.verdicts import Measured, Verdict, outcome, ratio_of_medians, said, verdicts
 
 __all__ = ["RECIPE", "Compared", "Row", "compare_networks", "ways"]
 
@@ -297,7 +297,7 @@ def _show(one: Compared) -> None:
     for row in one.rows:
         print(f"  {row.way:36} {row.note or _figures(row)}")
     for verdict in one.verdicts:
-        print(f"  {_outcome(verdict)}: {_said(verdict)}")
+        print(f"  {outcome(verdict)}: {said(verdict)}")
     print(flush=True)
 
 
@@ -308,22 +308,6 @@ def _figures(row: Row) -> str:
         f"{drift:>9} {row.agreement:>7.4f} {accuracy:>9} {units.bytes_(row.size_bytes):>9} "
         f"{units.seconds(row.latency_s):>9} {row.latency_share[0]:>10.3f} {units.seconds(row.seconds):>8}"
     )
-
-
-def _outcome(verdict: Verdict) -> str:
-    if not verdict.worse:
-        return f"not worse, {verdict.respect}"
-    return f"WORSE, {verdict.respect}" if verdict.as_right else f"worse in {verdict.respect} than one less right"
-
-
-def _said(verdict: Verdict) -> str:
-    low, high = verdict.interval
-    if verdict.respect == "right answers":
-        return (f"{verdict.ours:.4f} right, {verdict.theirs:.4f} by {verdict.peer}: "
-                f"{verdict.difference:+.4f} [{low:+.4f}, {high:+.4f}]")  # fmt: skip
-    show = units.bytes_ if verdict.respect == "bytes" else units.seconds
-    return (f"{show(verdict.ours)}, {show(verdict.theirs)} by {verdict.peer}: "
-            f"{verdict.difference:.3f} times [{low:.3f}, {high:.3f}]")  # fmt: skip
 
 
 if __name__ == "__main__":

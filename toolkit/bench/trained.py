@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from passes.context import Batch
 
-__all__ = ["TASKS", "Task", "mnist", "photographs"]
+__all__ = ["TASKS", "Task", "installed", "mnist", "photographs", "series"]
 
 CALIBRATED_ON = ("astronaut", "rocket", "hubble_deep_field", "immunohistochemistry", "retina", "colorwheel", "camera",
                  "page")  # fmt: skip
@@ -118,11 +118,23 @@ def _mnist() -> Task | None:
     return _trained("mnist-5k", _image_network(), (images[1000:], labels[1000:]), (images[:1000], labels[:1000]), 6)
 
 
-def _series(name: str) -> Task | None:
+def installed(package: str) -> bool:
+    """Whether the data of `package` are here; it is not imported."""
+    return _folder(package) is not None
+
+
+def series(name: str) -> list[tuple[Array, Array]]:
+    """The (series, classes) to learn from, and those to be asked about, of a UCR set; none where aeon is absent."""
     folder = _folder("aeon")
     if folder is None:
+        return []
+    return [_read_series(folder / "datasets" / "data" / name / f"{name}_{part}.ts") for part in ("TRAIN", "TEST")]
+
+
+def _series(name: str) -> Task | None:
+    splits = series(name)
+    if not splits:
         return None
-    splits = [_read_series(folder / "datasets" / "data" / name / f"{name}_{part}.ts") for part in ("TRAIN", "TEST")]
     classes = int(splits[0][1].max()) + 1
     return _trained(name, _series_network(classes), splits[0], splits[1], 150)
 

@@ -10,8 +10,9 @@ from typing import Literal
 import numpy as np
 
 from passes.dataset import Array
+from toolkit import units
 
-__all__ = ["Measured", "Verdict", "paired_mean", "ratio_of_medians", "verdicts"]
+__all__ = ["Measured", "Verdict", "outcome", "paired_mean", "ratio_of_medians", "said", "verdicts"]
 
 _Z_95 = 1.96
 
@@ -121,3 +122,21 @@ def ratio_of_medians(ours: Sequence[float], theirs: Sequence[float]) -> tuple[fl
     reach = _Z_95 * sqrt(count) / 2
     low, high = int(np.floor(count / 2 - reach)), int(np.ceil(count / 2 + reach))
     return float(np.median(ratios)), (float(ratios[max(low, 0)]), float(ratios[min(high, count - 1)]))
+
+
+def outcome(verdict: Verdict) -> str:
+    """In two or three words."""
+    if not verdict.worse:
+        return f"not worse, {verdict.respect}"
+    return f"WORSE, {verdict.respect}" if verdict.as_right else f"worse in {verdict.respect} than one less right"
+
+
+def said(verdict: Verdict) -> str:
+    """Both figures in their unit, and the difference with its interval."""
+    low, high = verdict.interval
+    if verdict.respect == "right answers":
+        return (f"{verdict.ours:.4f} right, {verdict.theirs:.4f} by {verdict.peer}: "
+                f"{verdict.difference:+.4f} [{low:+.4f}, {high:+.4f}]")  # fmt: skip
+    show = units.bytes_ if verdict.respect == "bytes" else units.seconds
+    return (f"{show(verdict.ours)}, {show(verdict.theirs)} by {verdict.peer}: "
+            f"{verdict.difference:.3f} times [{low:.3f}, {high:.3f}]")  # fmt: skip

@@ -5,12 +5,12 @@ from __future__ import annotations
 import platform
 import sys
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
-__all__ = ["Part", "parts", "python"]
+__all__ = ["Part", "openssl", "parts", "python", "terms"]
 
 _IDS: Mapping[str, str] = {
     "License :: OSI Approved :: Apache Software License": "Apache-2.0",
@@ -52,6 +52,25 @@ def python() -> Part:
     )
     texts = {file.name: file.read_text("utf-8", "replace") for file in places if file.is_file()}
     return Part(name="python", version=platform.python_version(), licence="Python-2.0", texts=texts)
+
+
+def openssl() -> Part:
+    """The library that Python takes its hashes from."""
+    import ssl
+
+    text = Path("/usr/share/doc/libssl3/copyright")  # Debian's; other systems keep it elsewhere, or nowhere
+    texts = {text.name: text.read_text("utf-8", "replace")} if text.is_file() else {}
+    return Part(name="openssl", version=ssl.OPENSSL_VERSION.split()[1], licence="Apache-2.0", texts=texts)
+
+
+def terms(inside: Iterable[Part]) -> str:
+    """One text with the terms of all parts."""
+    blocks = []
+    for part in inside:
+        heading = f"{part.name} {part.version}: {part.licence or 'see below'}"
+        blocks.append(f"{heading}\n{'=' * len(heading)}\n")
+        blocks += [f"--- {name}\n\n{text.strip()}\n" for name, text in part.texts.items()]
+    return "\n".join(blocks)
 
 
 def _licence(installed: Distribution) -> str:

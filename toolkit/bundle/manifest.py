@@ -17,6 +17,8 @@ from passes.dataset import Dataset
 from passes.program import Program
 from passes.recipe import Recipe
 from targets.stack import Stack
+from toolkit.backends.ahead_of_time.building import compiler_version
+from toolkit.backends.ahead_of_time.machines import MACHINES
 from toolkit.bundle.hashes import hashes_of
 from toolkit.bundle.layout import MANIFEST, SCHEMA
 from toolkit.names import IN_MEMORY
@@ -29,10 +31,20 @@ _RUNTIMES = ("ai-edge-litert",)
 """Extras whose answers golden.npz holds, where they are installed."""
 
 
-def library_versions() -> dict[str, str]:
-    """The versions that decide a bundle's bytes."""
-    installed = {name: version(name) for name in _RUNTIMES if find_spec(name.replace("-", "_")) is not None}
-    return {"edge-toolkit": __version__, **{name: version(name) for name in _LIBRARIES}, **installed}
+def library_versions(machine: str = "") -> dict[str, str]:
+    """The versions that decide a bundle's bytes.
+
+    Args:
+        machine: That a program is compiled for; see `toolkit.backends.ahead_of_time.machines`.
+
+    Raises:
+        MissingDependency: there is no compiler for it.
+    """
+    found = {"edge-toolkit": __version__, **{name: version(name) for name in _LIBRARIES}}
+    found |= {name: version(name) for name in _RUNTIMES if find_spec(name.replace("-", "_")) is not None}
+    if machine:
+        found |= {"apache-tvm": version("apache-tvm"), "C compiler": compiler_version(MACHINES[machine])}
+    return found
 
 
 def model_facts(program: Program, spec: str, data: Dataset | None, validation: Dataset | None) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from toolkit.cli.output import progress, say, show_json, table
 
 if TYPE_CHECKING:
     from toolkit.calibration.calibrating import Calibration
+    from toolkit.calibration.counted import CountCalibration
 
 __all__: list[str] = []
 
@@ -26,7 +27,8 @@ def calibrate_(
         typer.Argument(
             metavar="ROWS.csv",
             help="A table with the columns path (the ONNX file, beside the table or below) and latency_ms; also read: "
-            "model, family, input_shape, device, device_variant, runtime, precision, threads, batch.",
+            "model, family, input_shape, device, device_variant, runtime, precision, threads, batch. With the column "
+            "instructions in place of latency_ms: counts of an emulated core.",
         ),
     ] = None,
     forget: Annotated[bool, typer.Option("--forget", help="Drop your calibration of STACK.")] = False,
@@ -47,7 +49,8 @@ def calibrate_(
             "--forget and a table" if forget else "no table was named",
             hint="name a table of measurements to fit STACK to, or --forget to go back to what is shipped",
         )
-    from toolkit.calibration import calibrating
+    from targets.target import shipped_stack
+    from toolkit.calibration import calibrating, counted
 
     if rows is None:
         dropped = calibrating.forget(stack)
@@ -55,6 +58,12 @@ def calibrate_(
             show_json({"schema": "toolkit.forget/1", "stack": stack, "forgotten": dropped})
         else:
             say(f"{stack}: " + ("your calibration is dropped" if dropped else "there was no calibration of yours"))
+        return 0
+    shipped_stack(stack)  # a slip in its name is told before the table is read
+    if counted.holds_counts(rows):
+        with progress(quiet or json) as report:
+            counts = counted.calibrate_counts(stack, rows, dry_run=dry_run, progress=report)
+        show_json(counts.to_json()) if json else _show_counts(counts)
         return 0
     with progress(quiet or json) as report:
         found = calibrating.calibrate(stack, rows, dry_run=dry_run, progress=report)
@@ -71,6 +80,26 @@ def _show(found: Calibration) -> None:
     for line, reason in found.set_aside:
         say(f"set aside: line {line}: {reason}")
     say(f"started from: {found.started_from}")
+    say(f"written: {found.file}" if found.file else "nothing was written")
+
+
+def _show_counts(found: CountCalibration) -> None:
+    from toolkit import units
+
+    say(f"{found.stack.id}: instructions of one inference, which are no time")
+    say()
+    rows = []
+    for row in found.to_json()["predictions"]:
+        pairs = [(row[key], row[key] / row["instructions"] - 1) for key in ("without_network", "without_family")]
+        cells = [cell for value, error in pairs for cell in (units.count(value, ""), f"{error:+.0%}")]
+        rows.append([row["model"], row["family"], units.count(row["instructions"], ""), *cells])
+    table(["network", "family", "counted", "without it", "", "without its family", ""], rows, right=(2, 3, 4, 5, 6))
+    say()
+    for name, left_out in found.errors.items():
+        held = "" if left_out.coverage is None else f"; {left_out.coverage:.0%} in the 80 % interval"
+        say(f"fitted, one {name} left out: mean error {left_out.mape:.1%}{held}")
+    if found.set_aside:
+        say(f"set aside: {found.set_aside} lines of other stacks")
     say(f"written: {found.file}" if found.file else "nothing was written")
 
 

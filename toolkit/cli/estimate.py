@@ -132,6 +132,10 @@ def _show(plan: Plan, rows: int) -> None:
         ("energy", "energy_j", estimate.energy_j, estimate.energy_interval_j, estimate.energy_provenance),
     ):
         say(f"{label:8} {units.quantity(key, value):>9}  {units.interval(key, spread)}  {why}")
+    if estimate.instructions is not None and estimate.instructions_interval is not None:
+        low, high = (units.count(value, "") for value in estimate.instructions_interval)
+        counted = units.count(estimate.instructions, "")
+        say(f"{'executes':8} {counted:>9}  [{low}, {high}] instructions  {estimate.instructions_provenance}")
     if estimate.extrapolated:
         say("partly extrapolated: this network lies outside what was measured, the interval is widened")
     shares = plan.work.shares

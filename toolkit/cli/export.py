@@ -43,9 +43,7 @@ def export_(
         Path | None, typer.Option("--output", "-o", help="The file. [MODEL.onnx, .pt, .pt2, .tflite or .aot.pt2]")
     ] = None,
     opset: Annotated[int | None, typer.Option(help="ONNX operator set. [18, or the file's own]")] = None,
-    device: Annotated[
-        str, typer.Option(metavar="cpu|cuda", help="aotinductor: the kind of device; cuda was not seen working.")
-    ] = "cpu",
+    device: Annotated[str, typer.Option(metavar="cpu|cuda", help="aotinductor: the kind of device.")] = "cpu",
     half: Annotated[bool, typer.Option("--half", help="aotinductor: compute in float16.")] = False,
     inputs: InputOpt = None,
     fix: FixOpt = None,

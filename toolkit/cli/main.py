@@ -28,9 +28,12 @@ from toolkit.cli import explain as _explain  # noqa: F401
 from toolkit.cli import verify as _verify  # noqa: F401
 from toolkit.cli import run as _run  # noqa: F401
 from toolkit.cli import bench as _bench  # noqa: F401
+from toolkit.cli import train as _train  # noqa: F401
 from toolkit.cli import calibrate as _calibrate  # noqa: F401
 from toolkit.cli import targets as _targets  # noqa: F401
 from toolkit.cli import passes as _passes  # noqa: F401
+from toolkit.cli import models as _models  # noqa: F401
+from toolkit.cli import archive as _archive  # noqa: F401
 from toolkit.cli import cache as _cache  # noqa: F401
 from toolkit.cli import package as _package  # noqa: F401
 from toolkit.cli import doctor as _doctor  # noqa: F401

@@ -24,7 +24,7 @@ from toolkit.emulator.running import Emulated, answers_of, emulator_version
 from toolkit.verify.golden import Verification, judged
 from toolkit.verify.shipped_runner import SelfTest, self_test
 
-__all__ = ["Distance", "Emulation", "emulate_bundle", "emulated_answers"]
+__all__ = ["Distance", "Emulation", "emulate_bundle", "emulated_answers", "runner_test"]
 
 Tell = Callable[[str, float], None]
 
@@ -154,6 +154,17 @@ def emulated_answers(bundle: Bundle, samples: Sequence[Sample]) -> tuple[str, Em
     for sample in samples:
         bundle.signature.check_inputs(sample)
     return _run(bundle, samples, core, cores)
+
+
+def runner_test(bundle: Bundle) -> SelfTest | None:
+    """What the runner that the bundle ships says of the golden samples on that core; None where it ships none.
+
+    Raises:
+        MissingDependency: the emulator is not installed, or not what the runner's library needs there.
+        InvalidInput: the runner fails.
+    """
+    core, cores = _core(load_stack(bundle.manifest["stack"]))
+    return self_test(bundle, core, cores)
 
 
 def _emulable(stack: Stack, bundle: Bundle) -> tuple[Core, int]:

@@ -33,6 +33,8 @@ def test_the_digits_program_is_as_right_as_float32_and_smaller_in_int8() -> None
     assert floats.instructions is not None
     assert integers.instructions is not None
     assert integers.instructions.total < floats.instructions.total
+    assert (floats.runner, floats.runner_passed, integers.runner_passed) == ("linked", True, True)
+    assert floats.size_bytes < integers.runner_bytes < floats.runner_bytes
 
 
 def test_a_network_that_is_not_installed_and_a_stack_that_cannot_be_emulated_are_told(
@@ -47,6 +49,20 @@ def test_a_network_that_is_not_installed_and_a_stack_that_cannot_be_emulated_are
     assert "not installed" in missing.note
     assert "of-tomorrow" in refused.note
     assert refused.instructions is None
+
+
+def test_a_runner_that_cannot_be_made_costs_the_row_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    text = '<ir_version: 8, opset_import: ["" : 18]> g (float[1,4] x) => (float[1,4] y) { y = Relu(x) }'
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "relu.onnx")
+    data = Dataset.of_arrays("ones", {"x": np.ones((2, 4), np.float32)})
+    task = Task("relu", load_source(tmp_path / "relu.onnx").program, data, data)
+    monkeypatch.setattr(emulated, "NETWORKS", {"relu": lambda: task})
+    monkeypatch.setattr("toolkit.standalone.freezing.find_spec", lambda name: None)
+    (row,) = emulated_rows(["relu"], ["desktop_cpu/onnxruntime-fp32"])
+    assert (row.note, row.agreement, row.runner_passed, row.runner_bytes) == ("", 1.0, None, 0)
+    assert "PyInstaller" in row.runner
 
 
 def test_counts_can_be_read_again(tmp_path: Path) -> None:
