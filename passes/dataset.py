@@ -11,11 +11,14 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Array", "Dataset", "Sample"]
+__all__ = ["UNASKED", "Array", "Dataset", "Sample"]
 
 Array = np.ndarray[Any, Any]
 Sample = Mapping[str, Array]
 """One sample: an array for each input of the model, with its batch dimension."""
+
+UNASKED = -100
+"""In place of the class of a position that is neither taught nor judged; what torch's losses leave out."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,8 @@ class Dataset:
         name: How the user named it, for the report.
         read: Gives a fresh iterator over the samples; called for every pass over the data, so that nothing is held.
         size: Number of samples.
-        labels: (size,) class of each sample; or (size, ...) of each position, before the classes in the first output;
-            or None.
+        labels: (size,) class of each sample; or (size, ...) of each position, before the classes in the first output,
+            `UNASKED` where a position has none; or None.
         identity: From n to what stands for the first n samples in a digest, where making them is dear: a hash of the
             files and of how they are read. None: the samples themselves.
         preprocessing: How files were made into samples, for the report; empty where they are taken as they are.

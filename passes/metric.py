@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from passes.dataset import Array
+from passes.dataset import UNASKED, Array
 
 __all__ = ["TOP1", "Metric", "each_label", "paired_interval"]
 
@@ -33,11 +33,13 @@ class Metric:
 def _top1(answer: Mapping[str, Array], label: Any) -> float:
     wanted = np.asarray(label)
     rows = next(iter(answer.values())).reshape(wanted.size, -1)
-    return float((rows.argmax(axis=1) == wanted.reshape(-1)).mean())
+    is_right = rows.argmax(axis=1) == wanted.reshape(-1)
+    return float(is_right[wanted.reshape(-1) != UNASKED].mean())
 
 
 TOP1 = Metric("top-1 accuracy", _top1)
-"""Share of samples (of positions, where each has a label) whose largest value of the first output is at the label."""
+"""Share of samples whose largest value of the first output is at the label; of the positions asked, where they have
+labels."""
 
 
 def each_label(labels: Array) -> list[Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from passes.compare import compare
 from passes.context import Context
 from passes.contract import Pass, PassFailed
-from passes.dataset import Dataset
+from passes.dataset import UNASKED, Dataset
 from passes.program import Level, Program
 from passes.torch_level.capture import flatten, is_script, to_tensor
 from passes.torch_level.clean_up_module import copied
@@ -127,9 +127,10 @@ def _check_labels(program: Program, ctx: Context) -> None:
             f"the labels do not fit the output {first}",
             hint="give a class for each sample, or for each of its positions, or no labels",
         )
-    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+    asked = labels[labels != UNASKED] if positions else labels
+    if len(asked) and not 0 <= int(asked.min()) <= int(asked.max()) < classes:
         raise PassFailed(
-            f"labels from {labels.min()} to {labels.max()} are out of range: the model has {classes} classes",
+            f"labels from {asked.min()} to {asked.max()} are out of range: the model has {classes} classes",
             hint=f"number the classes from 0 to {classes - 1}",
         )
 

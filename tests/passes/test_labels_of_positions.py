@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from passes.context import Context
 from passes.contract import PassFailed
-from passes.dataset import Dataset
+from passes.dataset import UNASKED, Dataset
 from passes.metric import TOP1, each_label
 from passes.torch_level.losses import label_loss
 from passes.torch_level.objectives import Objective
@@ -52,6 +52,7 @@ def test_top1_is_the_share_of_positions() -> None:
     logits[0, range(POSITIONS), [0, 1, 2, 3, 4]] = 1
     (labels,) = each_label(np.array([[0, 1, 2, 0, 0]]))
     assert TOP1.score({"output": logits}, labels) == pytest.approx(3 / 5)
+    assert TOP1.score({"output": logits}, np.array([0, 1, 2, 0, UNASKED])) == pytest.approx(3 / 4)
     assert each_label(np.array([3, 4])) == [3, 4]
 
 

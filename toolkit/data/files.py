@@ -102,6 +102,6 @@ def _arrays(path: Path) -> Iterator[dict[str, tuple[IO[bytes], Header]]]:
 
 
 def _labels(name: str, stream: IO[bytes], header: Header) -> Array:
-    if len(header.shape) != 1:
-        return check_labels(name, np.empty(header.shape[:1] and (0, *header.shape[1:]), header.dtype))
-    return check_labels(name, np.array([*read_rows(stream, header)], header.dtype).reshape(-1))
+    if not header.shape:
+        return check_labels(name, np.empty((), header.dtype))
+    return check_labels(name, np.array([*read_rows(stream, header)], header.dtype).reshape(header.shape))

@@ -17,7 +17,7 @@ from toolkit.data.factory import call, find_factory, user_code
 from toolkit.data.files import first_rows, from_file
 from toolkit.data.fitting import as_array, fitting
 from toolkit.data.image_folder import SUFFIXES, from_images
-from toolkit.data.labels import LABELS, with_labels
+from toolkit.data.labels import LABELS, check_positions, with_labels
 from toolkit.data.listing import holds
 from toolkit.data.sound import from_sound
 from toolkit.data.streams import from_stream
@@ -36,7 +36,8 @@ def load_data(spec: Any, signature: Signature, *, preprocess: str | None = None)
             A Dataset; an array, or a mapping of arrays, with samples along the first axis; a pair of those and
             labels; an iterable of samples, or a function that returns one. A sample is an array, a mapping of arrays
             by input name, or a pair of either and its class.
-            Labels are an array called `labels` in a mapping or .npz, `labels.npy` in a folder.
+            Labels are an array called `labels` in a mapping or .npz, `labels.npy` in a folder: a class for each sample,
+            or for each position of the model's first output.
         preprocess: How images become inputs, see `Preprocessing.parse`; arrays are taken as they are.
 
     Raises:
@@ -51,6 +52,7 @@ def load_data(spec: Any, signature: Signature, *, preprocess: str | None = None)
         data = _from_object("arrays", spec, signature, preprocess)
     if next(iter(data), None) is None:
         raise InvalidInput(f"data {data.name!r} has no samples", hint="give at least one sample")
+    check_positions(data, signature)
     return data
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from passes.context import Batch
-from passes.dataset import Array
+from passes.dataset import UNASKED, Array
 from passes.torch_level.capture import flatten
 from targets.errors import InvalidInput
 
@@ -90,7 +90,7 @@ class Curriculum:
 
 
 def difficulty_by_loss(model: nn.Module, batches: Iterable[Batch]) -> Array:
-    """(samples,) cross entropy of each sample's labels under `model`, its mean over positions where there are many.
+    """(samples,) cross entropy of each sample's labels under `model`, its mean over those asked where there are many.
 
     Source: Hacohen and Weinshall 2019, arXiv:1904.03626 (a network that was trained before says what is hard).
     """
@@ -109,7 +109,8 @@ def _losses(model: nn.Module, batch: Batch) -> Tensor:
         raise InvalidInput("without labels no sample is harder than another", hint="give data with labels")
     answer = flatten(model(*inputs.values()))[0]
     each = cross_entropy(answer.reshape(labels.numel(), -1), labels.flatten(), reduction="none")
-    return each.reshape(len(labels), -1).mean(dim=1)
+    asked = (labels != UNASKED).reshape(len(labels), -1).sum(1).clamp(min=1)
+    return each.reshape(len(labels), -1).sum(1) / asked
 
 
 def difficulty_by_length(lengths: Array) -> Array:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from passes.context import Batch
-from passes.dataset import Array
+from passes.dataset import UNASKED, Array
 from passes.metric import Metric, each_label
 from passes.torch_level.capture import flatten
 from targets.errors import InvalidInput
@@ -89,7 +89,8 @@ def check_labels(model: nn.Module, batch: Batch, labels: Array | None, device: t
             hint="give a class for each sample, or for each position in front of the classes",
         )
     classes = first.numel() // (_size(batch) * prod(positions))
-    low, high = int(labels.min()), int(labels.max())
+    asked = labels[labels != UNASKED] if positions else labels
+    low, high = (int(asked.min()), int(asked.max())) if asked.size else (0, 0)
     if low < 0 or high >= classes:
         raise InvalidInput(
             f"labels go from {low} to {high}, the model's first output has {classes} classes",

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from passes.dataset import Dataset
+from passes.dataset import UNASKED, Dataset
 from passes.signature import Signature, TensorSpec
 from targets.errors import InvalidInput
 from toolkit.data import files as data_files
@@ -246,6 +246,23 @@ def test_no_object_of_a_file_is_ever_made(tmp_path: Path) -> None:
 def test_labels_that_are_no_classes(tmp_path: Path, labels: np.ndarray) -> None:
     with pytest.raises(InvalidInput, match=r"labels|different length|not numbers"):
         load_data(npz(tmp_path, x=ROWS, labels=labels), VECTORS)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_labels_of_positions(tmp_path: Path, order: str) -> None:
+    tagger = Signature((TensorSpec("x", "float32", ("b", 3)),), (TensorSpec("y", "float32", ("b", 2, "n", 7)),))
+    labels = np.asarray(np.arange(30).reshape(5, 2, 3) % 7, order=order)
+    data = load_data(npz(tmp_path, x=ROWS, labels=labels), tagger)
+    np.testing.assert_array_equal(data.labels, labels)
+    np.testing.assert_array_equal(load_data((ROWS, labels), tagger).labels, labels)
+    labels[1:, 0] = UNASKED
+    np.testing.assert_array_equal(load_data((ROWS, labels), tagger).labels, labels)
+    labels[2] = UNASKED
+    with pytest.raises(InvalidInput, match="no position of sample 2 has a label"):
+        load_data((ROWS, labels), tagger)
+    labels[2] = 0
+    with pytest.raises(InvalidInput, match=r"labels of \[3, 2\] positions, and an output of \[2, 'n', 7\]"):
+        load_data(npz(tmp_path, x=ROWS, labels=labels.transpose(0, 2, 1)), tagger)
 
 
 def test_arrays_of_other_names_and_lengths(tmp_path: Path) -> None:

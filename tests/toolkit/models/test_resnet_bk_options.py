@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from passes.dataset import UNASKED
+from targets.errors import InvalidInput
 from toolkit.models import resnet_bk
 from toolkit.models.resnet_bk import Config, chain, operators
 from toolkit.models.resnet_bk.kept_sites import KeptSites
@@ -249,3 +251,42 @@ def test_clamps_bind_where_they_are_on_and_nowhere_else():
         assert model(read).isfinite().all()
     assert heard["on"][0] == 10.0
     assert 10.0 < heard["off"][0] <= 50.0 * (1 + 1e-5)  # 1 / broadening, whatever the potential
+
+
+# ---- what the trainer makes small
+
+
+def ids(*shape: int, most: int = 23) -> Tensor:
+    return torch.randint(most, shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(("option", "silent", "touched"), [
+    ({"experts": 4}, {"balance_weight": 0.0}, "router"),
+    ({"ponder_steps": 3}, {"ponder_weight": 0.0}, "pondering.halt"),
+])  # fmt: skip
+def test_the_loss_asks_something_of_each_option(option, silent, touched):
+    batch = ({"characters": ids(2, 40)}, ids(2, 40))
+    with seeded(0):
+        model = resnet_bk.build(Config(**SMALL, **option))
+    with seeded(0):
+        free = resnet_bk.build(Config(**SMALL, **option, **silent))
+    cost, without = resnet_bk.loss(model, batch), resnet_bk.loss(free, batch)
+    assert cost > without
+    (cost - without).backward()
+    moved = [name for name, p in model.named_parameters() if touched in name and p.grad is not None and p.grad.any()]
+    assert moved
+
+
+def test_only_hidden_ids_teach_a_model_of_both_sides():
+    config = Config(**SMALL, mode="both_sides")
+    model, data = resnet_bk.build(config), resnet_bk.training(config).take(3)
+    shown = torch.from_numpy(np.concatenate([sample["characters"] for sample in data]))
+    asked = torch.from_numpy(data.labels) != UNASKED
+    assert torch.equal(asked, shown == config.vocabulary)
+    assert asked.any(dim=1).all()
+    labels = torch.from_numpy(data.labels)
+    found = resnet_bk.loss(model, ({"characters": shown}, labels))
+    truth = nn.functional.cross_entropy(model(shown)[asked], labels[asked])
+    torch.testing.assert_close(found, truth + config.balance_weight * (model.answer(shown).balance - 1))
+    with pytest.raises(InvalidInput, match="no labels"):
+        resnet_bk.loss(model, ({"characters": shown}, None))

@@ -20,16 +20,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
-from passes.dataset import Array, Dataset
+from passes.context import Batch
+from passes.dataset import UNASKED, Array, Dataset
+from targets.errors import InvalidInput
 from toolkit.models import help_text
 from toolkit.models.resnet_bk.config import Config
 from toolkit.models.resnet_bk.model import Answer, ResNetBK
+from toolkit.models.resnet_bk.objectives import filled_in, next_id
 from toolkit.models.seeded import seeded
 from toolkit.rng import generator
 
-__all__ = ["Answer", "Config", "ResNetBK", "build", "calibration", "example", "training", "validation"]
+__all__ = ["Answer", "Config", "ResNetBK", "build", "calibration", "example", "loss", "training", "validation"]
 
 _CALIBRATION = 32
 _HIDDEN = 0.15
@@ -53,7 +56,7 @@ def calibration(config: Config = Config()) -> Dataset:
 
 def training(config: Config = Config()) -> Dataset:
     """All windows of the training text. Labels of a causal model are the ids behind each; one of both sides gets
-    windows with every seventh id or so hidden, and the windows themselves as labels."""
+    windows with every seventh id or so hidden, one at least, and is asked for those."""
     return _lesson("training", config)
 
 
@@ -62,10 +65,27 @@ def validation(config: Config = Config()) -> Dataset:
     return _lesson("validation", config)
 
 
+def loss(model: nn.Module, batch: Batch) -> Tensor:
+    """What the trainer makes small: the cross entropy of `training`'s labels, and what uneven experts, pondering and
+    dense sites cost.
+
+    Raises:
+        InvalidInput: the batch has no labels.
+    """
+    assert isinstance(model, ResNetBK)
+    inputs, labels = batch
+    if labels is None:
+        raise InvalidInput("the data have no labels to train with", hint="give an id for each position")
+    (ids,) = inputs.values()
+    return next_id(model, ids, labels) if model.config.mode == "causal" else filled_in(model, ids, labels)
+
+
 def _lesson(part: str, config: Config) -> Dataset:
     data = help_text.windows(part, config.context, vocabulary=config.vocabulary)
     if config.mode == "causal":
         return data
     ids = np.concatenate([sample["characters"] for sample in data])
-    hidden = generator(config.seed, "resnet_bk", "hidden", part).random(ids.shape) < _HIDDEN
-    return Dataset.of_arrays(f"{data.name}, some hidden", {"characters": np.where(hidden, config.vocabulary, ids)}, ids)
+    drawn = generator(config.seed, "resnet_bk", "hidden", part).random(ids.shape)
+    hidden = drawn < np.maximum(_HIDDEN, drawn.min(axis=1, keepdims=True) + np.finfo(float).eps)
+    shown = {"characters": np.where(hidden, config.vocabulary, ids)}
+    return Dataset.of_arrays(f"{data.name}, some hidden", shown, np.where(hidden, ids, UNASKED))

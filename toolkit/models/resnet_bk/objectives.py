@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from passes.dataset import UNASKED
 from targets.errors import UsageError
 from toolkit.models.resnet_bk.model import Answer, ResNetBK
 
-__all__ = ["hidden_ids", "next_id"]
+__all__ = ["filled_in", "hidden_ids", "next_id"]
 
 
 def next_id(model: ResNetBK, ids: Tensor, labels: Tensor) -> Tensor:
@@ -42,8 +43,14 @@ def hidden_ids(model: ResNetBK, ids: Tensor, *, share: float, generator: torch.G
     hidden = torch.rand(ids.shape, generator=generator) < share
     hidden.view(-1)[int(torch.randint(hidden.numel(), (), generator=generator))] = True
     hidden = hidden.to(ids.device)
-    answer = model.answer(ids.masked_fill(hidden, model.config.vocabulary))
-    return cross_entropy(_wide(answer.logits[hidden]), ids[hidden]) + _options(model, answer)
+    return filled_in(model, ids.masked_fill(hidden, model.config.vocabulary), ids.masked_fill(~hidden, UNASKED))
+
+
+def filled_in(model: ResNetBK, shown: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross entropy of (B, N) labels, the ids that `shown` hides and `UNASKED` elsewhere, in nats, and what the
+    options cost."""
+    answer = model.answer(shown)
+    return cross_entropy(_wide(answer.logits).flatten(0, 1), labels.flatten()) + _options(model, answer)
 
 
 def _wide(logits: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""Metrics, service levels and spans; handed in, never global."""
