@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from targets.errors import InvalidInput
+from toolkit.fields import checked
+from toolkit.yaml_file import read_yaml
 
 __all__ = ["PROJECT_FILE", "Config", "load_config"]
 
@@ -48,23 +48,7 @@ def load_config(path: Path) -> Config:
     """Read a project file or a recipe.
 
     Raises:
-        InvalidInput: it cannot be read, is not YAML, or has a field that does not exist.
+        InvalidInput: it cannot be read, is not YAML, or has fields that do not exist or are wrong: all are named, with
+            their lines.
     """
-    try:
-        data = yaml.safe_load(path.read_text("utf-8")) or {}
-    except OSError as error:
-        raise InvalidInput(f"cannot read {path}: {error.strerror}", hint="check the path") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InvalidInput(
-            f"{path} is not YAML: {' '.join(str(error).split())[:200]}", hint="correct the line it names"
-        ) from error
-    if not isinstance(data, dict):
-        raise InvalidInput(f"{path} is not a mapping of fields", hint=f"fields: {', '.join(Config.model_fields)}")
-    try:
-        return Config.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        raise InvalidInput(
-            f"{path}: {field}: {first['msg']}", hint=f"fields: {', '.join(Config.model_fields)}"
-        ) from error
+    return checked(Config, read_yaml(path))

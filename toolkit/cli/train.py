@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,6 +36,9 @@ def train_(
     batch: Annotated[int | None, typer.Option(help="Samples in a batch at most. [64]")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda. [cpu]")] = None,
     seed: SeedOpt = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Any field, as methods.recompute=true.")
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Train again, and replace what the folder holds of another training.")
     ] = False,
@@ -53,7 +57,7 @@ def train_(
 
     flags = {"data": data, "validation": validation, "preprocess": preprocess, "epochs": epochs, "rate": rate,
              "batch": batch, "device": device, "seed": seed}  # fmt: skip
-    loaded = load_recipe(recipe)
+    loaded = load_recipe(recipe, os.environ, settings or ())
     said = {name: value for name, value in flags.items() if value is not None}
     made = parse_recipe({**loaded.model_dump(), **said}, "the command line") if said else loaded
     if dry_run:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from difflib import get_close_matches
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, ConfigDict, Field
 
 from targets.errors import InvalidInput, ToolkitError
-from toolkit.models.registry import entry, names
+from toolkit.fields import checked
+from toolkit.models.registry import entry
 from toolkit.models.trained_folder import RECIPE
+from toolkit.overrides import layered
+from toolkit.yaml_file import Document, read_yaml
 
 __all__ = [
     "CurriculumMethod", "DistilMethod", "Methods", "SymplecticMethod", "TrainRecipe", "TransferMethod", "load_recipe",
@@ -99,85 +99,40 @@ class TrainRecipe(_Strict):
         return self.model_dump(exclude={"output"}, exclude_none=True)
 
 
-def load_recipe(named: str) -> TrainRecipe:
+def load_recipe(named: str, environ: Mapping[str, str] | None = None, settings: Iterable[str] = ()) -> TrainRecipe:
     """A recipe's file, the folder of a training, or the name of a network, which stands for the default recipe.
 
+    Args:
+        environ: Variables, of which those that `toolkit.overrides` names set fields.
+        settings: Such as "methods.recompute=true"; they beat the variables, which beat the file.
+
     Raises:
-        InvalidInput: the file cannot be read, or a field is unknown, of another type, or out of range.
+        InvalidInput: the file cannot be read, or fields are unknown, of another type, or out of range.
         UnknownName: there is neither such a file nor such a network.
     """
     path = Path(named)
     if path.is_dir() and (path / RECIPE).is_file():
         path = path / RECIPE
     if path.suffix in (".yaml", ".yml") or path.is_file():
-        return parse_recipe(_read(path), str(path))
-    return TrainRecipe(model=entry(named).name)
+        document = read_yaml(path)
+    else:
+        document = Document(named, {"model": entry(named).name}, {})
+    return _known(layered(document, environ or {}, settings))
 
 
-def _read(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_text("utf-8"))
-    except OSError as error:
-        raise InvalidInput(f"cannot read {path}: {error.strerror}", hint="check the path") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InvalidInput(
-            f"{path} is not YAML: {' '.join(str(error).split())[:200]}", hint="correct the line it names"
-        ) from error
-
-
-def parse_recipe(fields: Any, where: str) -> TrainRecipe:
-    """A recipe from the mapping that a file holds.
+def parse_recipe(fields: Mapping[str, Any], where: str) -> TrainRecipe:
+    """A recipe from fields that do not stand in a file.
 
     Raises:
         InvalidInput: see `load_recipe`.
     """
-    if not isinstance(fields, Mapping):
-        raise InvalidInput(f"{where} is not a mapping of fields", hint=f"fields: {', '.join(TrainRecipe.model_fields)}")
-    try:
-        recipe = TrainRecipe.model_validate(fields)
-    except ValidationError as error:
-        raise _refusal(where, error.errors()[0]) from error
+    return _known(Document(where, dict(fields), {}))
+
+
+def _known(document: Document) -> TrainRecipe:
+    recipe = checked(TrainRecipe, document)
     try:
         entry(recipe.model)
     except ToolkitError as error:
-        raise InvalidInput(f"{where}: model: {error.problem}", hint=error.hint) from error
+        raise InvalidInput(f"{document.origin(['model'])}: {error.problem}", hint=error.hint) from error
     return recipe
-
-
-def _refusal(where: str, error: ErrorDetails) -> InvalidInput:
-    at = ".".join(map(str, error["loc"]))
-    owner = _owner(error["loc"][:-1])
-    known = list(owner.model_fields)
-    if error["type"] == "extra_forbidden":
-        near = get_close_matches(str(error["loc"][-1]), known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"fields: {', '.join(known)}"
-        return InvalidInput(f"{where}: there is no field {at}", hint=hint)
-    if error["type"] == "missing":
-        hint = f"networks: {', '.join(names())}" if at == "model" else f"fields: {', '.join(known)}"
-        return InvalidInput(f"{where}: {at} is missing", hint=hint)
-    given = repr(error["input"])
-    shown = given if len(given) <= 60 else given[:57] + "..."
-    hint = _hint(at, error["input"])
-    return InvalidInput(f"{where}: {at} = {shown} is not allowed: {error['msg'].lower()}", hint=hint)
-
-
-def _hint(at: str, given: Any) -> str:
-    """What to write instead; YAML 1.1 reads 3e-3 as a text."""
-    if isinstance(given, str):
-        try:
-            return f"write the number without quotes and with a point: {at}: {float(given)!r}"
-        except ValueError:
-            return "give a value of that type, without a unit"
-    return "give a value of that type and range"
-
-
-def _owner(place: tuple[int | str, ...]) -> type[BaseModel]:
-    """The class of the mapping that a field stands in."""
-    found: type[BaseModel] = TrainRecipe
-    inner: dict[str, type[BaseModel]] = {
-        "methods": Methods, "curriculum": CurriculumMethod, "transfer": TransferMethod, "distil": DistilMethod,
-        "symplectic": SymplecticMethod,
-    }  # fmt: skip
-    for part in place:
-        found = inner.get(str(part), found)
-    return found
