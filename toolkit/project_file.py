@@ -6,11 +6,10 @@ import os
 from importlib.util import find_spec
 from pathlib import Path
 
-import yaml
-
 from targets.errors import InvalidInput, UnknownName, UsageError
 from targets.target import load_target
 from toolkit.config import PROJECT_FILE, load_config
+from toolkit.yaml_file import write_yaml
 
 __all__ = ["write_project"]
 
@@ -132,4 +131,4 @@ def _importable(module: str) -> bool:
 
 def _scalar(text: str) -> str:
     """`text` as a YAML scalar, quoted where it must be."""
-    return yaml.safe_dump(text, allow_unicode=True, width=10_000).removesuffix("\n").removesuffix("\n...")
+    return write_yaml(text, width=10_000).removesuffix("\n").removesuffix("\n...")

@@ -1,4 +1,4 @@
-"""YAML as plain data, with the place that every field was written at."""
+"""YAML as plain data, with the place that every field was written at; and data as YAML that is read as it was."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import yaml
 
 from targets.errors import InvalidInput
 
-__all__ = ["Document", "Place", "parse_yaml", "read_yaml"]
+__all__ = ["Document", "Place", "parse_yaml", "read_yaml", "write_yaml"]
 
 Place = tuple[str | int, ...]
 """The names and numbers that lead to a field, from outside in."""
 
+_FLOAT_TAG = "tag:yaml.org,2002:float"
 _FLOAT = re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$")
 
 
@@ -71,6 +72,12 @@ def parse_yaml(text: str, name: str) -> Document:
     return Document(name, {} if data is None else data, {} if node is None else _origins(node, name))
 
 
+def write_yaml(data: Any, *, width: int = 80) -> str:
+    """Plain data as a text, fields in their order, lines of about `width` characters."""
+    text: str = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=width)
+    return text
+
+
 class _Loader(yaml.SafeLoader):
     """Refuses a field that is named twice, of which YAML would keep the last."""
 
@@ -87,11 +94,21 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:float"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
+class _Dumper(yaml.SafeDumper):
+    """Quotes what `_Loader` would not read as a text."""
+
+
+def _read_as_now(kind: type[_Loader] | type[_Dumper]) -> None:
+    """YAML 1.2's floats in place of 1.1's, where 3e-3 is a text."""
+    kind.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != _FLOAT_TAG]
+        for first, resolvers in kind.yaml_implicit_resolvers.items()
+    }
+    kind.add_implicit_resolver(_FLOAT_TAG, _FLOAT, list("-+0123456789."))
+
+
+_read_as_now(_Loader)
+_read_as_now(_Dumper)
 
 
 def _origins(node: yaml.Node, name: str) -> dict[Place, str]:

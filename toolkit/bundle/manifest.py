@@ -10,8 +10,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from passes.context import Budget
 from passes.dataset import Dataset
 from passes.program import Program
@@ -23,6 +21,7 @@ from toolkit.bundle.hashes import hashes_of
 from toolkit.bundle.layout import MANIFEST, SCHEMA
 from toolkit.names import IN_MEMORY
 from toolkit.version import __version__
+from toolkit.yaml_file import write_yaml
 
 __all__ = ["dump_json", "library_versions", "model_facts", "portable", "recipe_data", "write_manifest", "write_recipe"]
 
@@ -113,7 +112,7 @@ def portable(spec: str | Path) -> str:
 
 def write_recipe(folder: Path, data: Mapping[str, Any]) -> None:
     """recipe.yaml"""
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(dict(data), sort_keys=False), "utf-8")
+    (folder / "recipe.yaml").write_text(write_yaml(dict(data)), "utf-8")
 
 
 def write_manifest(folder: Path, report: Mapping[str, Any], program: Program, stack: Stack) -> None:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import yaml
 from torch import Tensor, nn
 
 from passes.context import Batch
@@ -34,6 +33,7 @@ from toolkit.training.starting import untrained
 from toolkit.training.trainer import Trainer
 from toolkit.training.watching import Epoch, Unwatched
 from toolkit.version import __version__
+from toolkit.yaml_file import read_yaml, write_yaml
 
 if TYPE_CHECKING:
     from toolkit.models.blueprints.config import BlueprintConfig
@@ -238,7 +238,7 @@ def _finished(resolved: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
         InvalidInput: it was one of another recipe, or its files are damaged.
     """
     report = open_trained(folder).report
-    before = yaml.safe_load((folder / RECIPE).read_text("utf-8"))
+    before = read_yaml(folder / RECIPE).data
     if different := sorted(k for k in {*before, *resolved} if before.get(k) != resolved.get(k)):
         changes = ", ".join(f"{k} is {resolved.get(k)!r}, was {before.get(k)!r}" for k in different)
         raise InvalidInput(
@@ -280,7 +280,7 @@ def _write(folder: Path, resolved: Mapping[str, Any], model: nn.Module, report: 
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _put(folder / WEIGHTS, save(weights, {"made_by": _SCHEMA}))
-        _put(folder / RECIPE, yaml.safe_dump(dict(resolved), sort_keys=False, allow_unicode=True).encode())
+        _put(folder / RECIPE, write_yaml(dict(resolved)).encode())
         whole = {**report, "files": {name: sha256(folder / name) for name in (RECIPE, WEIGHTS)}}
         _put(folder / REPORT, json.dumps(whole, indent=1, ensure_ascii=False).encode())
         (folder / CHECKPOINT).unlink(missing_ok=True)
