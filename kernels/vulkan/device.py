@@ -1,0 +1,259 @@
+"""A Vulkan device: arrays on it, programs for it, and results that cannot be read before they are there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kernels.dispatch import KernelUnavailable
+
+__all__ = ["Array", "Device", "DeviceLost", "Dispatch", "Pending", "open_device"]
+
+_KERNELS = Path(__file__).parents[1]
+_NEED = "apt-get install libvulkan1 mesa-vulkan-drivers, or the vendor's driver"
+
+
+class DeviceLost(RuntimeError):
+    """The device is gone: unplugged, reset, hung or closed. What it held is lost; open it again."""
+
+
+class Array(NamedTuple):
+    """float32 or complex64 values on a device, C-contiguous."""
+
+    buffer: Any
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values."""
+        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+
+
+class Dispatch(NamedTuple):
+    """One run of a shader: its file below `kernels`, what is bound to it in order, and how many workgroups."""
+
+    shader: str
+    arrays: Sequence[Array]
+    sizes: bytes
+    groups: tuple[int, int, int]
+
+
+def open_device(software: bool = True) -> Device:
+    """The first Vulkan device: a GPU where there is one.
+
+    Args:
+        software: Whether a driver that computes on the CPU (lavapipe, SwiftShader) will do.
+
+    Raises:
+        KernelUnavailable: wgpu is not installed, or there is no such device.
+    """
+    if find_spec("wgpu") is None:
+        raise KernelUnavailable("Vulkan kernels need wgpu, which is not installed: pip install wgpu")
+    if find_spec("triton") is not None:
+        import_module("triton")  # libtriton crashes where it is loaded behind the LLVM of Mesa's drivers, not before
+    import wgpu
+
+    # where there is no Vulkan, wgpu offers OpenGL, on which these shaders were never run
+    found = [a for a in wgpu.gpu.enumerate_adapters_sync() if a.info["backend_type"] == "Vulkan"]
+    fit = [a for a in found if software or a.info["adapter_type"] != "CPU"]
+    if not fit:
+        seen = ", ".join(a.info["device"] for a in found)
+        raise KernelUnavailable(f"no Vulkan GPU, only {seen}" if found else f"no Vulkan driver: {_NEED}")
+    order = ["DiscreteGPU", "IntegratedGPU", "VirtualGPU", "Unknown", "CPU"]
+    best = min(fit, key=lambda a: order.index(a.info["adapter_type"]) if a.info["adapter_type"] in order else 3)
+    wanted = ("max-storage-buffer-binding-size", "max-buffer-size", "max-compute-workgroups-per-dimension")
+    return Device(best.request_device_sync(required_limits={name: best.limits[name] for name in wanted}), best.info)
+
+
+class Device:
+    """Made by `open_device`. Work is done in the order in which it was submitted."""
+
+    def __init__(self, handle: Any, info: Mapping[str, Any]) -> None:
+        self._handle, self._info = handle, dict(info)
+        self._pipelines: dict[str, Any] = {}
+        self._is_lost = False
+        self.dispatched = 0
+        """Shaders run so far."""
+        self.moved_bytes = 0
+        """Bytes copied to the device and from it so far."""
+
+    @property
+    def name(self) -> str:
+        """As the driver says it."""
+        return str(self._info["device"])
+
+    @property
+    def is_software(self) -> bool:
+        """Whether it computes on the CPU; times taken there say nothing about GPUs."""
+        return bool(self._info["adapter_type"] == "CPU")
+
+    @property
+    def limit_bytes(self) -> int:
+        """The largest array."""
+        return int(self._handle.limits["max-storage-buffer-binding-size"])
+
+    @property
+    def most_groups(self) -> int:
+        """Workgroups along one axis at most."""
+        return int(self._handle.limits["max-compute-workgroups-per-dimension"])
+
+    @property
+    def pipelines(self) -> int:
+        """Shaders compiled so far; each is compiled once."""
+        return len(self._pipelines)
+
+    def put(self, values: np.ndarray[Any, Any]) -> Array:
+        """`values` on the device.
+
+        Raises:
+            TypeError: they are neither float32 nor complex64.
+            ValueError: there are none.
+            MemoryError: they are more than one array may hold, or than is free.
+            DeviceLost: see there.
+        """
+        array = self.empty(values.shape, values.dtype)
+        with self._guarded():
+            self._handle.queue.write_buffer(array.buffer, 0, np.ascontiguousarray(values))
+        self.moved_bytes += array.nbytes
+        return array
+
+    def empty(self, shape: Sequence[int], dtype: Any = np.float32) -> Array:
+        """An array of zeros; see `put`."""
+        made = Array(None, tuple(int(n) for n in shape), np.dtype(dtype))
+        if made.dtype not in (np.dtype(np.float32), np.dtype(np.complex64)):
+            raise TypeError(f"arrays on a Vulkan device are float32 or complex64, not {made.dtype}")
+        if not made.nbytes:
+            raise ValueError(f"an array of shape {made.shape} holds nothing")
+        if made.nbytes > self.limit_bytes:
+            raise MemoryError(f"{made.nbytes} bytes in one array; {self.name} takes {self.limit_bytes} at most")
+        return made._replace(buffer=self._buffer(made.nbytes, "STORAGE", "COPY_SRC", "COPY_DST"))
+
+    def submit(self, work: Sequence[Dispatch]) -> None:
+        """Have shaders run, each after the one before it is done. Returns at once.
+
+        Raises:
+            ValueError: one wants more workgroups than the device has along an axis.
+            DeviceLost: see there.
+        """
+        for one in work:
+            if max(one.groups) > self.most_groups:
+                raise ValueError(
+                    f"{one.shader} wants {max(one.groups)} workgroups; {self.name} runs {self.most_groups}"
+                )
+        with self._guarded():
+            encoder = self._handle.create_command_encoder()
+            for one in work:
+                pipeline = self._pipeline(one.shader)
+                bound = [*(array.buffer for array in one.arrays), self._uniform(one.sizes)]
+                group = self._handle.create_bind_group(
+                    layout=pipeline.get_bind_group_layout(0),
+                    entries=[{"binding": i, "resource": {"buffer": buffer}} for i, buffer in enumerate(bound)],
+                )
+                run = encoder.begin_compute_pass()
+                run.set_pipeline(pipeline)
+                run.set_bind_group(0, group)
+                run.dispatch_workgroups(*one.groups)
+                run.end()
+            self._handle.queue.submit([encoder.finish()])
+        self.dispatched += len(work)
+
+    def fetch(self, array: Array) -> Pending:
+        """Have the values of `array`, as all that was submitted so far leaves them, copied back. Returns at once."""
+        staging = self._buffer(array.nbytes, "MAP_READ", "COPY_DST")
+        with self._guarded():
+            encoder = self._handle.create_command_encoder()
+            encoder.copy_buffer_to_buffer(array.buffer, 0, staging, 0, array.nbytes)
+            self._handle.queue.submit([encoder.finish()])
+        return Pending(self, staging, array)
+
+    def get(self, array: Array) -> np.ndarray[Any, Any]:
+        """The values of `array`; waits for all that was submitted before.
+
+        Raises:
+            DeviceLost: see there.
+        """
+        return self.fetch(array).wait()
+
+    def close(self) -> None:
+        """Give the device back. What it holds is lost."""
+        self._is_lost = True
+        self._handle.destroy()
+
+    def _pipeline(self, shader: str) -> Any:
+        if shader not in self._pipelines:
+            module = self._handle.create_shader_module(label=shader, code=(_KERNELS / shader).read_text("utf-8"))
+            self._pipelines[shader] = self._handle.create_compute_pipeline(
+                label=shader, layout="auto", compute={"module": module, "entry_point": "main"}
+            )
+        return self._pipelines[shader]
+
+    def _uniform(self, sizes: bytes) -> Any:
+        import wgpu
+
+        padded = sizes + bytes(-len(sizes) % 16)
+        return self._handle.create_buffer_with_data(data=padded, usage=wgpu.BufferUsage.UNIFORM)
+
+    def _buffer(self, nbytes: int, *usages: str) -> Any:
+        import wgpu
+
+        usage = 0
+        for name in usages:
+            usage |= getattr(wgpu.BufferUsage, name)
+        with self._guarded():
+            return self._handle.create_buffer(size=nbytes, usage=usage)
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """What wgpu raises as what a caller can tell apart.
+
+        Raises:
+            DeviceLost: the device is gone.
+            MemoryError: its memory is full.
+        """
+        import wgpu
+
+        if self._is_lost:
+            raise DeviceLost(f"{self.name} was closed, or is gone")
+        try:
+            yield
+        except wgpu.GPUOutOfMemoryError as error:
+            raise MemoryError(f"the memory of {self.name} is full") from error
+        except (wgpu.GPUError, RuntimeError) as error:
+            said = " ".join(str(error).split())
+            if "lost" in said.lower():
+                self._is_lost = True
+                raise DeviceLost(f"{self.name} is gone: {said[:200]}") from error
+            raise
+
+
+class Pending:
+    """Values on their way back."""
+
+    def __init__(self, device: Device, staging: Any, array: Array) -> None:
+        self._device, self._staging, self._array = device, staging, array
+        self._values: np.ndarray[Any, Any] | None = None
+
+    def wait(self) -> np.ndarray[Any, Any]:
+        """The values; blocks until the device has copied them. A second call gives them again.
+
+        Raises:
+            DeviceLost: the device went away before.
+        """
+        import wgpu
+
+        if self._values is None:
+            with self._device._guarded():
+                self._staging.map_sync(wgpu.MapMode.READ)
+                raw = self._staging.read_mapped(copy=True)
+                self._staging.unmap()
+            self._values = np.frombuffer(raw, self._array.dtype).reshape(self._array.shape).copy()
+            self._device.moved_bytes += self._array.nbytes
+            self._staging.destroy()
+        return self._values
