@@ -14,8 +14,6 @@ from kernels.dispatch import KernelUnavailable
 from kernels.vulkan import Device, DeviceLost, open_device, streamed
 from kernels.vulkan import device as vulkan_device
 
-pytestmark = pytest.mark.filterwarnings("ignore")
-
 wgpu = pytest.importorskip("wgpu", reason="README's install brings wgpu with the extra `test`")
 
 

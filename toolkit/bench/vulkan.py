@@ -146,8 +146,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 3
     rows = [measure(device, case) for case in cases(device.is_software)]
     if args.json:
-        print(json.dumps({"schema": "toolkit.bench.vulkan/1", "device": device.name, "threads": torch.get_num_threads(),
-                          "is_software": device.is_software, "rows": [asdict(row) for row in rows]}, indent=1))  # fmt: skip
+        facts = {"device": device.name, "is_software": device.is_software, "threads": torch.get_num_threads()}
+        print(
+            json.dumps({"schema": "toolkit.bench.vulkan/1", **facts, "rows": [asdict(row) for row in rows]}, indent=1)
+        )
         return 0
     print(f"{device.name}; torch {torch.__version__}, {torch.get_num_threads()} threads")
     for row in rows:
