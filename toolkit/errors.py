@@ -1,4 +1,4 @@
-"""The error family of `targets`, for code that imports `toolkit` alone, and what archives add to it."""
+"""The error family of `targets`, for code that imports `toolkit` alone, and what archives and geometry add to it."""
 
 from targets.errors import InvalidInput, MissingDependency, ToolkitError, UnknownName, UsageError
 
@@ -6,6 +6,7 @@ __all__ = [
     "ArchiveFormatError",
     "BudgetExceeded",
     "DescriptorError",
+    "GeometryError",
     "InvalidInput",
     "MissingDependency",
     "SlimeError",
@@ -31,3 +32,12 @@ class ArchiveFormatError(SlimeError, InvalidInput):
 
 class BudgetExceeded(SlimeError):
     """What was asked for does not fit into the memory or disk that was granted. Nothing was changed."""
+
+
+class GeometryError(InvalidInput, ValueError):
+    """Numbers that describe no such object: a singular metric, an observable that is not Hermitian, an empty lattice.
+
+    Args:
+        problem: What is wrong, with the offending value in it.
+        hint: What to do next.
+    """

@@ -1,0 +1,1 @@
+"""The mathematics: patterns (bundles, metrics, cohomology, arithmetic), quantum states, crystals."""

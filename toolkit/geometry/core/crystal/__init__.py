@@ -1,0 +1,1 @@
+"""Crystals by diffraction and symmetry, and what happens when the scale changes."""

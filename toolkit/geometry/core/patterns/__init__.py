@@ -1,0 +1,1 @@
+"""Bundles, Riemannian structure, cohomology and arithmetic of patterns."""

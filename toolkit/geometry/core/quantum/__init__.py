@@ -1,0 +1,1 @@
+"""Quantum states, path integrals and a scalar field on a lattice."""

@@ -1,0 +1,19 @@
+"""Linear systems that stay right under nested transforms."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["solve"]
+
+
+def solve(matrix: Tensor, right: Tensor) -> Tensor:
+    """X with matrix X = right, [*B, n, n] and [*B, n, k] -> [*B, n, k]; differentiable to any order.
+
+    By QR, because `torch.linalg.solve` (2.13) differentiates through `lu_solve`, which broadcasts its factors wrongly
+    when `torch.vmap` maps points over `torch.func.jacfwd`: values came out wrong without an error.
+    """
+    q, r = torch.linalg.qr(matrix)
+    solution: Tensor = torch.linalg.solve_triangular(r, q.mT @ right, upper=True)
+    return solution

@@ -1,0 +1,1 @@
+"""Geometric flows and Hamiltonian systems."""

@@ -1,0 +1,141 @@
+"""Energies on phase space, the motion they cause, and the structure that the motion keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+from torch.func import grad, vmap
+
+from toolkit.errors import GeometryError
+from toolkit.geometry.checking import require_finite
+from toolkit.geometry.linear import solve
+from toolkit.geometry.types import Field
+
+__all__ = [
+    "Hamiltonian",
+    "Mechanical",
+    "compute_hamiltonian",
+    "geodesic_hamiltonian",
+    "hamilton_equations",
+    "poisson_bracket",
+    "symplectic_form",
+    "symplectic_matrix",
+]
+
+Hamiltonian: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""(q [n], p [n]) -> [], the energy of one point of phase space; differentiable. A network will do."""
+
+
+@dataclass(frozen=True)
+class Mechanical:
+    """H(q, p) = 1/2 p^T M^-1 p + V(q): separable, so that explicit symplectic steps exist.
+
+    Args:
+        potential: V, [n] -> [], differentiable.
+        mass: M: [n] (diagonal) or [n, n], positive; None for the unit matrix.
+    """
+
+    potential: Field
+    mass: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.mass is None:
+            return
+        smallest = self.mass.min() if self.mass.ndim == 1 else torch.linalg.eigvalsh(self.mass)[0]
+        if not float(smallest) > 0:
+            raise GeometryError(f"a mass of {float(smallest):.3g}", hint="masses, or a mass matrix, must be positive")
+
+    def __call__(self, q: Tensor, p: Tensor) -> Tensor:
+        return 0.5 * p @ self.velocity(p) + self.potential(q)
+
+    def velocity(self, p: Tensor) -> Tensor:
+        """M^-1 p, [*B, n] -> [*B, n]."""
+        if self.mass is None:
+            return p
+        if self.mass.ndim == 1:
+            return p / self.mass
+        return solve(self.mass, p.reshape(-1, p.shape[-1]).T).T.reshape(p.shape)
+
+    def force(self, q: Tensor) -> Tensor:
+        """-dV/dq, [*B, n] -> [*B, n]."""
+        if q.ndim == 1:
+            slope: Tensor = grad(self.potential)(q)
+        else:
+            slope = vmap(grad(self.potential))(q.reshape(-1, q.shape[-1]))
+        force: Tensor = -slope.reshape(q.shape)
+        return force
+
+
+def geodesic_hamiltonian(metric: Field) -> Hamiltonian:
+    """H(q, p) = 1/2 g^ij(q) p_i p_j, whose orbits are the geodesics of a metric [n] -> [n, n]."""
+    return lambda q, p: 0.5 * p @ solve(metric(q), p[:, None])[:, 0]
+
+
+def compute_hamiltonian(q: Tensor, p: Tensor, hamiltonian: Hamiltonian) -> Tensor:
+    """The energy at points q, p [*B, n] -> [*B], differentiable.
+
+    Raises:
+        GeometryError: it is not finite somewhere.
+    """
+    _require_pair(q, p)
+    if q.ndim == 1:
+        return require_finite(hamiltonian(q, p), "the energy")
+    energy: Tensor = vmap(hamiltonian)(q.reshape(-1, q.shape[-1]), p.reshape(-1, q.shape[-1]))
+    return require_finite(energy.reshape(q.shape[:-1]), "the energy")
+
+
+def hamilton_equations(state: tuple[Tensor, Tensor], hamiltonian: Hamiltonian) -> tuple[Tensor, Tensor]:
+    """dq/dt = dH/dp and dp/dt = -dH/dq at q, p [*B, n] -> ([*B, n], [*B, n]), by one gradient.
+
+    Source: Hairer, Lubich & Wanner 2006, "Geometric Numerical Integration", VI.1.
+    """
+    q, p = state
+    _require_pair(q, p)
+    slopes = grad(hamiltonian, argnums=(0, 1))
+    if q.ndim == 1:
+        dq, dp = slopes(q, p)
+    else:
+        dq, dp = vmap(slopes)(q.reshape(-1, q.shape[-1]), p.reshape(-1, q.shape[-1]))
+    return dp.reshape(q.shape), -dq.reshape(q.shape)
+
+
+def symplectic_matrix(n: int, *, dtype: torch.dtype = torch.float64) -> Tensor:
+    """J = [[0, I], [-I, 0]], [2n, 2n]."""
+    j = torch.zeros(2 * n, 2 * n, dtype=dtype)
+    j[:n, n:], j[n:, :n] = torch.eye(n, dtype=dtype), -torch.eye(n, dtype=dtype)
+    return j
+
+
+def symplectic_form(vectors: tuple[Tensor, Tensor]) -> Tensor:
+    """omega(u, v) = u^T J v of tangent vectors (dq, dp) [*B, 2n] -> [*B].
+
+    Raises:
+        GeometryError: phase space has an odd dimension.
+    """
+    u, v = vectors
+    if u.shape[-1] != v.shape[-1] or u.shape[-1] % 2:
+        raise GeometryError(
+            f"vectors of {u.shape[-1]} and {v.shape[-1]} components", hint="phase space is (q, p) of equal halves"
+        )
+    (uq, up), (vq, vp) = u.chunk(2, -1), v.chunk(2, -1)
+    return (uq * vp).sum(-1) - (up * vq).sum(-1)
+
+
+def poisson_bracket(f: Field, g: Field) -> Field:
+    """{f, g} = grad f^T J grad g as a function [2n] -> [], so that brackets nest.
+
+    Args:
+        f, g: Functions of z = (q, p), [2n] -> [].
+    """
+    return lambda z: symplectic_form((grad(f)(z), grad(g)(z)))
+
+
+def _require_pair(q: Tensor, p: Tensor) -> None:
+    if q.shape != p.shape or not q.ndim:
+        raise GeometryError(
+            f"positions {tuple(q.shape)} and momenta {tuple(p.shape)} do not pair up", hint="both are [*B, n]"
+        )

@@ -1,0 +1,1 @@
+"""Measures and plots that the geometry packages share."""

@@ -1,0 +1,1 @@
+"""Checks of metrics and of flows."""
