@@ -186,6 +186,13 @@ _ENTRIES = {
             family="language",
         ),
         Entry(
+            "geometric",
+            "language model: causal attention over adaptive tiles, with a choice of scores",
+            "toolkit.models.geometric",
+            use_case="long contexts on a CPU: trained dense, deployed with as few tiles as the answers allow",
+            family="language",
+        ),
+        Entry(
             "transformer",
             "language model: causal self-attention, of as many parameters as resnet_bk",
             "toolkit.models.transformer",

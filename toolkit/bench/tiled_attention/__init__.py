@@ -1,0 +1,1 @@
+"""Accuracy, time and memory of attention over adaptive tiles beside dense attention."""

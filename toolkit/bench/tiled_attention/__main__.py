@@ -1,0 +1,127 @@
+"""Attention over adaptive tiles beside dense attention: what it keeps, what it takes.
+
+    python -m toolkit.bench.tiled_attention [--json] [--device cuda] [--scores dot,metric] [--seeds 1] [PART ...]
+
+`recall`, `characters`: networks trained dense and deployed with fewer and fewer tiles, beside a transformer by torch's
+fused attention. `time`, `memory`: the layer at 1,024 to 8,192 tokens on one thread, beside dense attention unfused and
+fused; seconds in turns, live bytes counted. `runtime`: vectorised forms beside the best plain ones of torch.
+`threads`: the layer on one thread and on all. `device`: 1/8 of the tiles at 16,384 tokens by the block-sparse kernel,
+beside flash attention; on a GPU alone. Training is checkpointed in the cache folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from toolkit.bench.tiled_attention import learning, speed
+from toolkit.bench.tiled_attention.device import on_device
+
+_LENGTHS = (1024, 2048, 4096, 8192)
+_SCORES = ("dot", "metric", "fidelity", "hyperbolic", "born")
+_FASTER_FROM, _UNDER_FROM, _UNDER = 4096, 2048, 0.6
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m toolkit.bench.tiled_attention", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(_PARTS)}; all where none is named")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of the part device")
+    parser.add_argument("--scores", default="dot,metric", help=f"that are trained, of {','.join(_SCORES)}")
+    parser.add_argument("--seeds", type=int, default=1, help="of the recall task")
+    parser.add_argument("--lengths", type=int, nargs="+", default=_LENGTHS, help="of the parts time and memory")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    given = parser.parse_args(arguments)
+    if unknown := set(given.parts) - set(_PARTS):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(_PARTS)}")
+    if min(given.lengths) < 1:
+        parser.error(f"a length of {min(given.lengths)}: choose 1 or more")
+    given.scores = given.scores.split(",")
+    if wrong := set(given.scores) - set(_SCORES):
+        parser.error(f"unknown scores: {', '.join(sorted(wrong))}; known: {', '.join(_SCORES)}")
+    if given.device == "cuda" and not torch.cuda.is_available():
+        parser.error("this machine has no GPU that torch can use: --device cpu")
+    found = {part: _said(part, make(given)) for part, make in _PARTS.items() if part in (given.parts or _PARTS)}
+    about = {"processor": platform.processor() or platform.machine(), "torch": torch.__version__,
+             "load": os.getloadavg()[0]}  # fmt: skip
+    if given.json:
+        print(json.dumps({"schema": "toolkit.bench.tiled_attention/1", "about": about, **found}, indent=1))
+        return 0
+    print(", ".join(f"{name} {value}" for name, value in about.items()))
+    for part, rows in found.items():
+        _show(part, rows)
+    for line in _judged(found):
+        print(line)
+    return 0
+
+
+def _said(part: str, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, after telling whoever waits."""
+    print(f"{part} ...", file=sys.stderr, flush=True)
+    return [dict(row) for row in rows]
+
+
+_PARTS: Mapping[str, Callable[[argparse.Namespace], Iterable[Mapping[str, Any]]]] = {
+    "recall": lambda given: map(asdict, learning.learned_recall(given.scores, range(given.seeds))),
+    "characters": lambda given: map(asdict, learning.learned_characters(given.scores)),
+    "time": lambda given: map(asdict, speed.times(given.lengths)),
+    "memory": lambda given: map(asdict, speed.memory(given.lengths)),
+    "runtime": lambda given: map(asdict, speed.forms()),
+    "threads": lambda given: speed.thread_times(max(given.lengths), sorted({1, os.cpu_count() or 1})),
+    "device": lambda given: map(asdict, on_device(given.device)),
+}
+
+
+# ---- for people
+
+
+def _judged(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterable[str]:
+    """The goals, and whether the lower end of the interval reaches them."""
+    for row in found.get("time", ()):
+        if row["length"] >= _FASTER_FROM and row["way"].startswith("tiled"):
+            name = f"{row['way']}{', causal' if row['causal'] else ''}, {row['length']:,} tokens"
+            for peer in ("unfused", "sdpa"):
+                verdict = "faster" if row[f"{peer}_interval"][0] > 1 else "NOT faster"
+                yield f"{name}: {verdict} than {peer} dense attention, {row[f'{peer}_ratio']:.2f}x"
+    for row in found.get("memory", ()):
+        if row["length"] == _UNDER_FROM and row["way"].startswith("tiled"):
+            verdict = "reaches" if row["under_dense"] >= _UNDER else "MISSES"
+            yield f"{row['way']}: {row['under_dense']:.1%} under unfused dense attention, {verdict} {_UNDER:.0%}"
+    for row in found.get("device", ()):
+        if row["ratio"] is None:
+            yield f"{row['shape']}{' causal' if row['causal'] else ''}: {row['note']}"
+        else:
+            verdict = "reaches" if row["ratio"] >= row["goal"] else "MISSES"
+            yield f"{row['shape']}: {row['ratio']:.2f}x flash, {verdict} {row['goal']}x"
+
+
+def _show(part: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    table = Table(title=part, title_justify="left")
+    columns = [name for name in rows[0] if any(row[name] not in ("", None) for row in rows)]
+    for name in columns:
+        table.add_column(name.replace("_", " "))
+    for row in rows:
+        table.add_row(*(_text(row[name]) for name in columns))
+    Console(width=200).print(table)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, (tuple, list)):
+        return " to ".join(map(_text, value))
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "" if value is None else f"{value:,}" if type(value) is int else str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,274 @@
+"""Seconds and live bytes of the layer beside dense attention, unfused and fused, and of the forms of the runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, pad
+
+from toolkit.bench.timing import in_turns_s, spread_s
+from toolkit.geometry.neural.attention import QuantumGeometricAttention, ScoreName
+from toolkit.geometry.runtime.memory import live_bytes
+from toolkit.geometry.runtime.vectorization import Diffusion, VectorizationSystem, threads, tune_threads
+from toolkit.models.seeded import seeded
+from toolkit.rng import numpy_generator, torch_generator
+
+__all__ = ["Form", "Timed", "Used", "forms", "layers", "memory", "thread_times", "times", "unfused"]
+
+_HIDDEN, _HEADS, _STATE = 64, 4, 16
+_TILE, _REFINE = 64, 4
+_DRAWS = 1000
+_NO_PEERS = ("loop", "closed form")
+"""A loop in Python is beaten by anything; a closed form holds for one metric alone."""
+_SCORES: tuple[ScoreName, ...] = ("dot", "metric", "fidelity", "hyperbolic", "born")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timed:
+    """One way of computing a layer's forward.
+
+    Args:
+        quartiles_s: Of its runs.
+        unfused_ratio, sdpa_ratio: Time of dense attention over this one's, medians, with the 95 % interval of the
+            bootstrap; above 1 this one is faster.
+    """
+
+    way: str
+    causal: bool
+    length: int
+    seconds: float
+    quartiles_s: tuple[float, float]
+    unfused_ratio: float | None
+    unfused_interval: tuple[float, float] | None
+    sdpa_ratio: float
+    sdpa_interval: tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Used:
+    """Peak of the live bytes of a forward, and of a forward and backward; `under_dense` of unfused attention's."""
+
+    way: str
+    length: int
+    forward_bytes: int
+    training_bytes: int
+    under_dense: float
+    training_under_dense: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """A step in several forms; `ratio` is the best other plain form of torch over this one, above 1 where faster."""
+
+    step: str
+    form: str
+    seconds: float
+    quartiles_s: tuple[float, float]
+    operators: int
+    new_bytes: int
+    ratio: float | None
+
+
+class _Unfused(nn.Module):
+    """The dense layer as it is written down in a paper: the matrix of scores, its softmax, the product."""
+
+    def __init__(self, layer: QuantumGeometricAttention) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        layer, (b, n, _) = self.layer, x.shape
+        q, k, v = (p(x).view(b, n, layer.heads, -1).transpose(1, 2) for p in (layer.query, layer.key, layer.value))
+        logits = q @ k.mT * q.shape[-1] ** -0.5
+        if layer.causal:
+            logits = logits.masked_fill(torch.ones(n, n, dtype=torch.bool).triu(1), float("-inf"))
+        mixed = torch.softmax(logits, -1) @ v
+        answer: Tensor = layer.out(mixed.transpose(1, 2).flatten(2))
+        return answer
+
+
+class _Fused(_Unfused):
+    """The same by torch's fused kernel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        layer, (b, n, _) = self.layer, x.shape
+        q, k, v = (p(x).view(b, n, layer.heads, -1).transpose(1, 2) for p in (layer.query, layer.key, layer.value))
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=layer.causal)
+        answer: Tensor = layer.out(mixed.transpose(1, 2).flatten(2))
+        return answer
+
+
+def layers(causal: bool, *, refine: int = _REFINE) -> dict[str, nn.Module]:
+    """Every way by name, all with hidden 64, 4 heads, states of 16 (8 of overlaps), tiles of 64."""
+    made: dict[str, nn.Module] = {}
+    for score in _SCORES:
+        with seeded(0):
+            made[f"tiled {score}"] = QuantumGeometricAttention(
+                _HIDDEN, _HEADS, manifold_dim=_STATE // 2 if score in ("fidelity", "born") else _STATE,
+                tile_size=_TILE, refine=refine, score=score, causal=causal,
+            ).eval()  # fmt: skip
+    dot = made["tiled dot"]
+    assert isinstance(dot, QuantumGeometricAttention)
+    return {"unfused": _Unfused(dot), "sdpa": _Fused(dot), **made}
+
+
+def unfused(causal: bool = False) -> nn.Module:
+    """Dense attention that holds its scores."""
+    return layers(causal)["unfused"]
+
+
+def tokens(length: int) -> Tensor:
+    """(1, length, 64): a smooth path with noise, as the hidden states of a text are neither constant nor unrelated."""
+    generator = torch_generator(0, "tokens", length)
+    steps = torch.randn(1, length, _HIDDEN, generator=generator)
+    walk = steps.cumsum(1) / torch.arange(1, length + 1).sqrt()[:, None]
+    return 0.7 * walk + 0.7 * torch.randn(1, length, _HIDDEN, generator=generator)
+
+
+def times(lengths: Sequence[int]) -> Iterator[Timed]:
+    """All ways at each length, in turns, without gradients, on one thread."""
+    for causal in (False, True):
+        ways = layers(causal)
+        for length in lengths:
+            x = tokens(length)
+            with torch.no_grad(), threads(1):
+                taken = in_turns_s({name: partial(way, x) for name, way in ways.items()}, seconds=4.0, fewest=7)
+            for name, runs in taken.items():
+                lower, middle, upper = spread_s(runs)
+                yield Timed(
+                    way=name, causal=causal, length=length, seconds=middle, quartiles_s=(lower, upper),
+                    unfused_ratio=float(np.median(taken["unfused"]) / middle),
+                    unfused_interval=_interval(taken["unfused"], runs),
+                    sdpa_ratio=float(np.median(taken["sdpa"]) / middle), sdpa_interval=_interval(taken["sdpa"], runs),
+                )  # fmt: skip
+
+
+def _interval(above: Sequence[float], below: Sequence[float]) -> tuple[float, float]:
+    """95 % of the ratio of medians, by the bootstrap."""
+    draw = numpy_generator(0, "ratio of medians")
+    one, other = (np.median(draw.choice(x, (_DRAWS, len(x))), axis=1) for x in (above, below))
+    low, high = np.quantile(one / other, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def memory(lengths: Sequence[int], names: Sequence[str] | None = None) -> Iterator[Used]:
+    """Live bytes of every way at each length; the same in every run.
+
+    Args:
+        names: Of the ways, "unfused" first; all where None.
+    """
+    for length in lengths:
+        x = tokens(length)
+        base: tuple[int, int] | None = None
+        made = layers(False)
+        for name in names or made:
+            way = made[name]
+            used = _peaks(way, x)
+            base = base or used
+            yield Used(way=name, length=length, forward_bytes=used[0], training_bytes=used[1],
+                       under_dense=1 - used[0] / base[0], training_under_dense=1 - used[1] / base[1])  # fmt: skip
+
+
+def _peaks(way: nn.Module, x: Tensor) -> tuple[int, int]:
+    with torch.no_grad(), live_bytes() as forward:
+        way(x)
+    with live_bytes() as training:
+        way(x).sum().backward()
+    way.zero_grad(set_to_none=True)
+    return forward.peak, training.peak
+
+
+# ---- the runtime
+
+
+def forms() -> Iterator[Form]:
+    """Steps of the library in their vectorised form and in the plain ones of torch."""
+    steps = {"Christoffel symbols, 64 points": _christoffel(), "diffusion 128 x 128": _diffusion(128),
+             "diffusion 1024 x 1024": _diffusion(1024)}  # fmt: skip
+    for step, ways in steps.items():
+        with threads(1):
+            taken = in_turns_s(ways, seconds=2.0, fewest=15)
+        ours, *others = taken
+        best = min(np.median(taken[name]) for name in others if name not in _NO_PEERS)
+        for name, runs in taken.items():
+            lower, middle, upper = spread_s(runs)
+            with live_bytes() as used:
+                ways[name]()
+            yield Form(step=step, form=name, seconds=middle, quartiles_s=(lower, upper), operators=used.operators,
+                       new_bytes=used.peak, ratio=float(best / middle) if name == ours else None)  # fmt: skip
+
+
+def _christoffel() -> dict[str, Callable[[], object]]:
+    """Of the unit sphere; Γ^l_ij by the derivative of the metric and one solve."""
+    points = torch.rand(64, 2, generator=torch_generator(0, "points"), dtype=torch.float64) + 0.5
+    system = VectorizationSystem()
+
+    def one(point: Tensor) -> Tensor:
+        d = torch.func.jacfwd(_sphere)(point)  # d[i, j, k] = ∂_k g_ij
+        first = 0.5 * (d.permute(1, 2, 0) + d.permute(1, 0, 2) - d.permute(2, 0, 1))
+        return _solved(_sphere(point), first)
+
+    def by_autograd() -> Tensor:
+        """All points at once: one backward pass for each component of the metric."""
+        x = points.detach().requires_grad_()
+        zero, one_ = torch.zeros_like(x[:, 0]), torch.ones_like(x[:, 0]) + 0 * x[:, 0]
+        g = torch.stack([torch.stack([one_, zero], 1), torch.stack([zero, x[:, 0].sin() ** 2], 1)], 1)
+        parts = [torch.autograd.grad(part.sum(), x, retain_graph=True, allow_unused=True)[0]
+                 for part in g.flatten(1).unbind(1)]  # fmt: skip
+        d = torch.stack([torch.zeros_like(x) if part is None else part for part in parts], 1).reshape(-1, 2, 2, 2)
+        first = 0.5 * (d.permute(0, 2, 3, 1) + d.permute(0, 2, 1, 3) - d.permute(0, 3, 1, 2))
+        return _solved(g, first)
+
+    def by_hand() -> Tensor:
+        """What one writes for this metric alone: the derivative in closed form, on all points."""
+        sin, cos = points[:, 0].sin(), points[:, 0].cos()
+        found = points.new_zeros(len(points), 2, 2, 2)
+        found[:, 0, 1, 1] = -sin * cos
+        found[:, 1, 0, 1] = found[:, 1, 1, 0] = cos / sin
+        return found
+
+    return {
+        "vectorised": lambda: system.vectorize_geometric_flow(one, points),
+        "loop": lambda: torch.stack([one(point) for point in points]),
+        "autograd": by_autograd,
+        "closed form": by_hand,
+    }
+
+
+def _solved(metric: Tensor, first: Tensor) -> Tensor:
+    """Symbols of the first kind (..., n, n, n) to those of the second."""
+    second: Tensor = torch.linalg.solve(metric, first.flatten(-2))
+    return second.reshape(first.shape)
+
+
+def _sphere(point: Tensor) -> Tensor:
+    return torch.diag(torch.stack([torch.ones_like(point[0]), point[0].sin() ** 2]))
+
+
+def _diffusion(size: int) -> dict[str, Callable[[], object]]:
+    u = torch.rand(1, 1, size, size, generator=torch_generator(0, "grid"))
+    kernel = torch.tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])[None, None]
+    return {
+        "vectorised": Diffusion(u, 0.2).step_,
+        "rolled": lambda: u + 0.2 * (u.roll(1, -1) + u.roll(-1, -1) + u.roll(1, -2) + u.roll(-1, -2) - 4 * u),
+        "convolution": lambda: u + 0.2 * conv2d(pad(u, (1, 1, 1, 1), mode="circular"), kernel),
+    }
+
+
+def thread_times(length: int, counts: Sequence[int]) -> Iterator[dict[str, object]]:
+    """The layer on each number of threads; `chosen` is the fewest that are near the best."""
+    layer, x = layers(False)["tiled metric"], tokens(length)
+
+    def durations(count: int) -> list[float]:
+        with torch.no_grad(), threads(count):
+            return in_turns_s({"layer": partial(layer, x)}, seconds=1.0, fewest=7)["layer"]
+
+    report = tune_threads(durations, counts)
+    for count, seconds in report.seconds.items():
+        yield {"way": "tiled metric", "length": length, "threads": count, "seconds": seconds,
+               "chosen": count == report.best}  # fmt: skip
