@@ -20,7 +20,7 @@ from toolkit.finite_weights import check_module_weights
 from toolkit.fixed_inputs import Fixed, fix_module, parse_fixed
 from toolkit.input_shapes import parse_input, varying, zeros
 from toolkit.model_files import read_onnx, read_pickle, read_pt2, read_torchscript
-from toolkit.models.trained_folder import is_trained, open_trained
+from toolkit.models.trained_folder import is_organism, is_trained, open_trained
 from toolkit.names import IN_MEMORY
 from toolkit.untrusted import file_kind
 
@@ -102,6 +102,8 @@ def _load_named(spec: str, stated: Stated, trust: bool) -> Source:
         return _from_object(load_factory(spec), _factory_name(spec), spec, stated)
     if is_trained(path):
         return _from_trained(path, stated)
+    if is_organism(path):
+        return _from_organism(path, stated)
     if path.is_dir():
         raise InvalidInput(
             f"{spec} is a folder, not a model", hint="name a file; a finished bundle goes to `toolkit verify`"
@@ -122,6 +124,17 @@ def _from_trained(path: Path, stated: Stated) -> Source:
         return source
     return replace(source, data=zoo.calibration(config), validation=zoo.validation(config),
                    training=zoo.training(config))  # fmt: skip
+
+
+def _from_organism(path: Path, stated: Stated) -> Source:
+    """The components that live in a folder, frozen, with the samples that lie beside them."""
+    from dataclasses import replace
+    from importlib import import_module
+
+    found = import_module("toolkit.organism.folder").read_folder(path)  # training's room: entered when named
+    source = _from_object((found.model.freeze(), found.example), path.resolve().name, str(path), stated)
+    data = found.dataset(path.resolve().name)
+    return replace(source, data=data, validation=data if data is not None and data.labels is not None else None)
 
 
 # ---- files

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from targets.errors import InvalidInput
 from toolkit.models.registry import Entry, entry
+from toolkit.yaml_file import read_yaml
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -21,10 +20,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CHECKPOINT",
+    "ORGANISM",
     "RECIPE",
     "REPORT",
     "WEIGHTS",
     "Trained",
+    "is_organism",
     "is_trained",
     "load_weights",
     "open_trained",
@@ -34,6 +35,9 @@ __all__ = [
 WEIGHTS, RECIPE, REPORT = "model.safetensors", "recipe.yaml", "report.json"
 CHECKPOINT = "checkpoint.pt"
 """What an unfinished training left; it goes when the training is finished."""
+
+ORGANISM = "organism.json"
+"""By this file a folder is known for an organism's, which has weights and a report of another kind."""
 
 _SCHEMA = "toolkit.train/1"
 _AGAIN = "train it again: toolkit train RECIPE --force"
@@ -58,6 +62,11 @@ class Trained:
 def is_trained(path: Path) -> bool:
     """Whether `path` looks like a folder of a training, finished or not."""
     return path.is_dir() and ((path / WEIGHTS).is_file() or (path / CHECKPOINT).is_file())
+
+
+def is_organism(path: Path) -> bool:
+    """Whether `path` looks like the folder of an organism."""
+    return path.is_dir() and (path / ORGANISM).is_file()
 
 
 def open_trained(path: Path) -> Trained:
@@ -105,9 +114,9 @@ def _report(path: Path) -> dict[str, Any]:
 
 def _recipe(path: Path) -> dict[str, Any]:
     try:
-        found = yaml.safe_load((path / RECIPE).read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InvalidInput(f"cannot read {path / RECIPE}: {error}", hint=_AGAIN) from error
+        found = read_yaml(path / RECIPE).data
+    except InvalidInput as error:
+        raise InvalidInput(error.problem, hint=_AGAIN) from error
     if not isinstance(found, dict) or not isinstance(found.get("config") or {}, dict):
         raise InvalidInput(f"{path / RECIPE} is not a mapping of fields", hint=_AGAIN)
     return found

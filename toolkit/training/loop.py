@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from math import isfinite
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +18,7 @@ from passes.context import Batch
 from targets.errors import InvalidInput
 from toolkit.training.batches import Batches, held_out
 from toolkit.training.checkpoints import Checkpoint
+from toolkit.training.interrupting import Interrupts, interrupts
 from toolkit.training.judging import WORST, Score, check_labels, judge, on
 from toolkit.training.precision import Precision, kind_for
 from toolkit.training.repeatable import reseed
@@ -56,14 +59,17 @@ class Loop:
             Batches(data=kept, size=settings.batch, seed=trainer.seed, inputs=trainer.inputs) if kept else None
         )
         self._optimizer = trainer.optimizer(model, rate, settings.weight_decay)
+        steps = epochs * len(self._batches)
+        self._tending = None if trainer.tender is None else trainer.tender.tend(model, self._optimizer, steps)
         self._precision = Precision(device, kind_for(device, settings.amp))
         self._epoch = self._position = self._without_gain = 0
         self._best: Score = WORST
-        self._best_weights: dict[str, Tensor] = {}
+        self._best_weights: dict[str, Any] = {}
         self._history: list[Epoch] = []
         self._judged: dict[str, float] = {}
         self._losses = 0.0
-        self._saved_at = self._told_at = time.monotonic()
+        self._interrupts = Interrupts()
+        self._saved_at = self._told_at = self._begun_at = time.monotonic()
 
     # ---- before time is spent
 
@@ -88,6 +94,9 @@ class Loop:
         parts = [self._trainer.key, self._step, str(self._epochs), self._rate.hex(), first_loss.hex(), str(self._model)]
         state = hashlib.sha256("\n".join(parts).encode())
         for name, value in sorted(self._model.state_dict().items()):
+            if not isinstance(value, Tensor):  # what a module keeps beside its tensors
+                state.update(f"{name}|{json.dumps(value, sort_keys=True)}|".encode())
+                continue
             raw = value.detach().cpu().contiguous()
             state.update(f"{name}|{raw.dtype}|{tuple(raw.shape)}|".encode())
             state.update(raw.reshape(-1).view(torch.uint8).numpy().tobytes() if raw.numel() else b"")
@@ -96,11 +105,19 @@ class Loop:
     # ---- the loop
 
     def to_the_end(self) -> None:
-        """Train what is left, and leave the best weights in the model."""
+        """Train what is left, and leave the best weights in the model.
+
+        Raises:
+            KeyboardInterrupt: the user stopped it; the checkpoint holds the last step.
+        """
+        with interrupts() as self._interrupts:
+            self._to_the_end()
+
+    def _to_the_end(self) -> None:
         if self._epoch == 0 and self._position == 0 and self._judges is not None and not self._best_weights:
             self._judge_epoch()  # training may do harm: the weights that it began with are in the running
             self._tell(Epoch(number=0, **self._judged))
-        while self._epoch < self._epochs and not self._is_stalled:
+        while self._epoch < self._epochs and not self._is_stalled and not self._is_late:
             self._train_epoch()
             self._end_epoch()
             self._save()
@@ -113,6 +130,12 @@ class Loop:
     @property
     def _is_stalled(self) -> bool:
         return 0 < self._trainer.settings.patience <= self._without_gain
+
+    @property
+    def _is_late(self) -> bool:
+        """Whether this process has trained for as long as it may."""
+        longest_s = self._trainer.settings.longest_s
+        return longest_s is not None and time.monotonic() - self._begun_at >= longest_s
 
     def _train_epoch(self) -> None:
         self._model.train()
@@ -128,10 +151,16 @@ class Loop:
             samples = len(next(iter(mine[0].values())))
             with self._trainer.watcher.step(self._epoch, self._position, samples):
                 self._train_batch(on(mine, self._device), weight)
+            if self._tending is not None:
+                self._tending.stepped(self._steps_done)
             self._position += 1
             self._tell_progress()
-            if time.monotonic() - self._saved_at >= self._trainer.settings.checkpoint_s:
+            if time.monotonic() - self._saved_at >= self._trainer.settings.checkpoint_s or self._interrupts.asked:
                 self._save()
+            if self._interrupts.asked:
+                raise KeyboardInterrupt
+            if self._is_late:
+                return
 
     def _tell_progress(self, *, always: bool = False) -> None:
         if always or time.monotonic() - self._told_at >= _TELL_EVERY_S:
@@ -145,6 +174,8 @@ class Loop:
         with self._precision.computing():
             loss = self._loss(self._model, batch)
         loss = loss * weight if group.size > 1 else loss
+        if self._tending is not None and not self._tending.allows(self._steps_done, float(loss.detach())):
+            return
         if group.size == 1 and not bool(torch.isfinite(loss)):
             raise self._not_finite(self._where)
         self._optimizer.zero_grad()
@@ -154,13 +185,21 @@ class Loop:
             raise self._not_finite(self._where)
         norm = self._precision.clipped(self._optimizer, self._model, settings.clip)
         if not self._precision.step(self._optimizer, norm):
-            raise self._not_finite(self._where, "the gradient of the loss")
+            if self._tending is None:
+                raise self._not_finite(self._where, "the gradient of the loss")
+            self._tending.spoiled(self._steps_done)
+            return
         self._losses += value
 
     def _set_rate(self) -> None:
         rate = self._rate_at(self._position)
         for group in self._optimizer.param_groups:
             group["lr"] = rate * group.get("share", 1.0)
+
+    @property
+    def _steps_done(self) -> int:
+        """Before the one that goes on."""
+        return self._epoch * len(self._batches) + self._position
 
     def _rate_at(self, position: int) -> float:
         per_epoch = len(self._batches)
@@ -172,7 +211,7 @@ class Loop:
         return f"in epoch {self._epoch + 1}, batch {self._position + 1}"
 
     def _end_epoch(self) -> None:
-        loss, rate = self._losses / len(self._batches), self._rate_at(len(self._batches) - 1)
+        loss, rate = self._losses / self._position, self._rate_at(self._position - 1)
         self._epoch, self._position, self._losses = self._epoch + 1, 0, 0.0
         self._trainer.group.average_buffers(self._model)
         if self._judges is not None:
@@ -184,7 +223,7 @@ class Loop:
         self._judged = {"metric": score[0], "judged_loss": -score[1]}
         if score > self._best:
             self._best, self._without_gain = score, 0
-            self._best_weights = {n: v.detach().cpu().clone() for n, v in self._model.state_dict().items()}
+            self._best_weights = {n: _apart(v) for n, v in self._model.state_dict().items()}
         else:
             self._without_gain += 1
 
@@ -220,6 +259,8 @@ class Loop:
         self._model.load_state_dict(state["model"])
         self._epoch, self._position = state["epoch"], state["position"]
         self._history = [Epoch(**epoch) for epoch in state.get("history", ())]
+        if self._tending is not None and state.get("tending") is not None:
+            self._tending.load(state["tending"])
         if state["optimizer"] is not None:
             self._optimizer.load_state_dict(state["optimizer"])
             self._precision.load(state.get("precision", {}))
@@ -232,8 +273,9 @@ class Loop:
         if not self._trainer.group.leads:
             return
         self._checkpoint.save({
-            "model": {name: value.cpu() for name, value in self._model.state_dict().items()},
+            "model": {name: _here(value) for name, value in self._model.state_dict().items()},
             "optimizer": None if finished else self._optimizer.state_dict(),
+            "tending": None if finished or self._tending is None else self._tending.state(),
             "precision": {} if finished else self._precision.state(),
             "epoch": self._epochs if finished else self._epoch,
             "position": self._position,
@@ -243,3 +285,13 @@ class Loop:
             "losses": self._losses,
             "history": [asdict(epoch) for epoch in self._history],
         })  # fmt: skip
+
+
+def _here(value: Any) -> Any:
+    """A tensor on the CPU; other state as it is."""
+    return value.cpu() if isinstance(value, Tensor) else value
+
+
+def _apart(value: Any) -> Any:
+    """A copy that training does not touch."""
+    return value.detach().cpu().clone() if isinstance(value, Tensor) else copy.deepcopy(value)

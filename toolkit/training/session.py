@@ -27,11 +27,12 @@ from toolkit.models.trained_folder import CHECKPOINT, RECIPE, REPORT, WEIGHTS, i
 from toolkit.training.batches import held_out
 from toolkit.training.distributed import ALONE, Group
 from toolkit.training.methods import curriculum_for, optimizer_of, started_from, teacher_of, thaw_of
+from toolkit.training.observing import Watchers
 from toolkit.training.recipe import TrainRecipe
 from toolkit.training.settings import Settings
 from toolkit.training.starting import untrained
 from toolkit.training.trainer import Trainer
-from toolkit.training.watching import Epoch, Unwatched
+from toolkit.training.watching import Epoch, Unwatched, Watcher
 from toolkit.version import __version__
 from toolkit.yaml_file import read_yaml, write_yaml
 
@@ -75,6 +76,7 @@ def train(
     force: bool = False,
     progress: Callable[[str, float], None] = lambda step, done: None,
     group: Group = ALONE,
+    watcher: Watcher | None = None,
 ) -> Outcome:
     """Train as `recipe` says, into `folder`. What was cut off goes on; what is finished is not done again.
 
@@ -82,6 +84,7 @@ def train(
         force: Train again where it is finished, and replace what the folder holds of another training. The old files
             stay until the new ones are there.
         group: Processes that train together; the first of them writes.
+        watcher: Is told of every step and epoch, such as `observing.Observer`.
 
     Raises:
         InvalidInput: the network, the data or the folder do not allow it.
@@ -99,7 +102,8 @@ def train(
     model = started_from(recipe.methods, model)
     told = _History()
     trainer = curriculum_for(recipe, _trainer(recipe, tuple(found.example(config)), data, progress), model)
-    trainer = replace(trainer, group=group, watcher=told, checkpoint=folder / CHECKPOINT, anew=force)
+    watched = told if watcher is None else Watchers(told, watcher)
+    trainer = replace(trainer, group=group, watcher=watched, checkpoint=folder / CHECKPOINT, anew=force)
     trained = trainer(model, _loss(recipe, found, data), step=_STEP, epochs=recipe.epochs, rate=recipe.rate)
     report = _report(resolved, trained, data, told.epochs)
     if group.leads:

@@ -10,6 +10,9 @@ from toolkit.training.precision import Kind
 
 __all__ = ["Settings"]
 
+_IDLE = frozenset({"checkpoint_s", "longest_s"})
+"""Settings that decide no step."""
+
 _LATER = {"recompute": False}
 """Settings that came later: at these values they decide nothing, and weights of before keep their keys."""
 
@@ -30,6 +33,7 @@ class Settings:
         checkpoint_s: Seconds between checkpoints; there is one after each epoch as well.
         device: "cpu", or "cuda" for a GPU.
         threads: Of the CPU. More are faster, but on other machines they may round in other ways.
+        longest_s: Seconds after which training ends as if it had come to its last epoch; None never ends early.
         recompute: Compute inner values again for the gradient instead of holding them: see `recomputing`.
     """
 
@@ -44,15 +48,17 @@ class Settings:
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int = 1
     recompute: bool = False
+    longest_s: float | None = None
 
     def __post_init__(self) -> None:
-        if min(self.batch, self.threads) < 1 or self.clip <= 0 or not 0 <= self.held_out < 1:
+        has_time = self.longest_s is None or self.longest_s >= 0
+        if min(self.batch, self.threads) < 1 or not has_time or self.clip <= 0 or not 0 <= self.held_out < 1:
             raise InvalidInput(
                 f"training cannot go by {self}",
-                hint="batch and threads from 1, clip above 0, held_out from 0 to below 1",
+                hint="batch and threads from 1, clip above 0, held_out from 0 to below 1, longest_s from 0",
             )
 
     def deciding(self) -> dict[str, Any]:
         """What decides the weights: part of a training's key."""
         return {name: value for name, value in asdict(self).items()
-                if name != "checkpoint_s" and not (name in _LATER and value == _LATER[name])}  # fmt: skip
+                if name not in _IDLE and not (name in _LATER and value == _LATER[name])}  # fmt: skip

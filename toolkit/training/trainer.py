@@ -24,6 +24,7 @@ from toolkit.training.recomputing import recomputing
 from toolkit.training.repeatable import repeatable
 from toolkit.training.sampling import Sampling
 from toolkit.training.settings import Settings
+from toolkit.training.tending import Tender
 from toolkit.training.thawing import Thaw
 from toolkit.training.watching import Unwatched, Watcher
 
@@ -57,6 +58,7 @@ class Trainer:
         sampling: What each epoch learns from; every sample once, at random, where None.
         thaw: What learns in which epoch; all that requires a gradient where None.
         watcher: Is told of steps and epochs.
+        tender: Changes the model between steps; nobody does where None.
         group: Processes that train together.
     """
 
@@ -75,6 +77,7 @@ class Trainer:
     sampling: Sampling | None = None
     thaw: Thaw | None = None
     watcher: Watcher = field(default_factory=Unwatched)
+    tender: Tender | None = None
     group: Group = ALONE
 
     @property
@@ -92,6 +95,7 @@ class Trainer:
             "schedule": None if self.schedule is share_of_rate else name_of(self.schedule),
             "sampling": self.sampling and self.sampling.key,
             "thaw": self.thaw and self.thaw.key,
+            "tender": self.tender and self.tender.key,
             "processes": str(self.group.size) if self.group.size > 1 else None,
         }
         return [f"{name} {value}" for name, value in found.items() if value is not None]
@@ -109,6 +113,11 @@ class Trainer:
             raise InvalidInput(
                 f"{step} cannot train {epochs} epochs at a rate of {rate:g}",
                 hint="epochs are 0 or more, the rate is above 0",
+            )
+        if self.tender is not None and self.group.size > 1:
+            raise InvalidInput(
+                f"{step}: parts that come and go are trained by one process, not by {self.group.size}",
+                hint="start it without torchrun",
             )
         device = _device(self.settings.device)
         trained = copy.deepcopy(model).to(device)
