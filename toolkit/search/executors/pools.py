@@ -1,4 +1,4 @@
-"""Where evaluations run: here, in threads or in processes, behind one interface.
+"""Threads and processes of this machine.
 
 A slot is a pool of one worker. So a worker that dies or that outlasts its time takes nothing with it but its own trial;
 its slot goes on with a new one.
@@ -11,7 +11,6 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Callable
 from concurrent.futures import (
     FIRST_COMPLETED,
     BrokenExecutor,
@@ -23,52 +22,22 @@ from concurrent.futures import (
 from concurrent.futures import Executor as Pool
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from toolkit.errors import SlimeError, UsageError
+from toolkit.search.executors.interface import guarded
 from toolkit.search.trials import Evaluate, Failure, Trial
 
-__all__ = ["Executor", "Here", "Processes", "Threads"]
+__all__ = ["Processes", "Threads", "check_workers"]
 
 
-class Executor(Protocol):
-    """What a search runs its trials on. Results come back unchecked, with the id of their trial."""
-
-    @property
-    def slots(self) -> int:
-        """Trials it takes at once."""
-
-    def submit(self, evaluate: Evaluate, trial: Trial) -> None:
-        """Begin a trial; there must be a free slot."""
-
-    def wait(self, timeout_s: float | None = None) -> list[tuple[int, object]]:
-        """What has finished, at least one; or nothing where that takes longer than `timeout_s`."""
-
-    def close(self) -> None:
-        """Let go of all workers, busy ones too."""
-
-
-class Here:
-    """One trial at a time, in this thread and without a limit of time."""
-
-    slots = 1
-
-    def __init__(self) -> None:
-        self._next: tuple[Evaluate, Trial] | None = None
-
-    def submit(self, evaluate: Evaluate, trial: Trial) -> None:
-        """Keep it for `wait`."""
-        self._next = (evaluate, trial)
-
-    def wait(self, timeout_s: float | None = None) -> list[tuple[int, object]]:
-        """Evaluate it, however long that takes."""
-        if self._next is None:
-            return []
-        (evaluate, trial), self._next = self._next, None
-        return [(trial.id, _guarded(evaluate, trial))]
-
-    def close(self) -> None:
-        """There is nothing to close."""
+def check_workers(workers: int, limit_s: float | None) -> None:
+    """
+    Raises:
+        UsageError: no worker, or no time.
+    """
+    if workers < 1 or (limit_s is not None and limit_s <= 0):
+        raise UsageError(f"no search on {workers} workers within {limit_s} s", hint="1 worker or more, above 0 s")
 
 
 @dataclass(eq=False)
@@ -86,8 +55,7 @@ class _Pools:
     """Slots that can be made anew."""
 
     def __init__(self, workers: int, limit_s: float | None) -> None:
-        if workers < 1 or (limit_s is not None and limit_s <= 0):
-            raise UsageError(f"no search on {workers} workers within {limit_s} s", hint="1 worker or more, above 0 s")
+        check_workers(workers, limit_s)
         self._limit_s = limit_s
         self._slots: list[_Slot] = [self._new() for _ in range(workers)]
 
@@ -106,7 +74,7 @@ class _Pools:
         if free is None:
             raise SlimeError("all workers are busy", hint="wait for one before the next trial")
         self._ready(free)
-        free.trial_id, free.future = trial.id, free.pool.submit(_guarded, evaluate, trial)
+        free.trial_id, free.future = trial.id, free.pool.submit(guarded, evaluate, trial)
         free.deadline = None if self._limit_s is None else time.monotonic() + self._limit_s
 
     def wait(self, timeout_s: float | None = None) -> list[tuple[int, object]]:
@@ -225,11 +193,3 @@ class Processes(_Pools):
 def _is_over(slot: _Slot, now: float) -> bool:
     assert slot.future is not None
     return slot.future.done() or (slot.deadline is not None and now >= slot.deadline)
-
-
-def _guarded(evaluate: Callable[[Trial], object], trial: Trial) -> object:
-    """What `evaluate` returns, or the failure that it raised."""
-    try:
-        return evaluate(trial)
-    except Exception as error:
-        return Failure(type(error).__name__, "".join(traceback.format_exception(error)))
