@@ -23,8 +23,11 @@ from toolkit.cli import inspect as _inspect  # noqa: F401
 from toolkit.cli import estimate as _estimate  # noqa: F401
 from toolkit.cli import check as _check  # noqa: F401
 from toolkit.cli import compile as _compile  # noqa: F401
+from toolkit.cli import search as _search  # noqa: F401
 from toolkit.cli import export as _export  # noqa: F401
 from toolkit.cli import explain as _explain  # noqa: F401
+from toolkit.cli import analyze as _analyze  # noqa: F401
+from toolkit.cli import report as _report  # noqa: F401
 from toolkit.cli import verify as _verify  # noqa: F401
 from toolkit.cli import run as _run  # noqa: F401
 from toolkit.cli import bench as _bench  # noqa: F401
