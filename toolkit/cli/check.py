@@ -13,17 +13,23 @@ from toolkit.cli.options import (
     FixOpt,
     InputOpt,
     JsonOpt,
+    MaxEnergyOpt,
+    MaxLatencyOpt,
+    MaxMemoryOpt,
+    MaxSizeOpt,
     ModelArg,
     ModelOpt,
     PreprocessOpt,
     QuietOpt,
     StackOpt,
+    StrictOpt,
     TargetOpt,
     TrustOpt,
     VerboseOpt,
     one_model,
     place,
     project,
+    stated_limits,
 )
 from toolkit.cli.output import progress, say, show_json, show_refusals, table
 
@@ -33,11 +39,6 @@ if TYPE_CHECKING:
     from toolkit.ways import Way
 
 __all__: list[str] = []
-
-MaxLatencyOpt = Annotated[str | None, typer.Option(help="Limit of one inference: 20ms. [the target's]")]
-MaxMemoryOpt = Annotated[str | None, typer.Option(help="Limit of peak memory: 100MB, 64MiB. [the target's]")]
-MaxEnergyOpt = Annotated[str | None, typer.Option(help="Limit of one inference: 5mJ. [none]")]
-MaxSizeOpt = Annotated[str | None, typer.Option(help="Limit of the model file: 4MB. [none]")]
 
 
 @app.command("check")
@@ -53,7 +54,7 @@ def check_(
     save: Annotated[
         str | None, typer.Option(metavar="FOLDER", help="Write every changed network there, as ONNX in float32.")
     ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Count uncertain as a failure.")] = False,
+    strict: StrictOpt = False,
     inputs: InputOpt = None,
     fix: FixOpt = None,
     data: DataOpt = None,
@@ -74,16 +75,7 @@ def check_(
     Exits with 0 when it fits, and with 1 when it does not. When a limit lies within the interval the answer is
     uncertain: only a measurement on the device can tell, and the exit code is 0, or 1 with --strict.
     """
-    from toolkit.units import parse_quantity
-
-    said = {
-        "latency_s": ("--max-latency", max_latency),
-        "memory_bytes": ("--max-memory", max_memory),
-        "energy_j": ("--max-energy", max_energy),
-        "size_bytes": ("--max-size", max_size),
-    }
-    limits = {name: parse_quantity(name, text, what=flag) for name, (flag, text) in said.items() if text is not None}
-    limits = {name: int(value) if name.endswith("_bytes") else value for name, value in limits.items()}
+    limits = stated_limits(max_latency, max_memory, max_energy, max_size)
     file = project(config)
     device, stack_name = place(target, stack, file)
     from toolkit.checking import check_model

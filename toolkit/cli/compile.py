@@ -12,24 +12,34 @@ import typer
 
 from targets.errors import UsageError
 from toolkit.cli.app import app
+from toolkit.cli.from_atlas import check_model_of, choose, parse_accuracy, show_chosen, show_kept
 from toolkit.cli.options import (
     ConfigOpt,
     DataOpt,
     FixOpt,
+    FromOpt,
     InputOpt,
     JsonOpt,
+    MaxEnergyOpt,
+    MaxLatencyOpt,
+    MaxMemoryOpt,
+    MaxSizeOpt,
+    MinAccuracyOpt,
     ModelArg,
     ModelOpt,
+    PointOpt,
     PreprocessOpt,
     QuietOpt,
     SeedOpt,
     StackOpt,
+    StrictOpt,
     TargetOpt,
     TrustOpt,
     VerboseOpt,
     one_model,
     place,
     project,
+    stated_limits,
 )
 from toolkit.cli.output import progress, say, show_json
 
@@ -60,6 +70,14 @@ def compile_(
         str | None,
         typer.Option(help="float32, float16, int8, mixed, qat, compress, weights8 or weights4. [what the stack wants]"),
     ] = None,
+    atlas: FromOpt = None,
+    point: PointOpt = None,
+    max_latency: MaxLatencyOpt = None,
+    max_memory: MaxMemoryOpt = None,
+    max_energy: MaxEnergyOpt = None,
+    max_size: MaxSizeOpt = None,
+    min_accuracy: MinAccuracyOpt = None,
+    strict: StrictOpt = False,
     trainer: Annotated[
         str | None,
         typer.Option(metavar="MODULE:FACTORY", help="What trains, where the recipe does. [the toolkit's own]"),
@@ -96,11 +114,32 @@ def compile_(
     """Make a verified bundle for a target.
 
     The model is folded, fused, cast or quantized as the target's stack wants it, with a proof after each pass.
-    Exits with 0 when the bundle was made, whatever its verdict.
+    With --from, the recipe is that of the best point which a search found within the limits: its accuracy counts at the
+    lower end of its interval, what fits for certain comes before what may fit, and limits that you do not give are the
+    target's, as in `toolkit check`.
+    Exits with 0 when the bundle was made, whatever its verdict, and with 1 when no point of the atlas fits.
     """
     file = project(config)
+    given = one_model(model, model_option)
+    limits = stated_limits(max_latency, max_memory, max_energy, max_size) | parse_accuracy(min_accuracy)
+    if atlas is None and (limits or point or strict):
+        raise UsageError("limits and points choose from an atlas", hint="add --from ATLAS; or see `toolkit check`")
+    chosen = None
+    if atlas is not None:
+        if recipe:
+            raise UsageError("--from and --recipe each say how", hint="leave one of them out")
+        chosen = choose(atlas, target=target, stack=stack, limits=limits, point=point, strict=strict, usual=file.target)
+        if not json:
+            show_chosen(chosen)
+        if not chosen.fits:
+            if json:
+                show_json({"schema": "toolkit.choice/1", **chosen.to_json()})
+            return 1
+        mine = {"model": given, "data": data, "validation": validation, "trainer": trainer}
+        file = chosen.config(mine, file, trust=trust)
+        target, stack = chosen.point.target, chosen.point.stack
     device, stack_name = place(target, stack, file)
-    named = one_model(model, model_option) or file.model
+    named = given or file.model
     if dry_run:
         return _dry_run(named, device, stack_name, recipe or file.recipe, None if recipe else file.passes, json)
     from passes.context import Budget
@@ -112,6 +151,9 @@ def compile_(
         max_metric_drop=_limit("--accuracy-drop", _share(max_drop), file.budget.max_metric_drop),
     )
     with progress(quiet or json) as report:
+        if chosen is not None:
+            check_model_of(chosen.atlas, named, inputs=inputs or file.input, fixed=fix or file.fix, trust=trust,
+                           data=data or file.data)  # fmt: skip
         bundle = compile_model(
             named,
             target=device,
@@ -139,9 +181,12 @@ def compile_(
             note=_log if verbose and not quiet else _ignore,
         )
     if json:
-        show_json({"schema": "toolkit.compile/1", "bundle": str(bundle.path), "report": bundle.report})
+        chose = {"chosen": chosen.to_json()} if chosen else {}
+        show_json({"schema": "toolkit.compile/1", "bundle": str(bundle.path), "report": bundle.report, **chose})
         return 0
     _show(bundle)
+    if chosen is not None:
+        show_kept(chosen, bundle.report)
     return 0
 
 

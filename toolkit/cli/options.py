@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from toolkit.config import Config
 
 __all__ = [
-    "ConfigOpt", "DataOpt", "FixOpt", "InputOpt", "JsonOpt", "ModeOpt", "ModelArg", "ModelOpt", "PreprocessOpt",
-    "QuietOpt", "SeedOpt", "StackOpt", "SustainedOpt", "TargetOpt", "ThreadsOpt", "TrustOpt", "VerboseOpt", "one_model",
-    "place", "project",
+    "ConfigOpt", "DataOpt", "FixOpt", "FromOpt", "InputOpt", "JsonOpt", "MaxEnergyOpt", "MaxLatencyOpt", "MaxMemoryOpt",
+    "MaxSizeOpt", "MinAccuracyOpt", "ModeOpt", "ModelArg", "ModelOpt", "PointOpt", "PreprocessOpt", "QuietOpt",
+    "SeedOpt", "StackOpt", "StrictOpt", "SustainedOpt", "TargetOpt", "ThreadsOpt", "TrustOpt", "VerboseOpt",
+    "one_model", "place", "project", "stated_limits",
 ]  # fmt: skip
 
 ModelArg = Annotated[
@@ -67,6 +68,17 @@ PreprocessOpt = Annotated[
         "resize=256,crop=center,mean=127,std=128,color=bgr; mean and std in units of 0 to 255.",
     ),
 ]
+MaxLatencyOpt = Annotated[str | None, typer.Option(help="Limit of one inference: 20ms. [the target's]")]
+MaxMemoryOpt = Annotated[str | None, typer.Option(help="Limit of peak memory: 100MB, 64MiB. [the target's]")]
+MaxEnergyOpt = Annotated[str | None, typer.Option(help="Limit of one inference: 5mJ. [none]")]
+MaxSizeOpt = Annotated[str | None, typer.Option(help="Limit of the model file: 4MB. [none]")]
+MinAccuracyOpt = Annotated[str | None, typer.Option(help="Least accuracy of a point: 97% or 0.97. [none]")]
+StrictOpt = Annotated[bool, typer.Option("--strict", help="Count uncertain as a failure.")]
+FromOpt = Annotated[
+    Path | None,
+    typer.Option("--from", metavar="ATLAS", help="Take the best point within the limits of what a search found."),
+]
+PointOpt = Annotated[str | None, typer.Option("--point", metavar="ID", help="Take this point of the atlas.")]
 ConfigOpt = Annotated[
     Path | None, typer.Option("--config", "-c", help="Project file or recipe.yaml; ./toolkit.yaml if it is there.")
 ]
@@ -87,6 +99,24 @@ def project(path: Path | None) -> Config:
         return load_config(path)
     here = Path(PROJECT_FILE)
     return load_config(here) if here.is_file() else Config()
+
+
+def stated_limits(latency: str | None, memory: str | None, energy: str | None, size: str | None) -> dict[str, float]:
+    """What the flags say, in SI, under the names of `targets.verdict.Limits`.
+
+    Raises:
+        UsageError: one is no quantity of its kind.
+    """
+    from toolkit.units import parse_quantity
+
+    said = {
+        "latency_s": ("--max-latency", latency),
+        "memory_bytes": ("--max-memory", memory),
+        "energy_j": ("--max-energy", energy),
+        "size_bytes": ("--max-size", size),
+    }
+    limits = {name: parse_quantity(name, text, what=flag) for name, (flag, text) in said.items() if text is not None}
+    return {name: int(value) if name.endswith("_bytes") else value for name, value in limits.items()}
 
 
 def one_model(argument: str | None, option: str | None) -> str | None:
