@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -34,7 +33,7 @@ def layered(document: Document, environ: Mapping[str, str], settings: Iterable[s
         return document
     if not isinstance(document.data, dict):
         raise InvalidInput(f"{document.name} is not a mapping of fields", hint="write fields as `name: value`")
-    data, origins = copy.deepcopy(document.data), dict(document.origins)
+    data, origins = dict(document.data), dict(document.origins)
     for place, text, origin in said:
         _put(data, place, _value(text, origin), origin)
         origins = {at: where for at, where in origins.items() if at[: len(place)] != place}
@@ -58,11 +57,10 @@ def _value(text: str, origin: str) -> Any:
 
 
 def _put(data: dict[str, Any], place: Place, value: Any, origin: str) -> None:
+    """Change `data`, and copies of the mappings in it, which an alias may share with another field."""
     for part in place[:-1]:
         inner = data.get(str(part))
-        if inner is None:
-            inner = data[str(part)] = {}
-        if not isinstance(inner, dict):
+        if not isinstance(inner, dict | None):
             raise InvalidInput(f"{origin}: {part} is {inner!r}, which has no fields", hint="set the field itself")
-        data = inner
+        data[str(part)] = data = dict(inner or {})
     data[str(place[-1])] = value

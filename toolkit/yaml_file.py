@@ -69,7 +69,7 @@ def parse_yaml(text: str, name: str) -> Document:
         raise InvalidInput(f"{name} is not YAML: {said}", hint="correct the line it names") from error
     finally:
         loader.dispose()
-    return Document(name, {} if data is None else data, {} if node is None else _origins(node, name))
+    return Document(name, data, {} if node is None else _origins(node, name))
 
 
 def write_yaml(data: Any, *, width: int = 80) -> str:

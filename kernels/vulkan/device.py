@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +18,8 @@ from kernels.dispatch import KernelUnavailable
 __all__ = ["Array", "Device", "DeviceLost", "Dispatch", "Pending", "open_device"]
 
 _KERNELS = Path(__file__).parents[1]
+_MOST_BYTES = 2**32 - 4
+"""Of one array: shaders count in 32 bits."""
 _NEED = "apt-get install libvulkan1 mesa-vulkan-drivers, or the vendor's driver"
 
 
@@ -26,6 +30,7 @@ class DeviceLost(RuntimeError):
 class Array(NamedTuple):
     """float32 or complex64 values on a device, C-contiguous."""
 
+    device: Device
     buffer: Any
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -33,7 +38,7 @@ class Array(NamedTuple):
     @property
     def nbytes(self) -> int:
         """Bytes of the values."""
-        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+        return prod(self.shape) * self.dtype.itemsize
 
 
 class Dispatch(NamedTuple):
@@ -69,16 +74,24 @@ def open_device(software: bool = True) -> Device:
     order = ["DiscreteGPU", "IntegratedGPU", "VirtualGPU", "Unknown", "CPU"]
     best = min(fit, key=lambda a: order.index(a.info["adapter_type"]) if a.info["adapter_type"] in order else 3)
     wanted = ("max-storage-buffer-binding-size", "max-buffer-size", "max-compute-workgroups-per-dimension")
-    return Device(best.request_device_sync(required_limits={name: best.limits[name] for name in wanted}), best.info)
+    try:
+        handle = best.request_device_sync(required_limits={name: best.limits[name] for name in wanted})
+    except (wgpu.GPUError, RuntimeError) as error:
+        raise KernelUnavailable(f"{best.info['device']} cannot be opened: {error}") from error
+    return Device(handle, best.info)
 
 
 class Device:
-    """Made by `open_device`. Work is done in the order in which it was submitted."""
+    """Made by `open_device`. Work is done in the order in which it was submitted.
+
+    It belongs to the process that opened it: the driver's threads do not follow a fork. Every method below that talks
+    to it raises RuntimeError in another one.
+    """
 
     def __init__(self, handle: Any, info: Mapping[str, Any]) -> None:
         self._handle, self._info = handle, dict(info)
         self._pipelines: dict[str, Any] = {}
-        self._is_lost = False
+        self._is_lost, self._process = False, os.getpid()
         self.dispatched = 0
         """Shaders run so far."""
         self.moved_bytes = 0
@@ -97,7 +110,7 @@ class Device:
     @property
     def limit_bytes(self) -> int:
         """The largest array."""
-        return int(self._handle.limits["max-storage-buffer-binding-size"])
+        return min(int(self._handle.limits["max-storage-buffer-binding-size"]), _MOST_BYTES)
 
     @property
     def most_groups(self) -> int:
@@ -126,10 +139,10 @@ class Device:
 
     def empty(self, shape: Sequence[int], dtype: Any = np.float32) -> Array:
         """An array of zeros; see `put`."""
-        made = Array(None, tuple(int(n) for n in shape), np.dtype(dtype))
+        made = Array(self, None, tuple(int(n) for n in shape), np.dtype(dtype))
         if made.dtype not in (np.dtype(np.float32), np.dtype(np.complex64)):
             raise TypeError(f"arrays on a Vulkan device are float32 or complex64, not {made.dtype}")
-        if not made.nbytes:
+        if any(n < 1 for n in made.shape):
             raise ValueError(f"an array of shape {made.shape} holds nothing")
         if made.nbytes > self.limit_bytes:
             raise MemoryError(f"{made.nbytes} bytes in one array; {self.name} takes {self.limit_bytes} at most")
@@ -139,7 +152,7 @@ class Device:
         """Have shaders run, each after the one before it is done. Returns at once.
 
         Raises:
-            ValueError: one wants more workgroups than the device has along an axis.
+            ValueError: one wants more workgroups than the device has along an axis, or an array of another device.
             DeviceLost: see there.
         """
         for one in work:
@@ -147,11 +160,14 @@ class Device:
                 raise ValueError(
                     f"{one.shader} wants {max(one.groups)} workgroups; {self.name} runs {self.most_groups}"
                 )
+            for array in one.arrays:
+                self._own(array)
         with self._guarded():
             encoder = self._handle.create_command_encoder()
+            uniforms = {sizes: self._uniform(sizes) for sizes in sorted({one.sizes for one in work})}
             for one in work:
                 pipeline = self._pipeline(one.shader)
-                bound = [*(array.buffer for array in one.arrays), self._uniform(one.sizes)]
+                bound = [*(array.buffer for array in one.arrays), uniforms[one.sizes]]
                 group = self._handle.create_bind_group(
                     layout=pipeline.get_bind_group_layout(0),
                     entries=[{"binding": i, "resource": {"buffer": buffer}} for i, buffer in enumerate(bound)],
@@ -165,19 +181,25 @@ class Device:
         self.dispatched += len(work)
 
     def fetch(self, array: Array) -> Pending:
-        """Have the values of `array`, as all that was submitted so far leaves them, copied back. Returns at once."""
+        """Have the values of `array`, as all that was submitted so far leaves them, copied back. Returns at once.
+
+        Raises:
+            ValueError: it is another device's.
+            MemoryError, DeviceLost: see `put`.
+        """
+        self._own(array)
         staging = self._buffer(array.nbytes, "MAP_READ", "COPY_DST")
         with self._guarded():
             encoder = self._handle.create_command_encoder()
             encoder.copy_buffer_to_buffer(array.buffer, 0, staging, 0, array.nbytes)
             self._handle.queue.submit([encoder.finish()])
-        return Pending(self, staging, array)
+        return Pending(staging, array._replace(buffer=None))  # what is waited for may be freed meanwhile
 
     def get(self, array: Array) -> np.ndarray[Any, Any]:
         """The values of `array`; waits for all that was submitted before.
 
         Raises:
-            DeviceLost: see there.
+            ValueError, MemoryError, DeviceLost: see `fetch`.
         """
         return self.fetch(array).wait()
 
@@ -185,6 +207,12 @@ class Device:
         """Give the device back. What it holds is lost."""
         self._is_lost = True
         self._handle.destroy()
+
+    def _own(self, array: Array) -> None:
+        if array.device is not self:
+            raise ValueError(
+                f"an array of shape {array.shape} lies on another device than {self.name}'s: `put` it here"
+            )
 
     def _pipeline(self, shader: str) -> Any:
         if shader not in self._pipelines:
@@ -216,9 +244,12 @@ class Device:
         Raises:
             DeviceLost: the device is gone.
             MemoryError: its memory is full.
+            RuntimeError: it was opened in another process.
         """
         import wgpu
 
+        if os.getpid() != self._process:
+            raise RuntimeError(f"{self.name} was opened before a fork; start processes with spawn, and open it in each")
         if self._is_lost:
             raise DeviceLost(f"{self.name} was closed, or is gone")
         try:
@@ -236,8 +267,8 @@ class Device:
 class Pending:
     """Values on their way back."""
 
-    def __init__(self, device: Device, staging: Any, array: Array) -> None:
-        self._device, self._staging, self._array = device, staging, array
+    def __init__(self, staging: Any, array: Array) -> None:
+        self._device, self._staging, self._array = array.device, staging, array
         self._values: np.ndarray[Any, Any] | None = None
 
     def wait(self) -> np.ndarray[Any, Any]:
@@ -253,7 +284,7 @@ class Pending:
                 self._staging.map_sync(wgpu.MapMode.READ)
                 raw = self._staging.read_mapped(copy=True)
                 self._staging.unmap()
-            self._values = np.frombuffer(raw, self._array.dtype).reshape(self._array.shape).copy()
+            self._values = np.frombuffer(raw, self._array.dtype).reshape(self._array.shape)
             self._device.moved_bytes += self._array.nbytes
             self._staging.destroy()
         return self._values

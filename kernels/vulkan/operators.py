@@ -1,9 +1,13 @@
-"""What runs on Vulkan devices. Each operator is checked against float64 in the tests."""
+"""What runs on Vulkan devices. Each operator is checked against float64 in the tests.
+
+Where an input is NaN or infinite, so is the answer that depends on it, on drivers that keep IEEE arithmetic, as Mesa's
+do; WGSL does not ask it of others.
+"""
 
 from __future__ import annotations
 
 import struct
-from math import ceil
+from math import ceil, isfinite
 
 import numpy as np
 
@@ -20,7 +24,8 @@ def matmul(device: Device, a: Array, b: Array) -> Array:
     """(batch, m, k) times (batch, k, n), or times (k, n) for all, in float32; (m, k) for a batch of one.
 
     Raises:
-        ValueError: the shapes do not fit.
+        TypeError: they are not float32.
+        ValueError: the shapes do not fit, or are more than 65535 matrices or tiles along an axis.
         MemoryError, DeviceLost: see `Device.put`.
     """
     if a.dtype != np.float32 or b.dtype != np.float32:
@@ -44,11 +49,12 @@ def attention(
     Args:
         q: (heads, M, d), d at most 128; heads of all samples together.
         k, v: (heads, N, d).
-        causal: The last query sees the last key; a row that sees none is zero.
+        causal: The last query sees the last key; a row that sees none is zero. What is hidden may be NaN.
         scale: 1/√d where left out.
 
     Raises:
-        ValueError: the shapes do not fit, or d is too large.
+        TypeError: they are not float32.
+        ValueError: the shapes do not fit, d is too large, or there are more than 65535 heads.
         MemoryError, DeviceLost: see `Device.put`.
 
     Source: Milakov and Gimelshein 2018, arXiv:1805.02867 (the running maximum).
@@ -77,16 +83,20 @@ def gray_scott(
     Args:
         state: (batch, 2, height, width) or (2, height, width).
         diffusion: Of both species, in spacing² per time.
-        dt: At most spacing² / (4 · the larger diffusion), beyond which the scheme is unstable.
+        dt: At most spacing² / (4 · the larger diffusion), beyond which the scheme is unstable. A fast reaction may ask
+            for less, which nobody checks.
 
     Raises:
-        ValueError: the shape does not fit, there is no step, or `dt` is too long.
+        ValueError: the shape does not fit, there is no step, `dt` is too long, or a number is not finite or is out of
+            its range.
         MemoryError, DeviceLost: see `Device.put`.
 
     Source: Pearson 1993, Science 261, 189.
     """
     if len(state.shape) not in (3, 4) or state.shape[-3] != 2 or state.dtype != np.float32:
         raise ValueError(f"the state must be (batch, 2, height, width) in float32, got {state.shape} in {state.dtype}")
+    if not all(map(isfinite, (*diffusion, feed, kill, dt, spacing))) or min(diffusion) < 0 or not spacing > 0:
+        raise ValueError(f"no diffusion of {diffusion}, feed of {feed:g}, kill of {kill:g} and spacing of {spacing:g}")
     longest = spacing**2 / (4 * max(diffusion)) if max(diffusion) > 0 else float("inf")
     if steps < 1 or not 0 < dt <= longest:
         raise ValueError(f"{steps} steps of {dt:g}: want one or more, of {longest:g} at most")
@@ -113,11 +123,11 @@ def bk_core(
 
     Args:
         v: (n, batch) float32.
-        z: The energy, Im z > 0.
+        z: The energy, Im z > 0 in float32.
         upper, lower, diagonal: Of H0, one number each; upper · lower >= 0.
 
     Returns:
-        (n, batch) complex64.
+        (n, batch) complex64; NaN in chains where `v` holds NaN or infinity.
 
     Raises:
         ValueError: Im z <= 0, upper · lower < 0, or `v` is not (n, batch).
@@ -128,7 +138,7 @@ def bk_core(
     link = upper * (upper if lower is None else lower)
     if len(v.shape) != 2 or v.dtype != np.float32:
         raise ValueError(f"v must be (n, batch) float32, got {v.shape} {v.dtype}")
-    if not z.imag > 0 or link < 0:
+    if not z.imag >= np.finfo(np.float32).tiny or not link >= 0:
         raise ValueError(f"Im z must be above 0 and upper · lower not below it, got {z} and {link:g}")
     sites, chains = v.shape
     out = device.empty(v.shape, np.complex64)

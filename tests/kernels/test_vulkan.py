@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import re
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,6 +73,38 @@ def test_attention_of_large_scores_is_finite(device: Device) -> None:
     found = device.get(vulkan.attention(device, *map(device.put, (q, k, v))))
     assert np.isfinite(found).all()
     assert np.abs(found).max() <= np.abs(v).max()
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_attention_hides_nothing_that_is_no_number(device: Device, bad: float, causal: bool) -> None:
+    for spoilt in range(3):
+        qkv = [np.abs(noise(1, 20, 8, seed=i)) for i in range(3)]
+        qkv[spoilt][0, 17, 3] = bad
+        found = device.get(vulkan.attention(device, *map(device.put, qkv), causal=causal))[0]
+        kept = np.isfinite(found).all(-1)
+        if spoilt == 0:  # one query; all scores of it are alike then
+            assert not kept[17]
+            assert kept[:17].all()
+            assert kept[18:].all()
+        elif spoilt == 2 or bad != -np.inf:  # a key or a value: whoever sees it, and nobody else
+            np.testing.assert_array_equal(kept, np.arange(20) < (17 if causal else 0))
+        else:  # a score of -inf weighs nothing
+            assert kept.all()
+
+
+def test_products_keep_what_is_no_number_to_its_row(device: Device) -> None:
+    a, b = noise(70, 20), noise(20, 70, seed=1)
+    a[65, 3], b[3, 66] = np.nan, np.inf
+    found, truth = device.get(vulkan.matmul(device, device.put(a), device.put(b))), a @ b
+    np.testing.assert_array_equal(np.isfinite(found), np.isfinite(truth))
+
+
+def test_bk_core_of_what_is_no_number(device: Device) -> None:
+    v = noise(9, 3)
+    v[4, 1], v[8, 2] = np.inf, np.nan
+    found = device.get(vulkan.bk_core(device, device.put(v), z=1j))
+    np.testing.assert_array_equal(np.isnan(found), [[False, True, True]] * 9)
 
 
 def gray_scott_by_hand(state: np.ndarray, steps: int, feed: float, kill: float, dt: float) -> np.ndarray:
@@ -180,6 +216,79 @@ def test_bytes_that_move_are_counted(device: Device) -> None:
 # ---- what goes wrong
 
 
+@pytest.mark.parametrize(
+    "shader", sorted(Path(vulkan_device.__file__).parents[1].rglob("*.wgsl")), ids=lambda p: p.stem
+)
+def test_shaders_fit_the_least_device(shader: Path) -> None:
+    text = shader.read_text("utf-8")
+    rooms = re.findall(r"var<workgroup> \w+: array<array<f32, (\d+)>, (\d+)>;", text)
+    assert len(rooms) == text.count("var<workgroup>")
+    assert sum(4 * int(wide) * int(high) for wide, high in rooms) <= 16384  # WebGPU's limits that every device keeps
+    sides = re.findall(r"@workgroup_size\(([\d, ]+)\)", text)
+    assert len(sides) == 1
+    assert np.prod([int(side) for side in sides[0].split(",")]) <= 256
+
+
+def test_an_array_of_another_device(device: Device) -> None:
+    mine = open_device()
+    theirs = device.put(noise(4, 4))
+    for use in (lambda: mine.get(theirs), lambda: vulkan.matmul(mine, theirs, theirs)):
+        with pytest.raises(ValueError, match="lies on another device"):
+            use()
+    mine.close()
+
+
+def _in_a_fork(device: Device, array: vulkan.Array, said: multiprocessing.SimpleQueue) -> None:  # type: ignore[type-arg]
+    for use in (lambda: device.get(array), lambda: vulkan.matmul(device, array, array)):
+        try:
+            use()
+        except RuntimeError as error:
+            said.put((type(error).__name__, str(error)))
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_fork_is_told_instead_of_hanging(device: Device) -> None:
+    array = device.put(noise(4, 4))
+    forked = multiprocessing.get_context("fork")
+    said = forked.SimpleQueue()
+    child = forked.Process(target=_in_a_fork, args=(device, array, said))
+    child.start()
+    child.join(30)
+    is_hung = child.is_alive()
+    child.kill()
+    assert not is_hung
+    for _ in range(2):
+        kind, problem = said.get()
+        assert kind == "RuntimeError"
+        assert "start processes with spawn" in problem
+    assert device.get(array).any()
+
+
+def test_no_array_is_longer_than_shaders_can_count(device: Device) -> None:
+    limits = {"max-storage-buffer-binding-size": 2**40}
+    huge = Device(SimpleNamespace(limits=limits), device._info)
+    assert huge.limit_bytes == 2**32 - 4
+    with pytest.raises(MemoryError, match="takes 4294967292 at most"):
+        huge.empty((2**30,))
+    with pytest.raises(MemoryError, match="at most"):
+        huge.empty((2**40, 2**40))
+
+
+def test_a_device_that_cannot_be_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**options: object) -> None:
+        raise RuntimeError("limits exceeded")
+
+    info = {"backend_type": "Vulkan", "device": "odd", "adapter_type": "CPU"}
+    limits = dict.fromkeys(
+        ("max-storage-buffer-binding-size", "max-buffer-size", "max-compute-workgroups-per-dimension"), 1
+    )
+    odd = SimpleNamespace(info=info, limits=limits, request_device_sync=refuse)
+    monkeypatch.setattr(wgpu.gpu, "enumerate_adapters_sync", lambda: [odd])
+    with pytest.raises(KernelUnavailable, match="odd cannot be opened: limits exceeded"):
+        open_device()
+
+
 def test_a_device_that_is_gone_says_so() -> None:
     mine = open_device()
     array = mine.put(noise(4, 4))
@@ -214,11 +323,18 @@ def test_bad_input(device: Device) -> None:
     wide = device.put(noise(1, 2, 129))
     with pytest.raises(ValueError, match="d <= 128"):
         vulkan.attention(device, wide, wide, wide)
-    with pytest.raises(ValueError, match="Im z must be above 0"):
-        vulkan.bk_core(device, a, z=1 + 0j)
+    with pytest.raises(ValueError, match="holds nothing"):
+        device.empty((-1, -1))
+    for z in (1 + 0j, 1e-50j, complex(0, np.nan)):
+        with pytest.raises(ValueError, match="Im z must be above 0"):
+            vulkan.bk_core(device, a, z=z)
     state = device.put(noise(2, 4, 4))
     with pytest.raises(ValueError, match=r"of 1\.25 at most"):
         vulkan.gray_scott(device, state, steps=1, diffusion=(0.2, 0.1), feed=0.0, kill=0.0, dt=2.0)
+    for wrong in ({"spacing": 0.0}, {"feed": np.nan}, {"diffusion": (-0.1, 0.1)}):
+        settings: dict[str, Any] = {"diffusion": (0.2, 0.1), "feed": 0.0, "kill": 0.0, "dt": 1.0, **wrong}
+        with pytest.raises(ValueError, match="no diffusion of"):
+            vulkan.gray_scott(device, state, steps=1, **settings)
     heads = device.put(noise(device.most_groups + 1, 1, 1))
     with pytest.raises(ValueError, match="workgroups"):
         vulkan.attention(device, heads, heads, heads)

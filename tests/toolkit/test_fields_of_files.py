@@ -88,7 +88,7 @@ class _Outer(BaseModel):
 
 
 def test_every_mistake_is_named_with_its_line() -> None:
-    text = "nam: x\ninner:\n  size: 0\nmany:\n  - size: 2\n  - {sise: 3}\n"
+    text = "nam: x\ninner:\n  size: 0\nmany:\n  - size: 2\n  - size: 3\n    sise: 3\n"
     with pytest.raises(InvalidInput) as caught:
         checked(_Outer, parse_yaml(text, "f.yaml"))
     assert str(caught.value).splitlines() == [
@@ -96,7 +96,7 @@ def test_every_mistake_is_named_with_its_line() -> None:
         "  f.yaml: name is missing (fields: name, inner, many)",
         "  f.yaml:3: inner.size = 0 is not allowed: input should be greater than or equal to 1 "
         "(give a value of that type and range)",
-        "  f.yaml:6: there is no field many.1.sise (did you mean 'size'?)",
+        "  f.yaml:7: there is no field many.1.sise (did you mean 'size'?)",
         "  f.yaml:1: there is no field nam (did you mean 'name'?)",
     ]
 
@@ -128,6 +128,12 @@ def test_settings_beat_variables_and_these_the_file() -> None:
 def test_settings_that_set_nothing(text: str) -> None:
     with pytest.raises(UsageError, match="--set"):
         layered(parse_yaml("rate: 1", "r"), {}, [text])
+
+
+def test_a_setting_changes_its_field_alone() -> None:
+    document = parse_yaml("a: &x {b: 1}\nc: *x\nd: 4", "r")
+    assert layered(document, {}, ["a.b=2", "d=null"]).data == {"a": {"b": 2}, "c": {"b": 1}, "d": None}
+    assert document.data == {"a": {"b": 1}, "c": {"b": 1}, "d": 4}
 
 
 def test_a_setting_into_a_number() -> None:

@@ -142,18 +142,25 @@ class MetricsCollector:
         return found
 
     def defer(self, metric: Counter | Gauge | Histogram, tensor: Tensor, **labels: str) -> None:
-        """Give `metric` a scalar that is still on its way; it is read at the next `flush`. Its graph is let go."""
-        self._deferred.append((metric, tensor.detach().reshape(()), _labels(labels)))
+        """Give `metric` a scalar that is still on its way; it is read at the next `flush`. Its graph is let go.
+
+        It is not copied: what is written into it until then, as into a static output of a CUDA graph, is what is read.
+        """
+        with self._lock:
+            self._deferred.append((metric, tensor.detach().reshape(()), _labels(labels)))
 
     def step(self) -> None:
         """One step is done: flushes when it is time."""
-        self._steps += 1
-        if self._steps % self.flush_every == 0:
+        with self._lock:
+            self._steps += 1
+            is_time = self._steps % self.flush_every == 0
+        if is_time:
             self.flush()
 
     def flush(self) -> None:
         """Read all deferred values, with one copy for each device that holds some."""
-        waiting, self._deferred = self._deferred, []
+        with self._lock:
+            waiting, self._deferred = self._deferred, []
         if not waiting:
             return
         import torch

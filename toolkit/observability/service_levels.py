@@ -39,7 +39,8 @@ class SLO:
         objective: Share of events that is to be good, in (0, 1).
         window: How far back: a number of events (int), or seconds (float).
         alert_burn, warn_burn: Tolerances used up by this multiple of what would just do; on the window and on its last
-            twelfth alike, so that what is over long since raises no alarm.
+            twelfth alike, so that what is over long since raises no alarm. Where the objective is so low that even bad
+            events alone do not use up that much, those alone raise it.
 
     Raises:
         UsageError: the objective leaves no tolerance or asks for nothing, or the window is empty.
@@ -126,6 +127,6 @@ def _within(events: Sequence[Event], window: int | float, now: float) -> Sequenc
 
 
 def _state(slo: SLO, burn: float) -> State:
-    if burn >= slo.alert_burn:
+    if burn >= min(slo.alert_burn, 1 / (1 - slo.objective)):
         return "alert"
     return "warning" if burn >= slo.warn_burn else "ok"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from math import ceil, floor, inf, isfinite, log, sqrt
+from math import ceil, inf, isfinite, isnan, log, sqrt
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -24,7 +24,8 @@ _SCHEMA = "toolkit.metrics/1"
 
 @dataclass(frozen=True)
 class Buckets:
-    """Bounds `low · growth^i` up to `high`, in the unit of the metric. A quantile is off by √growth − 1 at most.
+    """Bounds `low · growth^i` up to `high`, in the unit of the metric; a bucket holds its upper bound. A quantile
+    between the outer bounds is off by √growth − 1 of itself at most.
 
     Raises:
         InvalidInput: they do not grow, or hold nothing.
@@ -50,7 +51,9 @@ class Buckets:
         """The bucket that `value` falls into."""
         if value <= self.low:
             return -1
-        return min(floor(log(value / self.low) / log(self.growth)), self.last)
+        if value > self.high * self.growth:  # whose quotient may be too large for a float
+            return self.last
+        return min(ceil(log(value / self.low) / log(self.growth)) - 1, self.last)
 
     def middle(self, index: int) -> float:
         """What stands for a bucket: the geometric mean of its bounds, or the outer bound of the first and the last."""
@@ -129,8 +132,9 @@ class MetricsSnapshot:
             object.__setattr__(self, name, MappingProxyType(kept))
 
     def merged(self, other: MetricsSnapshot) -> MetricsSnapshot:
-        """Both together, whichever came first: counters and histograms add; of two gauges with one name and the same
-        labels the larger stays, since neither is the later one. Give workers a label of their own to keep both.
+        """Both together, whichever came first: counters and histograms add, up to rounding; of two gauges with one
+        name and the same labels the larger stays, since neither is the later one, and NaN above all. Give workers a
+        label of their own to keep both.
 
         Raises:
             InvalidInput: a metric has two units, two kinds, or other buckets.
@@ -145,7 +149,7 @@ class MetricsSnapshot:
         return MetricsSnapshot(
             {**self.units, **other.units},
             _joined(self.counters, other.counters, lambda a, b: a + b),
-            _joined(self.gauges, other.gauges, max),
+            _joined(self.gauges, other.gauges, lambda a, b: a if isnan(a) else b if isnan(b) else max(a, b)),
             _joined(self.histograms, other.histograms, HistogramState.merged),
         )
 
@@ -154,7 +158,7 @@ class MetricsSnapshot:
         return json.dumps({
             "schema": _SCHEMA,
             "units": dict(self.units),
-            "counters": {n: _rows(s, float) for n, s in self.counters.items()},
+            "counters": {n: _rows(s, _number) for n, s in self.counters.items()},
             "gauges": {n: _rows(s, _number) for n, s in self.gauges.items()},
             "histograms": {n: _rows(s, _plain) for n, s in self.histograms.items()},
         }, allow_nan=False, separators=(",", ":"))  # fmt: skip
@@ -218,7 +222,7 @@ def _plain(state: HistogramState) -> dict[str, Any]:
     return {
         "buckets": [state.buckets.growth, state.buckets.low, state.buckets.high],
         "counts": [[i, n] for i, n in sorted(state.counts.items())],
-        "total": state.total, "low": _number(state.low), "high": _number(state.high), "invalid": state.invalid,
+        "total": _number(state.total), "low": _number(state.low), "high": _number(state.high), "invalid": state.invalid,
     }  # fmt: skip
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import asdict
+from math import isfinite
 from pathlib import Path
 from typing import IO, Any
 
 from toolkit.errors import InvalidInput
-from toolkit.observability.tracing import Span
+from toolkit.observability.tracing import Attribute, Span
 
 __all__ = ["JsonLines", "chrome_trace", "read_spans"]
 
@@ -47,10 +48,13 @@ def read_spans(path: Path) -> list[Span]:
     """What `JsonLines` wrote; a line that a killed process left half-written at the end is left out.
 
     Raises:
-        InvalidInput: a line is no span.
+        InvalidInput: the file cannot be read, or a line is no span.
     """
     spans = []
-    lines = path.read_text("utf-8").splitlines(keepends=True)
+    try:
+        lines = path.read_text("utf-8").splitlines(keepends=True)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"cannot read {path}: {error}", hint="give a file that JsonLines wrote") from error
     for number, line in enumerate(lines, start=1):
         if number == len(lines) and not line.endswith("\n"):
             break
@@ -63,6 +67,7 @@ def read_spans(path: Path) -> list[Span]:
 
 def chrome_trace(spans: Iterable[Span]) -> str:
     """A document for chrome://tracing and Perfetto. Spans that still run are left out; times are in microseconds.
+    NaN and infinity, which JSON does not have, are texts.
 
     Source: Trace Event Format, Google, "complete events".
     """
@@ -70,9 +75,13 @@ def chrome_trace(spans: Iterable[Span]) -> str:
         {
             "name": span.name, "ph": "X", "pid": span.process, "tid": span.thread,
             "ts": span.start_ns / 1e3, "dur": (span.end_ns - span.start_ns) / 1e3,
-            "args": {**span.attributes, "status": span.status, "exception": span.exception, "span": span.span_id,
-                     "parent": span.parent_id},
+            "args": {**{name: _number(value) for name, value in span.attributes.items()}, "status": span.status,
+                     "exception": span.exception, "span": span.span_id, "parent": span.parent_id},
         }
         for span in sorted(spans, key=lambda span: (span.start_ns, span.span_id)) if span.end_ns is not None
     ]  # fmt: skip
-    return json.dumps({"traceEvents": events, "displayTimeUnit": "ms"})
+    return json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}, allow_nan=False)
+
+
+def _number(value: Attribute) -> Attribute:
+    return str(value) if isinstance(value, float) and not isfinite(value) else value

@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 from toolkit.errors import InvalidInput
 from toolkit.rng import derive_seed
 
-__all__ = ["NullTracer", "Parent", "Span", "Tracer"]
+__all__ = ["Attribute", "NullTracer", "Parent", "Span", "Tracer"]
 
 Attribute = str | int | float | bool
 

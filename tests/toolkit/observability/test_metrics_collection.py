@@ -73,6 +73,27 @@ def test_the_outer_buckets_and_what_is_no_number() -> None:
     assert np.isnan(HistogramState().quantile(0.5))
 
 
+def test_a_value_on_a_bound_is_up_to_it() -> None:
+    assert [Buckets(2.0, 1.0, 8.0).index(value) for value in (1.0, 1.1, 2.0, 2.1, 4.0, 8.0, 8.1)] == [
+        -1, 0, 0, 1, 1, 2, 3,
+    ]  # fmt: skip
+
+
+def test_what_is_no_number_merges_in_any_order_and_travels() -> None:
+    def made(value: float) -> MetricsSnapshot:
+        one = MetricsCollector()
+        one.gauge("loss", "nat").set(value)
+        for _ in range(2):
+            one.counter("done").inc(1e308)
+            one.histogram("wait", "s").observe(1e308)
+        return one.snapshot()
+
+    for merged in (made(nan).merged(made(1.0)), made(1.0).merged(made(nan))):
+        read = MetricsSnapshot.from_json(merged.to_json())
+        assert np.isnan(read.gauges["loss"][()])
+        assert read.counters["done"][()] == read.histograms["wait"][()].total == inf
+
+
 def test_one_name_is_one_metric() -> None:
     made = MetricsCollector()
     assert made.counter("steps") is made.counter("steps")

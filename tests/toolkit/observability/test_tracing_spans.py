@@ -80,10 +80,6 @@ def test_threads_and_coroutines_have_parents_of_their_own() -> None:
     for name in "ab":
         assert by_name[f"{name} inside"].parent_id == by_name[name].span_id
         assert by_name[name].parent_id == by_name["all"].span_id
-    with tracer.span("main"):
-        thread = threading.Thread(target=lambda: tracer.span("thread").__enter__())
-        thread.start()
-        thread.join()
     started: list[str | None] = []
 
     def child(carrier: dict[str, str]) -> None:
@@ -91,10 +87,11 @@ def test_threads_and_coroutines_have_parents_of_their_own() -> None:
             started.append(span.parent_id)
 
     with tracer.span("main") as main:
-        thread = threading.Thread(target=child, args=(tracer.inject(),))
-        thread.start()
-        thread.join()
-    assert started == [main.span_id]
+        for carrier in (tracer.inject(), {}):
+            thread = threading.Thread(target=child, args=(carrier,))
+            thread.start()
+            thread.join()
+    assert started == [main.span_id, None]
 
 
 _WORKER = """
@@ -135,13 +132,14 @@ def test_lines_survive_a_kill_and_browsers_draw_them(tmp_path: Path) -> None:
     file = tmp_path / "spans.jsonl"
     with JsonLines(file) as lines:
         tracer = Tracer(lines)
-        with tracer.span("outer", model="digits"), tracer.span("inner"):
+        with tracer.span("outer", model="digits"), tracer.span("inner", loss=float("nan")):
             pass
     found = read_spans(file)
     assert [span.name for span in found] == ["inner", "outer"]
+    assert json.loads(chrome_trace(found), parse_constant=pytest.fail)["traceEvents"][1]["args"]["loss"] == "nan"
     with file.open("a") as half:
         half.write('{"name": "cut')
-    assert read_spans(file) == found
+    assert [span.span_id for span in read_spans(file)] == [span.span_id for span in found]  # NaN is not itself
     drawn = json.loads(chrome_trace(found))["traceEvents"]
     assert [(event["name"], event["ph"]) for event in drawn] == [("outer", "X"), ("inner", "X")]
     outer, inner = drawn
@@ -150,6 +148,8 @@ def test_lines_survive_a_kill_and_browsers_draw_them(tmp_path: Path) -> None:
     file.write_text("{}\n" + file.read_text())
     with pytest.raises(InvalidInput, match=r"spans\.jsonl:1 is no span"):
         read_spans(file)
+    with pytest.raises(InvalidInput, match="cannot read"):
+        read_spans(tmp_path / "none")
     with pytest.raises(InvalidInput, match="cannot write"):
         JsonLines(tmp_path / "none" / "x")
 
