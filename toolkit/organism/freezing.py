@@ -143,8 +143,8 @@ _OF_THE_LIVING = frozenset({"advance", "members", "pool", "settle", "spawn"})
 def freeze(module: nn.Module, *, prune_below: float = 0.0) -> nn.Module:
     """A copy of `module` in eval mode in which every organism is frozen; the module itself stays as it is.
 
-    Where all components are settled and the same numbers come in, its answers are the living one's to the bit; else to
-    rounding, because newborns then join the others.
+    Where all are settled, none with gate 0, and the same numbers come in, its answers are the living one's to the bit;
+    else to rounding, because components then join or leave one product.
 
     Args:
         prune_below: Components whose gate is no larger are left out; those of gate 0 always are.

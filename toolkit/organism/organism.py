@@ -190,7 +190,7 @@ class Organism(nn.Module):
             raise BudgetExceeded(
                 f"no room for a newborn: {len(self.pool)} of {self.pool.max_size} components,"
                 f" {self.pool.nbytes} of {self.pool.budget_bytes} bytes",
-                hint="ask can_spawn() first, and give parents of its species; let a component fade, or raise max_size or budget_bytes",
+                hint="ask can_spawn() first; let a component fade, or raise max_size or budget_bytes",
             )
         made = newborn(
             self.pool.next_id(), self.d_model, self.species, parent, sigma=sigma, seed=self.pool.root_seed,

@@ -33,7 +33,7 @@ __all__ = ["KIND", "Pseudopod", "Stage", "count_parameters"]
 
 KIND, _SCHEMA = "pseudopod", 1
 _SIZES = ("d_model", "head_dim", "n_heads", "rank", "bias")
-_GATE = "gate"
+_DTYPES = frozenset({"bfloat16", "float16", "float32", "float64"})
 
 
 def count_parameters(d_model: int, width: int, rank: int | None, *, bias: bool) -> int:
@@ -260,7 +260,13 @@ class Pseudopod(nn.Module):
         cls, header: Mapping[str, Any], *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None,
         kernel: Kernel | None = None,
     ) -> Self:  # fmt: skip
-        """A component of a header's sizes, stage and fitness, its weights still to be filled in."""
+        """A component of a header's sizes, stage and fitness, its weights still to be filled in.
+
+        Raises:
+            ArchiveFormatError: the header is of numbers that components do not have.
+        """
+        if header["dtype"] not in _DTYPES:
+            raise ArchiveFormatError(f"a component of {header['dtype']!r}", hint=f"one of {', '.join(sorted(_DTYPES))}")
         made = cls(
             **{name: header[name] for name in _SIZES}, component_id=header["component_id"], kernel=kernel,
             device=device, dtype=dtype or getattr(torch, header["dtype"]),

@@ -12,11 +12,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from toolkit.errors import BudgetExceeded
+from kernels.attention import workspace_bytes
+from toolkit.errors import BudgetExceeded, DescriptorError
 from toolkit.organism.behaviors import measure_behaviors, probe_batch
 from toolkit.organism.errors import LifecycleError, ShapeError
 from toolkit.organism.flow_state import FlowState
 from toolkit.organism.freezing import freeze
+from toolkit.organism.kernel import Kernels
 from toolkit.organism.organism import Organism
 from toolkit.organism.pool import Pool
 from toolkit.organism.pseudopod import Pseudopod
@@ -132,6 +134,18 @@ def test_a_child_begins_where_its_parent_stood() -> None:
     assert len({child.component_id, noisy.component_id, parent.component_id}) == 3
 
 
+def test_noise_on_weights_of_half_precision_is_finite() -> None:
+    organism = organism_of(1, 64, Species(64)).half()
+    parent = organism.pool["pod-000001"]
+    with torch.no_grad():
+        parent.query.weight.fill_(5.0)  # the sum of squares is above what float16 holds
+    child = organism.spawn(step=1, parent=parent.to_record(), sigma=0.1)
+    assert float((child.query.weight.detach() - 5).float().square().mean().sqrt()) == pytest.approx(0.5, rel=0.1)
+    for sigma in (-0.1, float("nan"), float("inf")):
+        with pytest.raises(DescriptorError, match="noise"):
+            organism.spawn(step=1, parent=parent.to_record(), sigma=sigma)
+
+
 def test_births_repeat_with_the_seed_and_differ_by_it() -> None:
     first, second, other = (organism_of(seed=seed).spawn(step=1) for seed in (3, 3, 4))
     assert torch.equal(first.query.weight, second.query.weight)
@@ -146,6 +160,11 @@ def test_the_budget_is_asked_before_a_birth() -> None:
     with pytest.raises(BudgetExceeded, match="no room"):
         organism.spawn(step=2)
     assert len(organism.pool) == len(organism.members) == 3
+    organism.pool.budget_bytes += size
+    assert organism.can_spawn()
+    with pytest.raises(BudgetExceeded, match="no room for a newborn"):
+        organism.spawn(step=2, parent=Pseudopod(32, 16, 2, component_id="large").to_record())
+    organism.pool.budget_bytes -= size
     assert organism.stats()["parameter_bytes"] == organism.stats()["budget_bytes"]
 
 
@@ -168,6 +187,16 @@ def test_memory_that_runs_out_is_relieved_once() -> None:
 
     with pytest.raises(BudgetExceeded, match="never enough"):
         with_relief(always, organism.pool, step=100)
+
+
+def test_a_kernel_that_asks_first_is_relieved_too() -> None:
+    organism, x = organism_of(10, grace_steps=0), torch.randn(2, 5, 32)
+    q = torch.empty(2, 8, 5, 16)  # narrow heads are filled up
+    organism.kernel = Kernels(free_bytes=lambda: workspace_bytes(q, q, q))
+    with pytest.raises(BudgetExceeded, match="attention needs"):
+        organism(x)
+    assert with_relief(lambda: organism(x)[0], organism.pool, step=100).shape == x.shape
+    assert len(organism.pool) == 8
 
 
 def test_a_state_goes_on_from_its_answer() -> None:
@@ -232,6 +261,11 @@ def test_a_state_dict_brings_the_pool_back() -> None:
     assert again.pool["pod-000001"].fitness == 1.25
     assert [pod.stage for pod in again.pool] == [pod.stage for pod in organism.pool]
     assert again.spawn(step=5).component_id == organism.spawn(step=5).component_id
+
+
+def test_a_state_of_another_width_is_refused() -> None:
+    with pytest.raises(ShapeError, match="width 16, the organism 32"):
+        organism_of(1).load_state_dict(organism_of(1, 16, Species(8)).state_dict(), strict=False)
 
 
 def test_a_fade_goes_on_after_a_state_dict() -> None:

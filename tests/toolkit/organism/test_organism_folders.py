@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from targets.errors import InvalidInput
 from toolkit.digests import canonical_digest
 from toolkit.driver import compile_model
+from toolkit.models.trained_folder import sha256
 from toolkit.organism.errors import ExportError, ShapeError
 from toolkit.organism.exporting import to_onnx, to_torchscript
 from toolkit.organism.freezing import freeze
@@ -22,6 +25,7 @@ from toolkit.organism.organism import Organism
 from toolkit.organism.pseudopod import Pseudopod
 from toolkit.organism.settings import SlimeConfig
 from toolkit.organism.species import Species
+from toolkit.organism.tubes import TubeNetwork
 from toolkit.sources import load_source
 from toolkit.verify.golden import verify_bundle
 
@@ -54,6 +58,7 @@ def test_answers_have_the_shape_that_was_asked_for(asked: str, shape: tuple[int,
     x = input_of(model)
     assert model(x).shape == shape
     assert np.array_equal(model.predict(x.numpy()), model(x).detach().numpy())
+    assert np.array_equal(model.predict(x.double().numpy()), model.predict(x.numpy()))
 
 
 def test_a_causal_model_does_not_look_ahead() -> None:
@@ -170,7 +175,11 @@ def test_a_flipped_bit_or_a_cut_file_is_refused(tmp_path: Path, name: str) -> No
         lambda told: _first(told)["components"]["pod-000002"].update(dtype="load"),
         lambda told: _first(told)["components"]["pod-000002"].update(component_id="../x"),
         lambda told: _first(told)["components"]["pod-000002"].update(stage="undead"),
+        lambda told: _first(told)["components"]["pod-000002"].update(component_id="pod-000003"),
+        lambda told: _first(told)["components"]["pod-000002"].update(fade_step=float("inf")),
         lambda told: _first(told)["pool"].pop("members"),
+        lambda told: _first(told)["pool"]["members"]["pod-000002"].update(born="long ago"),
+        lambda told: told["config"].update(rank=2**20),
         lambda told: _first(told).update(species={"legs": 8}),
     ],
 )
@@ -178,8 +187,7 @@ def test_a_folder_that_was_tampered_with_is_refused_in_words(tmp_path: Path, cha
     folder = model_of().save(tmp_path / "organism")
     told = json.loads((folder / "organism.json").read_text())
     change(told)
-    told["digest"] = canonical_digest({name: value for name, value in told.items() if name != "digest"})
-    (folder / "organism.json").write_text(json.dumps(told))
+    _write_told(folder, told)
     with pytest.raises(InvalidInput) as caught:
         SlimeModel.load(folder)
     assert caught.value.hint
@@ -191,6 +199,59 @@ def test_a_changed_digit_is_noticed(tmp_path: Path) -> None:
     (folder / "organism.json").write_text(told.replace('"grace_steps": 200', '"grace_steps": 300'))
     with pytest.raises(InvalidInput, match="changed"):
         SlimeModel.load(folder)
+
+
+def test_many_components_of_few_weights_are_refused_before_they_are_made(tmp_path: Path) -> None:
+    """Each fits into the file; together they would take a thousand times as much."""
+    folder = model_of().save(tmp_path / "organism")
+    told = json.loads((folder / "organism.json").read_text())
+    components = _first(told)["components"]
+    components.update({f"pod-1{k:05d}": dict(components["pod-000002"], n_heads=8) for k in range(2000)})
+    _write_told(folder, told)
+    with pytest.raises(InvalidInput, match="larger than its weights"):
+        SlimeModel.load(folder)
+
+
+def test_a_description_nested_without_end_is_refused(tmp_path: Path) -> None:
+    folder = model_of().save(tmp_path / "organism")
+    (folder / "organism.json").write_text("[" * 100_000)
+    with pytest.raises(InvalidInput, match="damaged"):
+        SlimeModel.load(folder)
+
+
+def _write_told(folder: Path, told: dict[str, Any]) -> None:
+    """With a digest that fits, where there is one."""
+    told.pop("digest")
+    with contextlib.suppress(ValueError):
+        told["digest"] = canonical_digest(told)
+    (folder / "organism.json").write_text(json.dumps(told))
+
+
+@pytest.mark.parametrize("given", [
+    {"x": torch.zeros(())}, {"x": torch.zeros(0, 8, 3)},
+    {"x": torch.zeros(2, 9, 3)}, {"x": torch.full((2, 8, 3), torch.nan)},
+    {"x": torch.zeros(2, 8, 3), "labels": torch.zeros(3)},
+])  # fmt: skip
+def test_examples_of_others_are_held_against_the_model(tmp_path: Path, given: dict[str, torch.Tensor]) -> None:
+    model = model_of()
+    folder = model.save(tmp_path / "organism", examples={"x": input_of(model).numpy()})
+    save_file(given, folder / "examples.safetensors")
+    told = json.loads((folder / "organism.json").read_text())
+    told["files"]["examples.safetensors"] = sha256(folder / "examples.safetensors")
+    _write_told(folder, told)
+    with pytest.raises(InvalidInput):
+        SlimeModel.load(folder)
+
+
+def test_a_memory_is_refused_and_a_diverged_fitness_is_not(tmp_path: Path) -> None:
+    model = model_of()
+    organism = model.organisms["encoder.layers.0.organism"]
+    organism.pool["pod-000002"].fitness = float("nan")
+    assert SlimeModel.load(model.save(tmp_path / "kept")).organisms["encoder.layers.0.organism"].pool.ids
+    organism.memory = TubeNetwork([0.5])
+    with pytest.raises(InvalidInput, match="has a memory"):
+        model.save(tmp_path / "organism")
+    assert [p.name for p in tmp_path.iterdir()] == ["kept"]
 
 
 def _first(told: dict[str, Any]) -> dict[str, Any]:
@@ -228,7 +289,7 @@ def test_an_organism_is_a_model_for_the_toolkit(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("fields", [{}, {**TEXT, "asked": "each"}])
 def test_exported_it_answers_the_same(tmp_path: Path, fields: dict[str, Any]) -> None:
-    model = model_of(**fields)
+    model = model_of(**fields, layers=1)
     frozen, x = model.freeze(), input_of(model)
     with torch.no_grad():
         assert (frozen(x) - model(x)).abs().max() < 1e-6

@@ -14,7 +14,7 @@ from toolkit.errors import ArchiveFormatError, DescriptorError
 from toolkit.organism import protocols
 from toolkit.organism.archive_view import ReadOnlyArchive
 from toolkit.organism.chemotaxis import SourceField
-from toolkit.organism.errors import LifecycleError
+from toolkit.organism.errors import LifecycleError, ShapeError
 from toolkit.organism.kernel import Kernels
 from toolkit.organism.organism import Organism
 from toolkit.organism.pool import Pool
@@ -100,6 +100,16 @@ def test_a_record_of_another_kind_or_version_is_refused(kind: str, version: int)
     record = Pseudopod(16, 16, component_id="a").to_record()
     with pytest.raises(ArchiveFormatError, match="can be read"):
         Pseudopod.from_record(ComponentRecord(kind, version, record.header, record.tensors))
+
+
+@pytest.mark.parametrize("change", [
+    {"d_model": 10**9}, {"rank": 3}, {"head_dim": "16"}, {"dtype": "load"}, {"stage": "undead"}, {"gone": "bias"},
+])  # fmt: skip
+def test_a_record_whose_header_is_damaged_is_refused_before_memory_is_taken(change: dict[str, Any]) -> None:
+    record = Pseudopod(16, 16, component_id="a").to_record()
+    header = {name: value for name, value in {**record.header, **change}.items() if name != change.get("gone")}
+    with pytest.raises((ArchiveFormatError, ShapeError)):
+        Pseudopod.from_record(ComponentRecord(record.kind, 1, header, record.tensors))
 
 
 def test_a_header_of_numbers_that_are_not_finite_is_refused() -> None:

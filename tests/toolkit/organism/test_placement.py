@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toolkit.organism.errors import LifecycleError
+from toolkit.organism.freezing import freeze
 from toolkit.organism.grouping import settled_groups
 from toolkit.organism.organism import Organism
 from toolkit.organism.placement import place
@@ -89,6 +90,13 @@ def test_components_of_two_devices_are_not_laid_side_by_side() -> None:
     groups = settled_groups(list(organism.pool))
     found = {str(group[0].gate.device): {pod.component_id for pod in group} for group in groups}
     assert found == {d: {name for name in placed if placed[name] == d} for d in ("cpu", "meta")}
+
+
+def test_what_lives_on_several_devices_is_not_frozen() -> None:
+    organism = Organism.of_founders(32, Species(8), 6, budget_bytes=10**8)
+    organism.distribute(["cpu", "meta"])
+    with pytest.raises(LifecycleError, match="several devices"):
+        freeze(organism)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="two GPUs are needed to compute on both")

@@ -166,6 +166,11 @@ def test_the_least_fit_go_first_then_the_older() -> None:
     ]
 
 
+def test_a_fitness_that_is_no_number_goes_before_all() -> None:
+    pool = pool_of(-3.0, float("nan"), 1.0, float("nan"), -5.0)
+    assert pool.cull_worst(0.4, step=10) == ["c-1", "c-3"]
+
+
 def test_newborns_survive() -> None:
     pool = pool_of(1.0, -5.0, grace=100)
     assert pool.cull_worst(1.0, step=100) == []

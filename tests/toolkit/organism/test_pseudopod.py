@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from toolkit.errors import DescriptorError
+from toolkit.organism.attending import Sight
 from toolkit.organism.behaviors import AXES, GradientShares, compute_intensity, measure_behaviors, probe_batch
 from toolkit.organism.errors import LifecycleError, ShapeError
+from toolkit.organism.freezing import freeze
 from toolkit.organism.organism import Organism
 from toolkit.organism.pool import Pool
 from toolkit.organism.pseudopod import Pseudopod, Stage
@@ -59,6 +61,22 @@ def test_masks_hide_what_they_say() -> None:
         (future, {"mask": torch.zeros(6, 6).masked_fill(future, -torch.inf)}),
     ):
         assert (pod(x, x, **arguments).double() - dense(pod, x, x, hidden)).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(3, 7), (7, 3)])
+def test_the_last_query_stands_at_the_last_key(queries: int, keys: int) -> None:
+    pod = Pseudopod(24, 16, component_id="a")
+    latent, stimulus = torch.randn(2, queries, 24), torch.randn(2, keys, 24)
+    hidden = torch.ones(queries, keys, dtype=torch.bool).triu(1 + keys - queries)
+    wanted = dense(pod, latent, stimulus, hidden)
+    for arguments in ({}, {"mask": torch.zeros(queries, keys)}):
+        assert (pod(latent, stimulus, causal=True, **arguments).double() - wanted).abs().max() < 1e-5
+    pool: Pool[Pseudopod] = Pool(budget_bytes=10**7)
+    pool.add(pod, step=0)
+    (heads,) = freeze(Organism(24, pool)).groups
+    sight = Sight(causal=True)
+    written = heads.out(heads._written(latent, stimulus, sight))[:, max(0, queries - keys) :]
+    assert (written.double() - wanted[:, max(0, queries - keys) :]).abs().max() < 1e-5
 
 
 def test_rows_that_see_nothing_answer_nothing() -> None:

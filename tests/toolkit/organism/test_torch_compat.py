@@ -56,6 +56,7 @@ def test_masks_mean_what_they_mean_in_torch() -> None:
     bool_and_numbers = ours(x, mask=future.isinf(), src_key_padding_mask=numbers)
     assert gap(bool_and_numbers, ours(x, mask=future, src_key_padding_mask=padding)) < 1e-5
     assert gap(ours(x, is_causal=True), theirs(x, mask=future, is_causal=True)) < 1e-5
+    assert torch.equal(ours(x, mask=soft, is_causal=True), ours(x, is_causal=True))  # the mask is not looked at
 
 
 def test_one_sequence_needs_no_batch() -> None:
@@ -93,6 +94,18 @@ def test_masks_of_single_heads_and_other_shapes_are_refused() -> None:
         SlimeMoldEncoder(30, 4, 1)
     with pytest.raises(ShapeError, match="no activation"):
         SlimeMoldEncoder(32, 4, 1, activation="tanh")  # type: ignore[arg-type]
+    for shape in ((D,), (B, S, D - 1), (1, B, S, D)):
+        with pytest.raises(ShapeError, match="is "):
+            ours(torch.randn(shape))
+    for dtype in (torch.bool, torch.float32):
+        with pytest.raises(ShapeError, match="padding"):
+            ours(torch.randn(B, S, D), src_key_padding_mask=torch.zeros(S, B, dtype=dtype))
+
+
+def test_weights_are_copied_and_not_shared() -> None:
+    theirs, ours = pair(norm=True)
+    mine = {id(p) for p in ours.parameters()}
+    assert not any(id(p) in mine for p in theirs.parameters())
 
 
 def test_state_dict_copy_and_types() -> None:
