@@ -21,10 +21,14 @@ from passes.program import Level, Program
 from passes.proof import Proof
 from targets.errors import InvalidInput
 
-__all__ = ["MAX_BYTES", "DiskCache", "Entry", "cache_folder", "fingerprint"]
+__all__ = ["MAX_BYTES", "SEARCH", "DiskCache", "Entry", "cache_folder", "fingerprint"]
 
 MAX_BYTES = 5_000_000_000
 """What a cache may hold where the user said nothing else."""
+
+SEARCH = "search"
+"""Folder of the cache in which searches keep what they evaluated; beyond `MAX_BYTES`, for a search is not to lose it
+half way."""
 
 _log = logging.getLogger(__name__)
 _STATE = "state.json"
@@ -169,6 +173,27 @@ class DiskCache:
     def clear(self) -> list[Entry]:
         """Drop every entry and nothing else of the folder. Returns what was dropped."""
         return self._changing(lambda: self._prune(0, self.max_bytes))
+
+    def searched(self) -> list[Entry]:
+        """What searches keep, least recently written first."""
+        found = []
+        for path in (self.folder / SEARCH).glob("edition-*/[0-9a-f][0-9a-f]/*"):
+            with suppress(OSError):  # another process has just removed it
+                if path.is_file() and not path.is_symlink():
+                    facts = path.stat()
+                    found.append(Entry(path=path, bytes=facts.st_size, used=facts.st_mtime))
+        return sorted(found, key=lambda entry: (entry.used, entry.path.name))
+
+    def clear_searched(self) -> list[Entry]:
+        """Drop what searches keep. Returns what was dropped; a search under way makes it anew."""
+
+        def drop() -> list[Entry]:
+            dropped = self.searched()
+            for entry in dropped:
+                entry.path.unlink(missing_ok=True)
+            return dropped
+
+        return self._changing(drop)
 
     def _changing(self, change: Callable[[], list[Entry]]) -> list[Entry]:
         try:

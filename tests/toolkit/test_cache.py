@@ -13,8 +13,9 @@ import pytest
 from passes.program import Program, onnx_program
 from passes.proof import Decision, Proof
 from passes.signature import Signature
-from toolkit.cache import MAX_BYTES, DiskCache
+from toolkit.cache import MAX_BYTES, SEARCH, DiskCache
 from toolkit.cli.main import main
+from toolkit.search.deployment.kept import Kept
 
 PROOF = Proof(name="P", settings={}, kind="exact", decision=Decision.KEPT)
 
@@ -126,6 +127,28 @@ def test_the_verb_shows_bounds_and_clears(
     assert "dropped 2 finished passes" in capsys.readouterr().out
     assert main(["cache"]) == 0
     assert "0 finished passes" in capsys.readouterr().out
+
+
+def test_what_searches_keep_is_counted_apart_and_cleared_but_not_bounded(
+    cache: DiskCache, program: Program, capsys: pytest.CaptureFixture[str]
+) -> None:
+    filled(cache, program, 2)
+    kept = Kept(cache.folder / SEARCH)
+    kept.put("ab12", {"quality": 1.0})
+    assert kept.content("cd34", lambda: b"graph") == b"graph"
+    stranger = cache.folder / SEARCH / "notes.txt"
+    stranger.write_text("mine")
+    assert main(["cache", "--max-size", "1B", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["entries"] == 0
+    assert shown["search"] == {"entries": 2, "bytes": 21, "dropped": {"entries": 0, "bytes": 0}}
+    assert main(["cache"]) == 0
+    assert "searches keep 2 files" in capsys.readouterr().out
+    assert main(["cache", "--clear"]) == 0
+    assert "dropped 2 files of searches" in capsys.readouterr().out
+    assert cache.searched() == []
+    assert stranger.exists()
+    assert Kept(cache.folder / SEARCH).get("ab12") is None
 
 
 @pytest.mark.parametrize("arguments", [["--max-size", "2"], ["--max-size", "-2GB"], ["--clear", "--max-size", "2GB"]])

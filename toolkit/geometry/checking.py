@@ -1,13 +1,23 @@
-"""What a public function asks of its input before it computes: finite, square, symmetric, positive definite."""
+"""What a public function asks of its input before it computes: finite, square, positive definite, stochastic, prime."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
 
 from toolkit.errors import GeometryError
 
-__all__ = ["require_finite", "require_nondegenerate", "require_positive_definite", "require_square"]
+__all__ = [
+    "is_prime",
+    "require_finite",
+    "require_nondegenerate",
+    "require_positive_definite",
+    "require_prime",
+    "require_square",
+    "require_stochastic",
+]
 
 
 def require_finite(values: Tensor, what: str) -> Tensor:
@@ -55,6 +65,39 @@ def require_positive_definite(metric: Tensor, what: str = "the metric") -> Tenso
             f"{what} is indefinite: its smallest eigenvalue is {smallest:.3g}", hint="lengths need a positive metric"
         )
     return metric
+
+
+def require_stochastic(attention: Tensor) -> Tensor:
+    """`attention` [*B, N, N] as it is: not negative, rows summing to one.
+
+    Raises:
+        GeometryError: with the offending entry or row sum.
+    """
+    require_square(attention, "the attention")
+    held = attention.detach()
+    if float(held.min()) < 0:
+        raise GeometryError(f"an attention weight is {float(held.min()):.3g}", hint="weights are probabilities")
+    sums = held.sum(-1)
+    worst = sums.flatten()[(sums - 1).abs().argmax()]
+    if abs(float(worst) - 1) > 4 * held.shape[-1] * torch.finfo(held.dtype).eps:
+        raise GeometryError(f"a row of the attention sums to {float(worst):.9g}", hint="pass weights after softmax")
+    return attention
+
+
+def is_prime(n: int) -> bool:
+    """By trial division: for numbers up to about 2**31."""
+    return n >= 2 and all(n % d for d in range(2, math.isqrt(n) + 1))
+
+
+def require_prime(p: int) -> int:
+    """`p` as it is, the modulus of a field, below 2**31 so that products of residues fit into int64.
+
+    Raises:
+        GeometryError: it is no such prime.
+    """
+    if not p < 2**31 or not is_prime(p):
+        raise GeometryError(f"coefficients modulo {p}", hint="give a prime below 2**31")
+    return p
 
 
 def _eigenvalues(metric: Tensor, what: str) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from toolkit.errors import GeometryError
+from toolkit.geometry.checking import require_finite
 from toolkit.geometry.types import GridField
 
 __all__ = ["grid_derivative", "grid_gradient"]
@@ -29,11 +30,11 @@ def grid_derivative(field: GridField, axis: int) -> Tensor:
         0). Others: error of fourth order in the spacing, up to the edge.
 
     Raises:
-        GeometryError: an open axis has fewer than five samples.
+        GeometryError: a value is not finite, or an open axis has fewer than five samples.
 
     Source: Trefethen 2000, "Spectral Methods in MATLAB"; Fornberg 1988 for the weights.
     """
-    values, n = field.values.movedim(axis, -1), field.values.shape[axis]
+    values, n = require_finite(field.values, "the sampled field").movedim(axis, -1), field.values.shape[axis]
     if field.periodic[axis]:
         return _spectral(values, n * field.spacing[axis]).movedim(-1, axis)
     if n < 5:

@@ -15,5 +15,5 @@ def solve(matrix: Tensor, right: Tensor) -> Tensor:
     when `torch.vmap` maps points over `torch.func.jacfwd`: values came out wrong without an error.
     """
     q, r = torch.linalg.qr(matrix)
-    solution: Tensor = torch.linalg.solve_triangular(r, q.mT @ right, upper=True)
+    solution: Tensor = torch.linalg.solve_triangular(r, q.mH @ right, upper=True)
     return solution

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from toolkit.errors import GeometryError
+from toolkit.geometry.checking import require_finite
 
 __all__ = [
     "Chart",
@@ -99,7 +100,7 @@ def _require_times(times: Tensor, count: int | None, what: str) -> None:
         raise GeometryError(
             f"{what} of {count} points has times of shape {tuple(times.shape)}", hint="give one time for each point"
         )
-    if bool((times.diff() <= 0).any()):
+    if not bool((times.diff() > 0).all() and times.isfinite().all()):
         raise GeometryError(f"the times of {what} do not ascend: {times.tolist()[:8]}", hint="sort them, no repeats")
 
 
@@ -220,6 +221,7 @@ class Crystal:
                 f"atom positions come as {tuple(self.positions.shape)} in a lattice of dimension {self.lattice.dim}",
                 hint=f"give fractional coordinates [N, {self.lattice.dim}] of at least one atom",
             )
+        require_finite(self.positions, "an atom position")
         for name, value in (("species", self.species), ("masses", self.masses)):
             if value is not None and tuple(value.shape) != (len(self.positions),):
                 raise GeometryError(

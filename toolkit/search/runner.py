@@ -13,7 +13,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,8 @@ class Settings:
         objectives: Measures for which a front is kept beside quality, each larger- or smaller-is-better.
         limits: (low, high) by measure; by how much a candidate breaks them, relatively, is its violation.
         fidelity: Handed to the evaluator with each trial.
+        top_fidelity: Up to which a trial climbs, one by one, while the upper bound of its quality would enter the
+            archive as it was before its generation; None climbs nowhere.
         context: What else results depend on, such as digests of the target and the data; for the cache.
         timeout_s: After so long without a result a trial is issued again; None is never.
 
@@ -70,6 +72,7 @@ class Settings:
     objectives: tuple[str, ...] = ()
     limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     fidelity: int = 0
+    top_fidelity: int | None = None
     context: str = ""
     timeout_s: float | None = None
 
@@ -119,7 +122,7 @@ class SearchRunner:
         self._queue: deque[Trial] = deque()
         self._issued: dict[int, float] = {}
         self._group: dict[int, Record] = {}
-        self._recalled: dict[str, Evaluated] = {}
+        self._recalled: dict[str, Record] = {}
         self._cap: int | None = None
         self._is_closing = False
         self._streak: tuple[str, int] = ("", 0)
@@ -156,7 +159,8 @@ class SearchRunner:
             found = self._found_before(trial)
             if found is not None:
                 self.hits += 1
-                self._take(Record(trial, found), is_new=False)
+                if not self._climbs(*found):
+                    self._take(found, is_new=False)
                 continue
             self._issued[trial.id] = self._clock()
             trials.append(trial)
@@ -183,7 +187,7 @@ class SearchRunner:
         self.evaluated += 1
         if isinstance(outcome, Evaluated):
             self._cache[self._content(trial)] = outcome
-        return self._take(Record(trial, outcome), is_new=True)
+        return None if self._climbs(trial, outcome) else self._take(Record(trial, outcome), is_new=True)
 
     def run(self, evaluate: Evaluate, budget: Budget, executor: Executor | None = None) -> CVTArchive:
         """Search until the budget is spent or nothing is left to try; what an earlier run had finished counts.
@@ -281,9 +285,34 @@ class SearchRunner:
 
     # ---- taking results
 
-    def _found_before(self, trial: Trial) -> Evaluated | None:
-        found = self._recalled.get(trial.key)
-        return self._cache.get(self._content(trial)) if found is None else found
+    def _found_before(self, trial: Trial) -> Record | None:
+        """What came of `trial`; before a break perhaps at a higher fidelity than where it starts."""
+        recalled = self._recalled.pop(trial.key, None)
+        if recalled is not None:
+            return Record(replace(trial, fidelity=recalled.trial.fidelity), recalled.result)
+        found = self._cache.get(self._content(trial))
+        return None if found is None else Record(trial, found)
+
+    def _climbs(self, trial: Trial, outcome: Result) -> bool:
+        """Put `trial` into the queue again, one fidelity higher, where that may bring it into the archive."""
+        top = self.settings.top_fidelity
+        if top is None or trial.fidelity >= top or not isinstance(outcome, Evaluated) or outcome.upper is None:
+            return False
+        if not self._may_enter(outcome, outcome.upper):
+            return False
+        self._unfinished[trial.id] = replace(trial, fidelity=trial.fidelity + 1)
+        self._queue.appendleft(self._unfinished[trial.id])
+        return True
+
+    def _may_enter(self, result: Evaluated, quality: float) -> bool:
+        """Whether the archive as it is would take `result` if it were of `quality`."""
+        measures = np.array([[result.measures[name] for name in self.archive.space.names]])
+        cell = int(self.archive.cell_of(measures)[0])
+        elite = self.archive.get(cell) if cell >= 0 else None
+        if elite is None:
+            return cell >= 0
+        violation = result.violation + _broken(self.settings.limits, result.measures)
+        return violation < elite.violation or (violation == elite.violation and quality >= elite.quality)
 
     def _content(self, trial: Trial) -> str:
         """All that a result depends on."""
@@ -357,7 +386,8 @@ class SearchRunner:
         journal.forget_torn_ends()
         for records in journal.groups():
             self._absorb(records)
-        self._recalled = {trial.key: result for trial, result in journal.waiting() if isinstance(result, Evaluated)}
+        waiting = [record for record in journal.waiting() if isinstance(record.result, Evaluated)]
+        self._recalled = {record.trial.key: record for record in waiting}
         self._journal = journal
 
     def _description(self) -> dict[str, Any]:

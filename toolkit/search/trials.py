@@ -49,6 +49,7 @@ class Evaluated:
         m2: Sum of the squared deviations of the measurements from their mean.
         violation: Of constraints that the evaluator knows; the search's limits add to it.
         meta: What is kept beside it, as JSON. A clock's reading here makes two equal searches differ.
+        upper: The most that a higher fidelity may find the quality to be; None where it would find nothing else.
     """
 
     quality: float
@@ -57,6 +58,7 @@ class Evaluated:
     m2: float = 0.0
     violation: float = 0.0
     meta: Mapping[str, Any] = field(default_factory=dict)
+    upper: float | None = None
 
 
 @dataclass(frozen=True)
@@ -121,12 +123,13 @@ def _plain(result: Evaluated, names: tuple[str, ...]) -> Evaluated:
     """
     measures = {name: float(result.measures[name]) for name in names}
     quality, m2, violation = float(result.quality), float(result.m2), float(result.violation)
-    if not all(map(isfinite, (quality, m2, violation, *measures.values()))):
-        raise ValueError(f"quality {quality}, violation {violation}, {measures}")
+    upper = None if result.upper is None else float(result.upper)
+    if not all(map(isfinite, (quality, m2, violation, upper or 0.0, *measures.values()))):
+        raise ValueError(f"quality {quality} up to {upper}, violation {violation}, {measures}")
     if result.n < 1 or m2 < 0 or violation < 0:
         raise ValueError(f"{result.n} measurements, m2 {m2}, violation {violation}")
     meta = json.loads(json.dumps(dict(result.meta), allow_nan=False))
-    return Evaluated(quality, measures, int(result.n), m2, violation, meta)
+    return Evaluated(quality, measures, int(result.n), m2, violation, meta, upper)
 
 
 def to_json(result: Result) -> dict[str, Any]:

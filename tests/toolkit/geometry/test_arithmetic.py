@@ -174,3 +174,9 @@ def test_an_integer_kernel_is_held_against_the_exact_product() -> None:
 def test_bad_input(call, says: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(GeometryError, match=says):
         call()
+
+
+def test_doubling_by_the_tangent_on_a_curve_with_every_coefficient() -> None:
+    a1, a2, a3, a4, a6 = 1, -1, 1, -3, 3  # the point (1, 0)
+    slope = Fraction(3 + 2 * a2 + a4, a1 + a3)
+    assert ar.elliptic_doubling(a1, a2, a3, a4, a6)(1) == slope**2 + a1 * slope - a2 - 2

@@ -425,3 +425,33 @@ def single(**more) -> Crystal:
 def test_what_is_no_crystal_is_refused_with_its_value(call, says):
     with pytest.raises(GeometryError, match=says):
         call()
+
+
+def test_polarisations_move_with_the_phase_of_their_wave():
+    """The waves exp(i q n a) of a ring of six cells with two springs solve Newton's equations of the whole ring."""
+    springs, masses, n, a = (1.0, 0.4), torch.tensor([1.0, 2.5], dtype=torch.float64), 6, 1.5
+    own, right = torch.zeros(2, 2, dtype=torch.float64), torch.zeros(2, 2, dtype=torch.float64)
+    own[0, 0] = own[1, 1] = sum(springs)
+    own[0, 1] = own[1, 0] = -springs[0]
+    right[1, 0] = -springs[1]  # the second atom pulls on the first one of the next cell
+    constants = {(0,): own, (1,): right, (-1,): right.T}
+    chain = Crystal(
+        Lattice(torch.tensor([[a]], dtype=torch.float64)),
+        torch.tensor([[0.0], [0.4]], dtype=torch.float64),
+        torch.tensor([0, 1]),
+        masses,
+        {cell: phi.reshape(2, 1, 2, 1) for cell, phi in constants.items()},
+    )
+    q = 2 * torch.pi / (n * a)
+    found = phonon_modes(chain, torch.tensor([q], dtype=torch.float64))
+    ring = torch.zeros(2 * n, 2 * n, dtype=torch.float64)
+    for cell in range(n):
+        here, there = slice(2 * cell, 2 * cell + 2), slice(2 * (cell + 1) % (2 * n), 2 * (cell + 1) % (2 * n) + 2)
+        ring[here, here] += own
+        ring[here, there] += right
+        ring[there, here] += right.T
+    phases = torch.exp(1j * q * a * torch.arange(n, dtype=torch.float64))
+    for k in range(2):
+        moved = torch.kron(phases, found.vectors[:, k] / masses.sqrt())
+        inertia = found.frequencies[k].square() * masses.repeat(n) * moved
+        torch.testing.assert_close(ring.to(moved.dtype) @ moved, inertia, rtol=0, atol=1e-13)

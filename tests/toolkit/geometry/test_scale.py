@@ -249,7 +249,7 @@ UNIFORM = torch.full((4, 4), 0.25, dtype=R)
     ("call", "says"),
     [
         (lambda: scale_connection(6, 4), "6 samples in 4"),
-        (lambda: scale_connection(4, 2).coarsen(2 * UNIFORM), "miss the sum 1 by 1"),
+        (lambda: scale_connection(4, 2).coarsen(2 * UNIFORM), "a row of the attention sums to"),
         (lambda: scale_connection(4, 2).coarsen(UNIFORM[:3]), r"\(3, 4\)"),
         (lambda: gaussian_smooth(row(1.0, 2.0), -1.0), "variance -1"),
         (lambda: renormalization_flow(torch.exp, row(1.0), steps=9), "after step 4"),
@@ -276,7 +276,7 @@ UNIFORM = torch.full((4, 4), 0.25, dtype=R)
         (lambda: tail_exponent(torch.ones(400)), "equal"),
         (lambda: scale_invariants(torch.ones(2, 2)), r"\(2, 2\)"),
         (lambda: rips_filtration(torch.zeros(0, 2), radius=1.0), r"\(0, 2\)"),
-        (lambda: persistent_cohomology(rips_filtration(torch.zeros(1, 2), radius=1.0), prime=4), "Z_4"),
+        (lambda: persistent_cohomology(rips_filtration(torch.zeros(1, 2), radius=1.0), prime=4), "modulo 4"),
         (lambda: Filtration(EDGE, (torch.zeros(2),)), "shapes"),
         (lambda: Filtration(EDGE, (torch.zeros(2), -torch.ones(1))), "before its face"),
         (lambda: Filtration(EDGE, (torch.zeros(2), torch.full((1,), float("nan")))), "comes at nan"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import pi, prod
+from math import inf, isfinite, pi, prod
 
 import torch
 from torch import Tensor
@@ -54,9 +54,9 @@ class LatticeScalarField:
     def __post_init__(self) -> None:
         if not self.shape or any(n < 1 for n in self.shape):
             raise GeometryError(f"a lattice of shape {self.shape}", hint="give at least one axis, each with sites")
-        if not (self.coupling >= 0 and self.mass * 0 == 0):
+        if not (0 <= self.coupling < inf and isfinite(self.mass)):
             raise GeometryError(
-                f"mass {self.mass} and coupling {self.coupling}", hint="the mass is finite, the coupling >= 0"
+                f"mass {self.mass} and coupling {self.coupling}", hint="both are finite, the coupling >= 0"
             )
 
     def action(self, phi: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from toolkit.errors import GeometryError
-from toolkit.geometry.neural.flow.geometric_flow import detect_singularities
+from toolkit.geometry.checking import require_finite, require_square
+from toolkit.geometry.neural.flow.geometric_flow.singularities import detect_singularities
 from toolkit.geometry.types import CheckReport, Field, Trajectory
 
 __all__ = ["check_energy_monotonicity", "check_long_time_existence", "verify_maximum_principle"]
@@ -44,6 +45,9 @@ def verify_maximum_principle(trajectory: Trajectory, operator: Tensor | None = N
             whether it is an M-matrix (off the diagonal not positive, row sums not negative, invertible), which
             guarantees the principle for implicit steps.
 
+    Raises:
+        GeometryError: a state, or an entry of the operator, is not finite.
+
     Source: Varga 2000, "Matrix Iterative Analysis"; Topping 2006 for the scalar curvature.
     """
     measures = trajectory.info.get("metrics")
@@ -52,7 +56,7 @@ def verify_maximum_principle(trajectory: Trajectory, operator: Tensor | None = N
         fall = -low.diff()
         scale = low.abs().max()
     else:
-        flat = trajectory.states.flatten(1)
+        flat = require_finite(trajectory.states, "a state").flatten(1)
         fall = torch.maximum(flat.amax(1).diff(), -flat.amin(1).diff())
         scale = flat.abs().max()
     value = float(fall.max() / scale) if len(fall) and float(scale) else 0.0
@@ -61,7 +65,7 @@ def verify_maximum_principle(trajectory: Trajectory, operator: Tensor | None = N
 
 
 def _is_m_matrix(operator: Tensor, tol: float) -> bool:
-    size = float(operator.abs().max())
+    size = float(require_square(operator, "the operator").abs().max())
     off = operator - torch.diag(operator.diagonal())
     regular = float(torch.linalg.svdvals(operator)[-1]) > tol * size
     return float(off.max()) <= tol * size and float(operator.sum(1).min()) >= -tol * size and regular

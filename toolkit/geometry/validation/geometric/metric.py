@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.func import jacfwd
 
 from toolkit.errors import GeometryError
-from toolkit.geometry.checking import require_square
+from toolkit.geometry.checking import require_finite, require_square
 from toolkit.geometry.core.patterns.riemannian import Curvature, RiemannianManifold
 from toolkit.geometry.core.patterns.riemannian.manifold import over_points
 from toolkit.geometry.types import CheckReport, Field
@@ -40,7 +40,7 @@ def verify_compatibility(metric: Field, connection: Field, at: Tensor, tol: floa
     """
     g = RiemannianManifold(metric, at.shape[-1]).at(at)
     slope = over_points(jacfwd(metric), at).movedim(-1, -3)  # [k, i, j] = d_k g_ij
-    symbols = over_points(connection, at)
+    symbols = require_finite(over_points(connection, at), "a symbol of the connection")
     lowered = torch.einsum("...lki,...lj->...kij", symbols, g)
     worst = (slope - lowered - lowered.mT).abs().flatten(at.ndim - 1).amax(-1)
     value = float(worst.max())

@@ -133,7 +133,7 @@ def check_entanglement_monotonicity(
             kraus = [after @ before for before in kraus for after in _round(item, dims, state.dtype)]
     if not isinstance(operation[0], LocalRound):
         kraus = [item.to(state.dtype) for item in operation if isinstance(item, Tensor)]
-    total = torch.stack([k.mH @ k for k in kraus]).sum(0)
+    total = require_finite(torch.stack([k.mH @ k for k in kraus]).sum(0), "the sum of K† K")
     off = float((total - torch.eye(size, dtype=state.dtype)).abs().max())
     if off > 1e-9:
         raise GeometryError(f"the Kraus operators miss the identity by {off:.3g}", hint="sum K† K must be 1")

@@ -90,8 +90,9 @@ def plane_wave_bands(
     if cutoff < 1 or not mass > 0:
         raise GeometryError(f"cutoff {cutoff} and mass {mass}", hint="cutoff >= 1, mass > 0")
     for g, value in potential.items():
-        if len(g) != lattice.dim or abs(potential.get(tuple(-c for c in g), 0) - complex(value).conjugate()) > 1e-12:
-            raise GeometryError(f"the coefficient {value} at {g}", hint="V_-G must be the conjugate of V_G")
+        off = abs(potential.get(tuple(-c for c in g), 0) - complex(value).conjugate())
+        if len(g) != lattice.dim or not off <= 1e-12:
+            raise GeometryError(f"the coefficient {value} at {g}", hint="V_-G must be the finite conjugate of V_G")
     require_finite(kpath, "a wave vector")
     counts = list(product(range(-cutoff, cutoff + 1), repeat=lattice.dim))
     waves = torch.tensor(counts, dtype=kpath.dtype) @ lattice.reciprocal.vectors.to(kpath.dtype)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from toolkit.errors import GeometryError
+from toolkit.geometry.checking import require_finite
 from toolkit.geometry.types import Crystal
 
 __all__ = ["structure_factor"]
@@ -37,4 +38,4 @@ def structure_factor(crystal: Crystal, hkl: Tensor, form_factors: Mapping[int, f
     strengths = [1.0 if form_factors is None else form_factors[kind] for kind in kinds]
     positions = crystal.positions
     phases = torch.exp(2j * pi * (hkl.to(positions.dtype) @ positions.T))
-    return phases @ torch.tensor(strengths, dtype=phases.dtype)
+    return require_finite(phases @ torch.tensor(strengths, dtype=phases.dtype), "a structure factor")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from toolkit.errors import GeometryError, UnknownName
-from toolkit.geometry.checking import require_finite
+from toolkit.geometry.checking import require_finite, require_stochastic
 
 __all__ = ["ScaleConnection", "Window", "gaussian_smooth", "scale_connection"]
 
@@ -38,15 +38,7 @@ class ScaleConnection:
         fine = self.restriction.shape[1]
         if attention.ndim < 2 or tuple(attention.shape[-2:]) != (fine, fine):
             raise GeometryError(f"attention of shape {tuple(attention.shape)}", hint=f"give [*B, {fine}, {fine}]")
-        require_finite(attention, "the attention")
-        off = float((attention.detach().sum(-1) - 1).abs().max())
-        lowest = float(attention.detach().min())
-        rounding = 4 * fine * torch.finfo(attention.dtype).eps
-        if off > rounding or lowest < 0:
-            raise GeometryError(
-                f"attention rows miss the sum 1 by {off:.3g}, with the smallest weight {lowest:.3g}",
-                hint="apply softmax first",
-            )
+        require_stochastic(attention)
         return self.restriction.to(attention.dtype) @ attention @ self.prolongation.to(attention.dtype)
 
 

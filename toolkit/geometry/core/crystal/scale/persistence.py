@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from toolkit.errors import GeometryError
-from toolkit.geometry.checking import require_finite
+from toolkit.geometry.checking import require_finite, require_prime
 from toolkit.geometry.types import SimplicialComplex
 
 __all__ = ["Bar", "Filtration", "persistent_cohomology", "rips_filtration"]
@@ -75,8 +75,11 @@ def rips_filtration(points: Tensor, *, radius: float, dim: int = 2) -> Filtratio
     Raises:
         GeometryError: no point, or coordinates that are not finite.
     """
-    if points.ndim != 2 or not len(points) or dim < 1:
-        raise GeometryError(f"points of shape {tuple(points.shape)} to dimension {dim}", hint="[N, n], dimension >= 1")
+    if points.ndim != 2 or not len(points) or dim < 1 or not radius >= 0:
+        raise GeometryError(
+            f"points of shape {tuple(points.shape)} to dimension {dim} and radius {radius}",
+            hint="[N, n], dimension >= 1, radius >= 0",
+        )
     require_finite(points, "a point")
     distances = torch.cdist(points.double(), points.double(), compute_mode="donot_use_mm_for_euclid_dist").tolist()
     levels: list[dict[tuple[int, ...], float]] = [{(i,): 0.0 for i in range(len(points))}]
@@ -115,8 +118,7 @@ def persistent_cohomology(
 
     Source: de Silva, Morozov and Vejdemo-Johansson 2011, Inverse Problems 27, 124003; Edelsbrunner and Harer 2010.
     """
-    if prime < 2 or any(prime % q == 0 for q in range(2, int(prime**0.5) + 1)):
-        raise GeometryError(f"cohomology over Z_{prime}", hint="p must be prime")
+    require_prime(prime)
     at = filtration.by_simplex()
     order = sorted(at, key=lambda s: (at[s], len(s), s))
     place = {simplex: i for i, simplex in enumerate(order)}

@@ -65,7 +65,13 @@ def ising_chain(k: Tensor) -> Tensor:
 
 
 def ising_correlation_length(k: Tensor) -> Tensor:
-    """xi = -1 / ln tanh K of the Ising chain, in sites, for K > 0; [*B] -> [*B]. Decimation halves it."""
+    """xi = -1 / ln tanh K of the Ising chain, in sites, for K > 0; [*B] -> [*B]. Decimation halves it.
+
+    Raises:
+        GeometryError: a coupling is not positive.
+    """
+    if not bool((k > 0).all()):
+        raise GeometryError(f"the coupling {float(k.min()):.6g}", hint="the correlation length wants K > 0")
     return -1 / torch.tanh(k).log()
 
 
@@ -123,7 +129,7 @@ def empirical_coupling(spins: Tensor) -> tuple[float, float]:
         raise GeometryError(f"samples of shape {tuple(spins.shape)}", hint="give [B, n] with n >= 2")
     products = (spins[:, 1:] * spins[:, :-1]).double()
     mean = float(products.mean())
-    if abs(mean) >= 1:
+    if not abs(mean) < 1:
         raise GeometryError(f"neighbours have the mean product {mean:g}", hint="take more samples, or a smaller K")
     error = float(((1 - mean**2) / products.numel()) ** 0.5) / (1 - mean**2)
     return float(torch.tensor(mean, dtype=torch.float64).atanh()), error

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from toolkit.errors import GeometryError
+from toolkit.geometry.checking import is_prime
 from toolkit.geometry.types import CheckReport
 
 __all__ = ["crt_check", "crt_matmul"]
@@ -44,7 +43,7 @@ def crt_matmul(a: Tensor, b: Tensor) -> npt.NDArray[np.object_]:
     total = np.zeros((a.shape[0], b.shape[1]), dtype=object)
     modulus, candidate = 1, _TOP
     while modulus < bound:
-        candidate = next(p for p in range(candidate - 1, 1, -1) if _is_prime(p))
+        candidate = next(p for p in range(candidate - 1, 1, -1) if is_prime(p))
         residue = (left.remainder(candidate) @ right.remainder(candidate)).remainder(candidate).numpy().astype(object)
         step = (residue - total) * pow(modulus, -1, candidate) % candidate
         total, modulus = total + modulus * step, modulus * candidate
@@ -71,7 +70,3 @@ def crt_check(a: Tensor, b: Tensor, product: Tensor) -> CheckReport:
 
 def _largest(matrix: Tensor) -> int:
     return max(abs(int(matrix.min())), abs(int(matrix.max()))) if matrix.numel() else 0
-
-
-def _is_prime(n: int) -> bool:
-    return all(n % d for d in range(2, math.isqrt(n) + 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cmath
 from collections.abc import Sequence
 from typing import Literal
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from toolkit.errors import GeometryError, MissingDependency
-from toolkit.geometry.checking import require_square
+from toolkit.geometry.checking import require_finite, require_square
 
 __all__ = ["artin_mazur_reciprocal", "dirichlet_l", "ihara_reciprocal", "l_function"]
 
@@ -52,6 +53,8 @@ def dirichlet_l(character: Sequence[int], s: complex) -> complex:
     multiplies = all(character[a * b % m] == character[a] * character[b] for a in range(m) for b in range(m))
     if not m or not multiplies or character[1 % m] != 1 or (m > 1 and character[0] != 0):
         raise GeometryError(f"{list(character)} is no character modulo {m}", hint="values chi(0) to chi(m - 1)")
+    if not cmath.isfinite(s):
+        raise GeometryError(f"an L-function at {s}", hint="s is a finite complex number")
     if s == 1 and all(c in (0, 1) for c in character):
         raise GeometryError("the trivial character has a pole at 1", hint="evaluate elsewhere")
     return complex(mpmath.dirichlet(mpmath.mpc(s), list(character)))
@@ -68,7 +71,7 @@ def ihara_reciprocal(adjacency: Tensor, u: Tensor) -> Tensor:
         [*B], a polynomial of degree 2E in u: the product over prime closed walks of 1 - u^length.
 
     Raises:
-        GeometryError: A is no such matrix.
+        GeometryError: A is no such matrix, or u = 1 or -1 on a forest, where the formula is 0/0.
 
     Source: Bass 1992; Terras 2011, "Zeta Functions of Graphs".
     """
@@ -81,7 +84,7 @@ def ihara_reciprocal(adjacency: Tensor, u: Tensor) -> Tensor:
     point = u[..., None, None]
     excess = int(degrees.sum().real) // 2 - len(adjacency)
     inside: Tensor = torch.linalg.det(eye - adjacency * point + (torch.diag(degrees) - eye) * point.square())
-    return (1 - u.square()) ** excess * inside
+    return require_finite((1 - u.square()) ** excess * inside, "the reciprocal zeta")
 
 
 def artin_mazur_reciprocal(matrix: Tensor, z: Tensor) -> Tensor:
@@ -92,4 +95,4 @@ def artin_mazur_reciprocal(matrix: Tensor, z: Tensor) -> Tensor:
     """
     require_square(matrix, "the transition matrix")
     value: Tensor = torch.linalg.det(torch.eye(len(matrix), dtype=matrix.dtype) - z[..., None, None] * matrix)
-    return value
+    return require_finite(value, "the reciprocal zeta")

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from toolkit.errors import GeometryError
-from toolkit.geometry.checking import require_finite
 from toolkit.geometry.core.patterns.cohomology.cochains import coboundary, exterior_derivative, positions_of
 from toolkit.geometry.core.patterns.cohomology.elimination import pivots_modulo
 from toolkit.geometry.core.patterns.fiber_bundle import ChartBundle, GraphBundle
+from toolkit.geometry.core.quantum.state_space.parametrised import berry_flux
 from toolkit.geometry.types import SimplicialComplex
 
 __all__ = ["CharacteristicClasses", "angle_defects", "characteristic_classes", "euler_number", "lattice_chern_number"]
@@ -112,19 +112,10 @@ def lattice_chern_number(frames: Tensor) -> int:
     Raises:
         GeometryError: neighbours are orthogonal: the grid is too coarse, or a gap closes on it.
 
+    The sign is that of the connection <u|du>, as in `ChartBundle.chern_number`; the curvature -2 Im Q of quantum
+    states, and with it `chern_number` of a crystal, has the opposite one.
+
     Source: Fukui, Hatsugai & Suzuki 2005. A whole number on any grid, the right one where no plaquette holds pi.
     """
-    filled = frames[..., None] if frames.ndim == 3 else frames
-    require_finite(filled.abs(), "a vector")
-
-    def link(axis: int) -> Tensor:
-        overlap: Tensor = torch.linalg.det(filled.mH @ filled.roll(-1, axis))
-        if float(overlap.abs().min()) < 1e-12:
-            raise GeometryError(
-                f"vectors at neighbouring points overlap by {float(overlap.abs().min()):.3g}", hint="refine the grid"
-            )
-        return overlap / overlap.abs()
-
-    x, y = link(0), link(1)
-    flux = (x * y.roll(-1, 0) * x.roll(-1, 1).conj() * y.conj()).angle()
-    return round(float(flux.sum()) / (2 * math.pi))
+    closed = torch.cat([frames, frames[:1]])
+    return -round(float(berry_flux(torch.cat([closed, closed[:, :1]], dim=1)).sum()) / (2 * math.pi))

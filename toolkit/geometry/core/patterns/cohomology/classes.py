@@ -14,6 +14,7 @@ from scipy.sparse.linalg import eigsh
 from torch import Tensor
 
 from toolkit.errors import GeometryError
+from toolkit.geometry.checking import require_prime
 from toolkit.geometry.core.patterns.cohomology import cochains
 from toolkit.geometry.core.patterns.cohomology.elimination import kernel_modulo, pivots_modulo
 from toolkit.geometry.types import SimplicialComplex
@@ -66,9 +67,8 @@ class SimplicialCohomology:
     masses: tuple[Tensor, ...] | None = None
 
     def __post_init__(self) -> None:
-        p = self.coefficients
-        if isinstance(p, int) and (not 2 <= p < 2**31 or any(p % d == 0 for d in range(2, int(p**0.5) + 1))):
-            raise GeometryError(f"coefficients modulo {p}", hint="give a prime below 2**31, or 'R'")
+        if self.coefficients != "R":
+            require_prime(int(self.coefficients))
 
     def differential_forms(self, k: int) -> CochainSpace:
         """The space of k-forms.

@@ -8,6 +8,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from toolkit.errors import GeometryError
+from toolkit.geometry.checking import require_finite
 from toolkit.geometry.types import SimplicialComplex
 
 __all__ = ["coboundary", "cup_product", "dec_masses", "exterior_derivative", "positions_of", "require_cochain"]
@@ -17,14 +18,14 @@ def require_cochain(complex_: SimplicialComplex, form: Tensor, k: int) -> Tensor
     """`form` as it is, [*B, n_k].
 
     Raises:
-        GeometryError: it has another length, or there are no k-simplices.
+        GeometryError: it has another length, a value that is not finite, or there are no k-simplices.
     """
     if not form.ndim or form.shape[-1] != complex_.count(k) or not complex_.count(k):
         raise GeometryError(
             f"a {k}-form of shape {tuple(form.shape)} on a complex with {complex_.count(k)} {k}-simplices",
             hint="the last axis holds one number for each simplex, in the order of `simplices[k]`",
         )
-    return form
+    return require_finite(form, f"a {k}-form")
 
 
 def positions_of(complex_: SimplicialComplex, simplices: Tensor) -> Tensor:

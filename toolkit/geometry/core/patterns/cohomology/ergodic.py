@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.func import jacfwd, vmap
 
 from toolkit.errors import GeometryError
-from toolkit.geometry.checking import require_finite
-from toolkit.geometry.core.patterns.cohomology.information_flow import require_stochastic
+from toolkit.geometry.checking import require_finite, require_stochastic
 from toolkit.geometry.linear import solve
 from toolkit.geometry.types import Field
 

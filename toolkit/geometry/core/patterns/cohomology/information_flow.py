@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from toolkit.errors import GeometryError
-from toolkit.geometry.checking import require_square
+from toolkit.geometry.checking import require_finite, require_stochastic
 from toolkit.rng import torch_generator
 
 __all__ = [
@@ -18,25 +18,8 @@ __all__ = [
     "attention_stability",
     "gaussian_transfer_entropy",
     "information_flow_metrics",
-    "require_stochastic",
     "transfer_entropy",
 ]
-
-
-def require_stochastic(attention: Tensor) -> Tensor:
-    """`attention` [*B, N, N] as it is: not negative, rows summing to one.
-
-    Raises:
-        GeometryError: with the offending entry or row sum.
-    """
-    require_square(attention, "the attention")
-    if float(attention.min()) < 0:
-        raise GeometryError(f"an attention weight is {float(attention.min()):.3g}", hint="weights are probabilities")
-    sums = attention.sum(-1)
-    worst = sums.flatten()[(sums - 1).abs().argmax()]
-    if abs(float(worst) - 1) > 4 * attention.shape[-1] * torch.finfo(attention.dtype).eps:
-        raise GeometryError(f"a row of the attention sums to {float(worst):.9g}", hint="pass weights after softmax")
-    return attention
 
 
 @dataclass(frozen=True)
@@ -161,6 +144,8 @@ def gaussian_transfer_entropy(source: Tensor, target: Tensor, *, history: int = 
             f"series of shapes {tuple(source.shape)} and {tuple(target.shape)}, history {history}",
             hint="two series of one length, four times the history or more",
         )
+    for series in (source, target):
+        require_finite(series, "the series")
     now = target[history:] - target[history:].mean()
     own, other = (lags - lags.mean(0) for lags in (s.unfold(0, history, 1)[:-1] for s in (target, source)))
 
@@ -197,4 +182,4 @@ def attention_stability(attend: Callable[[Tensor], Tensor], inputs: Tensor, *, n
         [attend(inputs + noise * torch.randn(inputs.shape, generator=generator, dtype=inputs.dtype))
          for _ in range(repeats)]
     )  # fmt: skip
-    return 0.5 * (moved - still).abs().sum(-1).mean(0) / noise
+    return 0.5 * (require_finite(moved, "the moved attention") - still).abs().sum(-1).mean(0) / noise

@@ -150,7 +150,7 @@ class ChartBundle:
         """
         self._require_inside(chart, x)
         local = over_points(self.patches[chart].connection, x)
-        value: Tensor = torch.einsum("...i,...iab->...ab", tangent.to(local.dtype), local)
+        value: Tensor = torch.einsum("...i,...iab->...ab", require_finite(tangent, "a tangent").to(local.dtype), local)
         return value
 
     def curvature(self, x: Tensor, chart: int = 0) -> Tensor:
@@ -182,7 +182,7 @@ class ChartBundle:
             GeometryError: the path leaves the chart.
         """
         self._require_inside(chart, path.points)
-        return (self._carry(path, chart, method) @ section[..., None])[..., 0]
+        return (self._carry(path, chart, method) @ require_finite(section, "a section")[..., None])[..., 0]
 
     def holonomy(self, loop: Path, *, chart: int = 0,
                  method: Literal["exponential", "rk4"] = "exponential") -> Tensor:  # fmt: skip

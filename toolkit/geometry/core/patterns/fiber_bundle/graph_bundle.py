@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from toolkit.errors import GeometryError
-from toolkit.geometry.checking import require_square
+from toolkit.geometry.checking import require_finite, require_square
 
 __all__ = ["GraphBundle"]
 
@@ -67,6 +67,7 @@ class GraphBundle:
 
     def parallel_transport(self, section: Tensor, path: Sequence[int]) -> Tensor:
         """A vector [*B, k] at the first node of a walk, carried to its last node: [*B, k]."""
+        require_finite(section, "a section")
         for source, target in pairwise(path):
             section = section @ self.edge_map(target, source).mT
         return section
@@ -104,6 +105,7 @@ class GraphBundle:
         Raises:
             GeometryError: P has weight where there is no edge.
         """
+        require_finite(values, "a value")
         table = self.dense()
         joined = table.abs().sum((-2, -1)) > 0
         stray = attention.masked_fill(joined, 0).abs().amax() if attention.shape[-2:] == joined.shape else torch.inf

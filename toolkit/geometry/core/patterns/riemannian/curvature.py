@@ -72,7 +72,7 @@ class Curvature:
         """
         uu, vv, uv = (torch.einsum("...ij,...i,...j->...", self.metric, a, b) for a, b in ((u, u), (v, v), (u, v)))
         area = uu * vv - uv.square()
-        flat = area.abs() <= 1e-14 * (uu * vv).abs()  # the difference of two equal products, to rounding
+        flat = ~(area.abs() > 1e-14 * (uu * vv).abs())  # the difference of two equal products, to rounding
         if bool(flat.any()):
             raise GeometryError(
                 f"the vectors span a plane of squared area {float(area[flat][0]):.3g}", hint="give independent vectors"

@@ -55,7 +55,7 @@ def flow(metric: Field, start: Tensor, velocity: Tensor, times: Tensor, *, step:
 
     Source: do Carmo 1992, chapter 3; Hairer, Lubich & Wanner 2006.
     """
-    if float(times[0]) < 0 or not step > 0:
+    if float(require_finite(times, "a time")[0]) < 0 or not step > 0:
         raise GeometryError(f"geodesics from time 0 to {times.tolist()[:4]} by {step}", hint="times >= 0, a step > 0")
     start, velocity = torch.broadcast_tensors(start, velocity)  # type: ignore[no-untyped-call]
     batch, n = start.shape[:-1], start.shape[-1]

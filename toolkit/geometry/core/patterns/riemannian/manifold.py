@@ -54,7 +54,8 @@ class RiemannianManifold:
     def metric_tensor(self, point: Tensor, vectors: tuple[Tensor, Tensor]) -> Tensor:
         """g_ij u^i v^j of two vectors [*B, n] at points [*B, n] -> [*B], differentiable."""
         u, v = vectors
-        return torch.einsum("...ij,...i,...j->...", self.at(point), u, v)
+        product = torch.einsum("...ij,...i,...j->...", self.at(point), u, v)
+        return require_finite(product, "an inner product")
 
     def volume_element(self, points: Tensor) -> Tensor:
         """sqrt |det g| at points [*B, n] -> [*B]."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import inf
 
 import torch
 from torch import Tensor
@@ -103,8 +104,8 @@ class PathIntegral:
 
         Source: Mehler 1866; van Vleck 1928; Maslov phase: Horvathy 1979.
         """
-        if not time > 0:
-            raise GeometryError(f"a propagator over the time {time}", hint="times are > 0")
+        if not 0 < time < inf:
+            raise GeometryError(f"a propagator over the time {time}", hint="times are finite and > 0")
         if self.modes is not None and slices is None:
             return (quadratic.euclidean_kernel if euclidean else quadratic.kernel)(self.modes, a, b, time)
         if not euclidean:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import pi
+from math import isfinite, pi
 
 import torch
 from torch import Tensor
@@ -26,10 +26,16 @@ def split_operator(
 ) -> GridField:
     """`wave` after `time`; see `PathIntegral.evolve`. Unitary for any number of steps."""
     shape = tuple(wave.values.shape)
-    if len(shape) != dimension or len(wave.spacing) != dimension or not all(wave.periodic) or steps < 1:
+    if (
+        len(shape) != dimension
+        or len(wave.spacing) != dimension
+        or not all(wave.periodic)
+        or steps < 1
+        or not isfinite(time)
+    ):
         raise GeometryError(
-            f"{steps} steps of a wave of shape {shape}, periodic {wave.periodic}, in dimension {dimension}",
-            hint="give at least one step, and a periodic grid with one axis for each coordinate",
+            f"{steps} steps over {time} of a wave of shape {shape}, periodic {wave.periodic}, in dimension {dimension}",
+            hint="give a finite time, at least one step, and a periodic grid with one axis for each coordinate",
         )
     if not wave.values.is_complex():
         raise GeometryError(f"a wave function of {wave.values.dtype}", hint="use .to(torch.complex128)")

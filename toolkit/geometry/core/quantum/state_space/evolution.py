@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 
 import torch
 from torch import Tensor
@@ -65,6 +66,8 @@ def evolution_operator(
     derivative exists at degenerate levels too; otherwise eigenvectors are found once.
     """
     require_finite(time, "time")
+    if not 0 < hbar < inf:
+        raise GeometryError(f"hbar = {hbar}", hint="the unit of action is finite and > 0")
     if callable(hamiltonian):
         return _magnus(hamiltonian, time, steps, hbar)
     require_hermitian(hamiltonian, "the Hamiltonian")

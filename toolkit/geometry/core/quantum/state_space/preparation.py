@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Literal, get_args
 
 import torch
@@ -70,6 +71,8 @@ def _angles(x: Tensor) -> Tensor:
 
 def _thermal(hamiltonian: Tensor, beta: float) -> Tensor:
     require_hermitian(hamiltonian, "the Hamiltonian")
+    if not isfinite(beta):
+        raise GeometryError(f"the inverse temperature {beta}", hint="take a large one for the ground state")
     wide = hamiltonian if hamiltonian.is_complex() else hamiltonian.to(hamiltonian.dtype.to_complex())
     ground = torch.linalg.eigvalsh(wide.detach())[..., 0 if beta >= 0 else -1, None, None]
     identity = torch.eye(wide.shape[-1], dtype=wide.dtype, device=wide.device)

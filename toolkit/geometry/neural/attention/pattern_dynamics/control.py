@@ -146,6 +146,7 @@ def riccati_gain(a: Tensor, b: Tensor, q: Tensor, r: Tensor, *, horizon: float |
     """
     for matrix, name in ((a, "a"), (q, "q")):
         require_square(matrix, name)
+    require_finite(b, "b")
     require_positive_definite(r, "the cost r of control")
     n = len(a)
     if tuple(q.shape) != (n, n) or tuple(b.shape) != (n, len(r)) or float((q - q.T).abs().max()) > 1e-12:

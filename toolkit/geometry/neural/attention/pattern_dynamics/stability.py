@@ -63,6 +63,7 @@ def stability_analysis(state: Tensor, diffusivity: Tensor, reaction: Reaction, w
             f"a state {tuple(state.shape)}, D {tuple(diffusivity.shape)}, wave numbers {tuple(wavenumbers.shape)}",
             hint="give [C], [C] or [C, C], and [K]; patterns take `pattern_growth`",
         )
+    require_finite(wavenumbers, "a wave number")
     largest_diffusivity(diffusivity, len(state))
     jacobian = torch.func.jacrev(reaction)(state)
     rest = float(reaction(state).detach().norm())
@@ -127,7 +128,7 @@ def pattern_growth(
 
     Source: Arnoldi 1951; Lehoucq, Sorensen and Yang 1998 (ARPACK).
     """
-    from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigs
+    from scipy.sparse.linalg import ArpackError, LinearOperator, eigs
 
     if pattern.ndim != 3 or not 1 <= count < pattern.numel() - 1:
         raise GeometryError(
@@ -143,13 +144,16 @@ def pattern_growth(
         direction = torch.from_numpy(v.reshape(tuple(base.shape)).real.copy())
         return torch.func.jvp(rates, (base,), (direction,))[1].flatten().numpy()
 
+    require_finite(rates(base), "the rate of the pattern")
     n = base.numel()
     operator = LinearOperator((n, n), matvec=derivative, dtype=float)
     start = numpy_generator(seed, "arnoldi").normal(size=n)
     try:
         values, modes = eigs(operator, k=count, which="LR", v0=start, ncv=min(n - 1, max(4 * count + 1, 40)))
-    except ArpackNoConvergence as error:
-        raise GeometryError("Arnoldi's iteration did not converge", hint="take a smaller grid or more modes") from error
+    except ArpackError as error:
+        raise GeometryError(
+            f"Arnoldi's iteration did not converge: {error}", hint="take a smaller grid or more modes"
+        ) from error
     order = (-values.real).argsort(kind="stable")
     found = torch.from_numpy(values[order].copy())
     return found, torch.from_numpy(modes.T[order].copy()).reshape(len(order), *base.shape)

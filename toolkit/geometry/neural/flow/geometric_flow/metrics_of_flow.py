@@ -87,6 +87,8 @@ class ConformalMetric:
                 hint="give [H, W] values on a grid that is periodic both ways",
             )
         require_finite(u.values, "the log factor")
+        if not math.isfinite(self.background_curvature):
+            raise GeometryError(f"a background of curvature {self.background_curvature}", hint="0 for a torus")
 
     @property
     def area_density(self) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 from toolkit.errors import GeometryError
-from toolkit.geometry.checking import require_finite
+from toolkit.geometry.checking import require_finite, require_positive_definite
 from toolkit.geometry.linear import solve
 from toolkit.geometry.types import Field
 
@@ -45,9 +45,10 @@ class Mechanical:
     def __post_init__(self) -> None:
         if self.mass is None:
             return
-        smallest = self.mass.min() if self.mass.ndim == 1 else torch.linalg.eigvalsh(self.mass)[0]
-        if not float(smallest) > 0:
-            raise GeometryError(f"a mass of {float(smallest):.3g}", hint="masses, or a mass matrix, must be positive")
+        if self.mass.ndim == 2:
+            require_positive_definite(self.mass, "the mass matrix")
+        elif not float(self.mass.min()) > 0:
+            raise GeometryError(f"a mass of {float(self.mass.min()):.3g}", hint="masses must be positive")
 
     def __call__(self, q: Tensor, p: Tensor) -> Tensor:
         return 0.5 * p @ self.velocity(p) + self.potential(q)

@@ -1,0 +1,103 @@
+"""How good a program's answers are, with the interval that so many samples leave open. Found once for equal graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+
+import numpy as np
+
+from passes.dataset import Array, Dataset
+from passes.metric import TOP1, each_label, paired_interval
+from passes.program import Program
+from toolkit.cache import fingerprint
+from toolkit.digests import canonical_digest
+from toolkit.search.deployment.kept import Kept
+
+__all__ = ["LEVELS", "TRAINED", "Judge", "Quality", "wilson"]
+
+_Z_90 = 1.645
+LEVELS = {1: 64, 2: 2048}
+"""Samples at most that quality is measured on at a fidelity: few, to see whether more are worth their time, and all."""
+TRAINED = 3
+"""The fidelity at which a network that something was taken out of is trained first."""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """A mean score over samples, 0 to 1.
+
+    Args:
+        interval: 90 %, by Wilson.
+        drop: Of the mean, from the float model's on the same samples.
+        drop_interval: 90 %, paired.
+    """
+
+    mean: float
+    interval: tuple[float, float]
+    n: int
+    m2: float
+    drop: float
+    drop_interval: tuple[float, float]
+
+
+class Judge:
+    """Measures quality: top-1 accuracy where there are labels, else agreement with the float model.
+
+    Agreement of one sample is 1 where both find the same class; of answers that are no classes it is what noise leaves
+    of the signal, max(0, 1 - noise power / signal power).
+
+    Args:
+        reference: The model as it came.
+    """
+
+    def __init__(self, reference: Program, kept: Kept) -> None:
+        self.reference, self._kept = reference, kept
+
+    def metric(self, data: Dataset) -> str:
+        """What is measured, for people."""
+        return TOP1.name if data.labels is not None else "agreement with the float model"
+
+    def quality(self, program: Program, data: Dataset) -> Quality:
+        """Of `program` on `data`."""
+        scores, before = self._scores(program, data), self._scores(self.reference, data)
+        mean = float(np.mean(scores))
+        m2 = float(np.square(np.asarray(scores) - mean).sum())
+        drop = float(np.mean(before)) - mean
+        return Quality(mean, wilson(mean, len(scores)), len(scores), m2, drop, paired_interval(before, scores))
+
+    def _scores(self, program: Program, data: Dataset) -> list[float]:
+        key = canonical_digest(["scores", fingerprint(), program.digest, self.reference.digest, data.digest])
+        found: list[float] = self._kept.found(key, lambda: self._measured(program, data))
+        return found
+
+    def _measured(self, program: Program, data: Dataset) -> list[float]:
+        if data.labels is not None:
+            labels = each_label(data.labels)
+            return [TOP1.score(answer, label) for answer, label in zip(_answers(program, data), labels, strict=True)]
+        pairs = zip(self.reference.answers(data), _answers(program, data), strict=True)
+        return [_agreement(next(iter(want.values())), next(iter(have.values()))) for want, have in pairs]
+
+
+def _answers(program: Program, data: Dataset) -> Sequence[dict[str, Array]]:
+    return [program.run(sample) for sample in data]
+
+
+def _agreement(want: Array, have: Array) -> float:
+    if want.ndim == 2 and want.shape[1] > 1:
+        return float(want.argmax(1)[0] == have.argmax(1)[0])
+    signal = float(np.square(want.astype(np.float64)).sum())
+    noise = float(np.square(want.astype(np.float64) - have).sum())
+    left = 1 - noise / signal if signal > 0 else float(noise == 0)
+    return max(0.0, left) if np.isfinite(left) else 0.0
+
+
+def wilson(mean: float, n: int, z: float = _Z_90) -> tuple[float, float]:
+    """Interval of a share seen as `mean` in `n` samples; of scores between 0 and 1 it is no narrower than theirs.
+
+    Source: Wilson 1927.
+    """
+    middle = (mean + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * sqrt(mean * (1 - mean) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return max(0.0, min(middle - half, mean)), min(1.0, max(middle + half, mean))
