@@ -4,7 +4,7 @@ The shaders lie beside the operator's other forms: `kernels/<operator>/*.wgsl`.
 """
 
 from kernels.vulkan.device import Array, Device, DeviceLost, Pending, open_device
-from kernels.vulkan.operators import attention, bk_core, gray_scott, matmul
+from kernels.vulkan.forms import attention, bk_core, gray_scott, matmul
 from kernels.vulkan.streaming import streamed
 
 __all__ = [

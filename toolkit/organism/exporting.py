@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from passes.onnxruntime import import_onnxruntime
 from toolkit.organism.errors import ExportError, first_line
 from toolkit.organism.organism import Organism
 
@@ -43,9 +44,7 @@ def to_onnx(frozen: nn.Module, example: Tensor, path: Path, *, batches: Sequence
     if program is None:
         raise ExportError("torch exported nothing", hint="install onnxscript")
     program.save(path)
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = import_onnxruntime().InferenceSession(path, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 
     def answer(x: Tensor) -> Any:

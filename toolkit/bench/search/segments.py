@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from passes.dataset import Array, Dataset
-from passes.onnxruntime import Session
+from passes.onnxruntime import Session, import_onnxruntime
 from passes.program import Program
 from targets.cost import estimate
 from targets.graph import read_workload
@@ -166,8 +166,6 @@ def segmented() -> Iterator[Scaled]:
 
 def table() -> Table:
     """Every row: agreement with the float network at full size about photographs, for there are no labels of them."""
-    import onnxruntime
-
     from toolkit.bench.search.tabulate import TARGETS
 
     shape = (len(RESOLUTIONS), *[len(PRECISIONS)] * _PARTS)
@@ -188,7 +186,7 @@ def table() -> Table:
     sizes = tuple(len(values) for values in genes().values())
     provenance = {
         "model": full.task.program.digest, "asked": full.task.asked.digest,
-        "calibration": full.task.calibration.digest, "onnxruntime": onnxruntime.__version__,
+        "calibration": full.task.calibration.digest, "onnxruntime": import_onnxruntime().__version__,
         **{name: load_target(name).stack().id for name in TARGETS},
     }  # fmt: skip
     assert right.size == np.prod(sizes)

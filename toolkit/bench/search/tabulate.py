@@ -17,6 +17,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from passes.dataset import Array
+from passes.onnxruntime import import_onnxruntime
 from passes.program import Program
 from targets.cost import estimate
 from targets.grouping import ANCHORS
@@ -148,8 +149,6 @@ NETWORKS = {
 
 def tabulated(network: Network) -> Table:
     """Evaluate every row."""
-    import onnxruntime
-
     total = int(np.prod([len(values) for values in network.genes.values()]))
     right, stored = np.zeros(total, np.uint16), np.zeros(total, np.int32)
     latency = {name: np.zeros(total, np.float32) for name in TARGETS}
@@ -161,7 +160,7 @@ def tabulated(network: Network) -> Table:
             print(f"{network.name}: {number} of {total}", file=sys.stderr, flush=True)
     provenance = {
         "model": network.task.program.digest, "asked": network.task.asked.digest,
-        "calibration": network.task.calibration.digest, "onnxruntime": onnxruntime.__version__,
+        "calibration": network.task.calibration.digest, "onnxruntime": import_onnxruntime().__version__,
         **{name: load_target(name).stack().id for name in TARGETS},
     }  # fmt: skip
     return Table(network.name, network.genes, right, len(network.asked[1]), stored, latency, provenance)
