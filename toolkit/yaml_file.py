@@ -59,16 +59,14 @@ def parse_yaml(text: str, name: str) -> Document:
     Raises:
         InvalidInput: see `read_yaml`.
     """
-    loader = _Loader(text)
-    loader.name = name
     try:
+        loader = _Loader(text)  # refuses some characters already
+        loader.name = name
         node = loader.get_single_node()
         data = {} if node is None else loader.construct_document(node)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         said = " ".join(str(error).split())[:200]
         raise InvalidInput(f"{name} is not YAML: {said}", hint="correct the line it names") from error
-    finally:
-        loader.dispose()
     return Document(name, data, {} if node is None else _origins(node, name))
 
 

@@ -115,6 +115,12 @@ def _largest_terms(
     return {"dq": ds * k, "dk": ds * q, "position_var": _square(sizes, inputs[0].dtype)}
 
 
+def _largest_score(inputs: list[torch.Tensor], options: dict[str, Any]) -> float:
+    q, k = inputs[0].double(), inputs[1].double()
+    k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
+    return (q @ k.mT).abs().max().item() * options.get("scale", q.shape[-1] ** -0.5)
+
+
 def _square(sizes: Sizes, dtype: torch.dtype) -> float:
     """Squares of places are whole in float32; with rounded weights the variance is as good as they are."""
     return float(max(sizes.m, sizes.n)) ** 2 if dtype == torch.float32 else 0.0
@@ -142,6 +148,8 @@ def test_is_as_close_to_the_truth_as_plain_torch(
     plain = _everything(_reference, inputs, dtype, dout, given)
     found = _everything(attention, inputs, dtype, dout, {**given, "return_stats": True})
     largest = _largest_terms(sizes, inputs, dout, given)
+    # 1/Σp²: a score that is rounded once moves each p, and twice so its square, by eps of the score
+    largest["effective_support"] = _largest_score(inputs, given) * truth["effective_support"].max().item()
     for name, true in truth.items():
         assert found[name].dtype == plain[name].dtype, name
         rounded = dtype if name in ("span", "position_var") else found[name].dtype  # places times rounded weights

@@ -176,7 +176,11 @@ DOCUMENTS: Mapping[str, tuple[str, Document]] = {
     "doctor": ("doctor", keys("schema ok", findings=[keys("name ok required found hint")])),
     "cache": (
         "cache",
-        keys("schema folder entries bytes max_bytes oldest_use", dropped=keys("entries bytes")),
+        keys(
+            "schema folder entries bytes max_bytes oldest_use",
+            dropped=keys("entries bytes"),
+            search=keys("entries bytes", dropped=keys("entries bytes")),
+        ),
     ),
     "init": ("init", keys("schema file text")),
     "bench": (
