@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 
 from torch import nn
 
@@ -64,12 +64,9 @@ class Observer:
             "metric": metrics.gauge("training_metric", "1"), "rate": metrics.gauge("training_rate", "1"),
         }  # fmt: skip
 
-    def step(self, epoch: int, position: int, samples: int) -> AbstractContextManager[None]:
-        """See `Watcher`."""
-        return self._observed(epoch, position, samples)
-
     @contextmanager
-    def _observed(self, epoch: int, position: int, samples: int) -> Iterator[None]:
+    def step(self, epoch: int, position: int, samples: int) -> Iterator[None]:
+        """See `Watcher`."""
         start = self._clock()
         with self._tracer.span("step", epoch=epoch, position=position, samples=samples):
             yield
