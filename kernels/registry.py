@@ -30,6 +30,7 @@ class Entry:
 OPERATORS = MappingProxyType(
     {
         "attention": Entry("kernels.attention.operators", "ATTENTION", "attention_call"),
+        "tile_means": Entry("kernels.tile_means.operators", "PRIORITY", "means_call"),
         "row_correlation": Entry("kernels.correlation.rows.operators", "ROWS", "row_call"),
         "quantize_rows": Entry("kernels.int8_linear.operators", "QUANTIZE", "rows_call"),
         "linear_w8a8": Entry("kernels.int8_linear.operators", "LINEAR", "layer_call"),
@@ -37,6 +38,7 @@ OPERATORS = MappingProxyType(
         "moe": Entry("kernels.moe.operators", "EXPERTS", "experts_call"),
         "correlation": Entry("kernels.correlation.columns.operators", "COLUMNS", "columns_call"),
         "bk_core": Entry("kernels.bk_core.operators", "FORWARD", "call"),
+        "bk_one_sided": Entry("kernels.bk_core.one_sided.operators", "FORWARD", "call"),
         "effective_rank.participation": Entry("kernels.effective_rank.operators", "PARTICIPATION", "rank_call"),
         "effective_rank.entropy": Entry("kernels.effective_rank.operators", "ENTROPY", "rank_call"),
         "effective_rank.stable": Entry("kernels.effective_rank.operators", "STABLE", "rank_call"),

@@ -33,13 +33,13 @@ class Metric:
 def _top1(answer: Mapping[str, Array], label: Any) -> float:
     wanted = np.asarray(label)
     rows = next(iter(answer.values())).reshape(wanted.size, -1)
-    is_right = rows.argmax(axis=1) == wanted.reshape(-1)
+    is_right = (rows.argmax(axis=1) == wanted.reshape(-1)) & ~np.isnan(rows).any(axis=1)  # argmax is where NaN is
     return float(is_right[wanted.reshape(-1) != UNASKED].mean())
 
 
 TOP1 = Metric("top-1 accuracy", _top1)
 """Share of samples whose largest value of the first output is at the label; of the positions asked, where they have
-labels."""
+labels. What is not a number is not right."""
 
 
 def each_label(labels: Array) -> list[Any]:

@@ -55,11 +55,16 @@ def _mistake(kind: type[BaseModel], document: Document, error: ErrorDetails) -> 
         return f"{where}: {at} is missing", f"fields: {', '.join(known)}"
     given = repr(error["input"])
     shown = given if len(given) <= _SHOWN else given[: _SHOWN - 3] + "..."
+    if error["type"] == "model_type":
+        inner = list(_owner(kind, error["loc"]).model_fields)
+        return f"{where}: {at} = {shown} is not allowed: it has fields of its own", f"fields: {', '.join(inner)}"
     said = error["msg"][:1].lower() + error["msg"][1:]
-    return f"{where}: {at} = {shown} is not allowed: {said}", _hint(at, error["input"])
+    return f"{where}: {at} = {shown} is not allowed: {said}", _hint(at, error["input"], error["type"])
 
 
-def _hint(at: str, given: Any) -> str:
+def _hint(at: str, given: Any, kind: str) -> str:
+    if kind == "literal_error":
+        return "give one of them"
     if isinstance(given, str):
         try:
             return f"write the number without quotes: {at}: {float(given)!r}"

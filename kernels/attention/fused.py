@@ -266,13 +266,13 @@ def attention(
     blocks = triton.cdiv(m, shape.block_m)
     partial = lse.new_empty((batch * heads * blocks, 8) if return_stats else (1, 8))
     counts, columns = listed(tiles, lse)
-    wide, wide_v = width(d), width(dv)
+    wide = width(max(d, dv))  # one for both: with narrower values Triton 3.6 gives wrong sums on a Hopper GPU
     _forward[(batch * heads * blocks,)](
-        descriptor(q, shape.block_m, wide), descriptor(k, shape.block_n, wide), descriptor(v, shape.block_n, wide_v),
-        descriptor(out, shape.block_m, wide_v),
+        descriptor(q, shape.block_m, wide), descriptor(k, shape.block_n, wide), descriptor(v, shape.block_n, wide),
+        descriptor(out, shape.block_m, wide),
         lse, partial, lse if key_padding is None else key_padding.view(torch.int8), counts, columns,
         scale * LOG2_E, heads, heads // k.shape[1], m, n, window or 0, columns.shape[-1],
-        D=wide, DV=wide_v, TILE=TILE, PRECISION=precision(q.dtype),
+        D=wide, DV=wide, TILE=TILE, PRECISION=precision(q.dtype),
         CAUSAL=causal, WINDOWED=window is not None, PADDED=key_padding is not None, LISTED=tiles is not None,
         STATS=return_stats, **shape.options(),
     )  # fmt: skip

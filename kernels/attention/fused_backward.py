@@ -226,23 +226,23 @@ def attention_backward(
     if q.numel() == 0 or k.numel() == 0:
         return dq.zero_(), dk.zero_(), dvalue.zero_()
     by_keys, by_queries = gradient_shapes(d, dv, q.dtype)
-    wide, wide_v = width(d), width(dv)
+    wide = width(max(d, dv))  # one for both: with narrower values Triton 3.6 gives wrong sums on a Hopper GPU
     padded = -(-m // _ROWS) * _ROWS
     delta, lse2 = (lse.new_empty(batch * heads, padded) for _ in range(2))
     padding = lse if key_padding is None else key_padding.view(torch.int8)
     _prepare[(batch * heads * padded // _ROWS,)](
-        descriptor(out, _ROWS, wide_v), descriptor(dout, _ROWS, wide_v), lse, dlse.contiguous(), delta, lse2, heads, m,
-        BLOCK_M=_ROWS, DV=wide_v,
+        descriptor(out, _ROWS, wide), descriptor(dout, _ROWS, wide), lse, dlse.contiguous(), delta, lse2, heads, m,
+        BLOCK_M=_ROWS, DV=wide,
     )  # fmt: skip
     options = {
-        "D": wide, "DV": wide_v, "TILE": TILE, "PRECISION": precision(q.dtype), "CAUSAL": causal,
+        "D": wide, "DV": wide, "TILE": TILE, "PRECISION": precision(q.dtype), "CAUSAL": causal,
         "WINDOWED": window is not None, "PADDED": key_padding is not None, "LISTED": tiles is not None,
     }  # fmt: skip
     counts, rows = listed(None if tiles is None else tiles.t(), lse)
     _keys[(batch * shared * triton.cdiv(n, by_keys.block_n),)](
         descriptor(q, by_keys.block_m, wide), descriptor(k, by_keys.block_n, wide),
-        descriptor(v, by_keys.block_n, wide_v), descriptor(dout, by_keys.block_m, wide_v),
-        descriptor(dk, by_keys.block_n, wide), descriptor(dvalue, by_keys.block_n, wide_v),
+        descriptor(v, by_keys.block_n, wide), descriptor(dout, by_keys.block_m, wide),
+        descriptor(dk, by_keys.block_n, wide), descriptor(dvalue, by_keys.block_n, wide),
         *(TensorDescriptor(x, [batch * heads, padded], [padded, 1], [1, by_keys.block_m]) for x in (lse2, delta)),
         padding, counts, rows,
         scale * LOG2_E, scale, heads, heads // shared, m, n, window or 0, rows.shape[-1],
@@ -251,7 +251,7 @@ def attention_backward(
     counts, columns = listed(tiles, lse)
     _queries[(batch * heads * triton.cdiv(m, by_queries.block_m),)](
         descriptor(q, by_queries.block_m, wide), descriptor(k, by_queries.block_n, wide),
-        descriptor(v, by_queries.block_n, wide_v), descriptor(dout, by_queries.block_m, wide_v),
+        descriptor(v, by_queries.block_n, wide), descriptor(dout, by_queries.block_m, wide),
         descriptor(dq, by_queries.block_m, wide),
         lse2, delta, padding, counts, columns,
         scale * LOG2_E, scale, heads, heads // shared, m, n, padded, window or 0, columns.shape[-1],

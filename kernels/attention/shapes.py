@@ -52,9 +52,10 @@ def shared_bytes(d: int, dv: int, dtype: torch.dtype) -> int:
     """The most that a program of any of the three kernels keeps in shared memory: tiles that stay, and that pass."""
     forward = forward_shape(d, dv, dtype)
     keys, queries = gradient_shapes(d, dv, dtype)
-    both = d + dv
+    wide = max(d, dv)  # the tiles' of keys, and of values
+    both = 2 * wide
     elements = max(
-        forward.block_m * d + forward.stages * forward.block_n * both,
+        forward.block_m * wide + forward.stages * forward.block_n * both,
         (keys.block_n + keys.stages * keys.block_m) * both,
         (queries.block_m + queries.stages * queries.block_n) * both,
     )

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from kernels.bk_core.chain import Chain
+from kernels.bk_core.matrices import affine_entering, composed, normalised
 
 __all__ = ["bk_core", "bk_core_backward"]
 
@@ -125,11 +126,7 @@ def _entering(tiles: _Tiles) -> Tensor:
     leftward = torch.stack((-inner, but_first, -but_last, all_)).flip(-1)
     maps = torch.stack((rightward, leftward), 1).view(2, 2, *entering.shape)
     maps[0] *= tiles.link(-1)
-    step = 1
-    while step < maps.shape[-1]:
-        after, before = maps[..., step:], maps[..., :-step]
-        maps = _normalised(torch.cat((maps[..., :step], _product(after, before)), -1))
-        step *= 2
+    maps = composed(maps)
     entering[..., 1:] = (maps[0, 1] / maps[1, 1])[..., :-1]
     return entering
 
@@ -143,19 +140,8 @@ def _continuants(tiles: _Tiles) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         before.mul_(-w[k - 1, 0] if isinstance(w, Tensor) else -w)
         now, before = torch.addcmul(before, d_KBP[k], now), now
         if k % _STEPS[d_KBP.dtype] == 0:
-            now, before = _normalised(torch.stack((now, before)))
+            now, before = normalised(torch.stack((now, before)))
     return now[0], now[1], before[0], before[1]
-
-
-def _product(left: Tensor, right: Tensor) -> Tensor:
-    """Of 2x2 matrices whose elements are tensors."""
-    return left[:, 0, None] * right[None, 0] + left[:, 1, None] * right[None, 1]
-
-
-def _normalised(matrices: Tensor) -> Tensor:
-    """So that the largest real or imaginary part of each 2x2 matrix is 1."""
-    parts = torch.view_as_real(matrices)
-    return torch.view_as_complex(parts / parts.abs().amax(-1).flatten(0, 1).amax(0)[..., None])
 
 
 def _gradients(grad: Tensor, chain: Chain, of_links: bool, of_energy: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -185,19 +171,7 @@ def _sums(factor: Tensor, s: Tensor) -> Tensor:
     for k in range(s.shape[0]):
         total, scale = (total + s[k]).mul_(factor[k]), scale * factor[k]
     sums = torch.empty_like(s)
-    sums[0] = _affine_entering(scale, total)
+    sums[0] = affine_entering(scale, total)
     for k in range(s.shape[0] - 1):
         torch.mul(sums[k] + s[k], factor[k], out=sums[k + 1])
     return sums
-
-
-def _affine_entering(scale: Tensor, total: Tensor) -> Tensor:
-    """(D, B, P): what enters each chunk, where a chunk makes scale · x + total of x."""
-    entering = torch.zeros_like(total)
-    step = 1
-    while step < total.shape[-1]:
-        total = torch.cat((total[..., :step], total[..., step:] + scale[..., step:] * total[..., :-step]), -1)
-        scale = torch.cat((scale[..., :step], scale[..., step:] * scale[..., :-step]), -1)
-        step *= 2
-    entering[..., 1:] = total[..., :-1]
-    return entering

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-__all__ = ["bk_core"]
+__all__ = ["bk_core", "one_sided"]
 
 _Pair = tuple[Tensor, Tensor]
 """A complex tensor by its real and its imaginary part."""
@@ -36,12 +36,21 @@ def bk_core(potential: Tensor, coupling: Tensor | float, real: Tensor | float, i
     )
 
 
+def one_sided(u: Tensor, w: Tensor) -> Tensor:
+    """As `bk_one_sided`: (batch, n, heads) twice to (batch, n, heads, 2)."""
+    u, w = u.transpose(1, 2), w.transpose(1, 2)
+    d = u, torch.full_like(u, -1.0)
+    sigma = _self_energies(d, pad(w[..., 1:], (0, 1)))
+    found = _quotient((torch.ones_like(u), torch.zeros_like(u)), (d[0] - sigma[0], d[1] - sigma[1]))
+    return torch.stack(found, -1).transpose(1, 2)
+
+
 def _both(values: Tensor) -> Tensor:
     return torch.stack((values, values.flip(1)))
 
 
 def _self_energies(d: _Pair, links: Tensor) -> _Pair:
-    """(direction, batch, n): what enters each site, of which one makes links / (d − it)."""
+    """(..., batch, n): what enters each site, of which one makes links / (d − it)."""
     zero, one = torch.zeros_like(links), torch.ones_like(links)
     maps = _matrix(zero, links, -one, d[0]), _matrix(zero, zero, zero, d[1])
     step = 1

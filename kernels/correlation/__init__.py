@@ -17,6 +17,8 @@ __all__ = ["CorrelationState", "correlation", "correlation_workspace_bytes", "ro
 def row_correlation(x: Tensor, y: Tensor) -> Tensor:
     """Pearson correlation between matching rows of two matrices, differentiable once.
 
+    Sums are kept in float32 (float64 for float64), where squares of deviations must be finite and normal.
+
     Args:
         x: (rows, n) floating point, n >= 2.
         y: Same shape, dtype and device as `x`.

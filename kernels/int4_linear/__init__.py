@@ -20,16 +20,25 @@ def pack_int4(values: Tensor) -> Tensor:
 
     Raises:
         ValueError: there are not two axes, `in` is odd, or a value is not in 0..15.
+        TypeError: they are no integers.
     """
     if values.ndim != 2 or values.shape[1] % 2:
         raise ValueError(f"values must be (out, in) with an even in, got {tuple(values.shape)}")
+    if values.is_floating_point() or values.is_complex():
+        raise TypeError(f"values must be integers, got {values.dtype}")
     if values.numel() and not (int(values.min()) >= 0 and int(values.max()) <= 15):
         raise ValueError(f"four bits hold 0..15, got {int(values.min())}..{int(values.max())}")
     return packing.pack(values.to(torch.uint8))
 
 
 def unpack_int4(packed: Tensor) -> Tensor:
-    """The inverse of `pack_int4`: uint8 (out, in / 2) to uint8 (out, in) of 0..15."""
+    """The inverse of `pack_int4`: uint8 (out, in / 2) to uint8 (out, in) of 0..15.
+
+    Raises:
+        ValueError: there are not two axes.
+        TypeError: they are not uint8.
+    """
+    _check_packed(packed)
     return packing.unpack(packed)
 
 
@@ -62,7 +71,14 @@ def dequantize_int4(
     packed: Tensor, scale: Tensor, zero: Tensor | None = None, *, dtype: torch.dtype = torch.float32
 ) -> Tensor:
     """The weight (out, in) that a packed one stands for; in float32 it is the one of ONNX's DequantizeLinear, bit for
-    bit."""
+    bit.
+
+    Raises:
+        ValueError: shapes do not match.
+        TypeError: the weight or the zero points are not uint8.
+    """
+    _check_packed(packed)
+    _check_groups(packed, scale, zero)
     return packing.dequantize(packed, scale, zero, dtype)
 
 
@@ -100,18 +116,31 @@ def linear_int4(
 def _check(x: Tensor, weight: Tensor, scale: Tensor, zero: Tensor | None, bias: Tensor | None) -> None:
     if weight.ndim != 2 or x.ndim < 1 or x.shape[-1] != 2 * weight.shape[1]:
         raise ValueError(f"x must be (..., in), weight (out, in / 2), got {tuple(x.shape)} and {tuple(weight.shape)}")
-    if weight.dtype != torch.uint8 or (zero is not None and zero.dtype != torch.uint8):
-        raise TypeError("weight and zero must be uint8, as quantize_int4 makes them")
+    _check_packed(weight)
     if x.dtype not in _FLOATS or not scale.is_floating_point():
         raise TypeError(
             f"x must be float32, bfloat16 or float16 and scale floating point, got {x.dtype}, {scale.dtype}"
         )
-    outs, n = weight.shape[0], x.shape[-1]
-    if scale.ndim != 2 or scale.shape[0] != outs or not scale.shape[1] or n % scale.shape[1] or n // scale.shape[1] % 2:
-        raise ValueError(f"scale must be ({outs}, groups), groups of even length in {n}, got {tuple(scale.shape)}")
-    if zero is not None and zero.shape != scale.shape:
-        raise ValueError(f"zero must be {tuple(scale.shape)}, as scale is, got {tuple(zero.shape)}")
+    _check_groups(weight, scale, zero)
+    outs = weight.shape[0]
     if bias is not None and (bias.shape != (outs,) or bias.dtype != x.dtype):
         raise ValueError(f"bias must be ({outs},) {x.dtype}, got {tuple(bias.shape)} {bias.dtype}")
     if any(t is not None and t.device != x.device for t in (weight, scale, zero, bias)):
         raise ValueError(f"weight, scale, zero and bias must be on {x.device}, where x is")
+
+
+def _check_packed(weight: Tensor) -> None:
+    if weight.dtype != torch.uint8:
+        raise TypeError(f"weight and zero must be uint8, as quantize_int4 makes them, got {weight.dtype}")
+    if weight.ndim != 2:
+        raise ValueError(f"weight must be (out, in / 2), got {tuple(weight.shape)}")
+
+
+def _check_groups(weight: Tensor, scale: Tensor, zero: Tensor | None) -> None:
+    outs, n = weight.shape[0], 2 * weight.shape[1]
+    if scale.ndim != 2 or scale.shape[0] != outs or not scale.shape[1] or n % scale.shape[1] or n // scale.shape[1] % 2:
+        raise ValueError(f"scale must be ({outs}, groups), groups of even length in {n}, got {tuple(scale.shape)}")
+    if zero is not None and zero.dtype != torch.uint8:
+        raise TypeError(f"weight and zero must be uint8, as quantize_int4 makes them, got {zero.dtype}")
+    if zero is not None and zero.shape != scale.shape:
+        raise ValueError(f"zero must be {tuple(scale.shape)}, as scale is, got {tuple(zero.shape)}")

@@ -84,6 +84,10 @@ def _few_rows(
     tl.store(Out + at, out.to(OF), (m < M)[None, :] & (n < N)[:, None])
 
 
+_BLOCK = 128
+"""Inputs that a slice takes at a time; of one group."""
+
+
 class Cut(NamedTuple):
     """How the work is cut: outputs a program, slices of K at once, and rows of x a program."""
 
@@ -103,12 +107,11 @@ def linear_int4(
         return out
     cut = cut or _cut(rows, outs)
     group = n // scale.shape[1]
-    block = min(group, 128)
     words, quads = _as(weight, torch.int32), _as(x, torch.int64)
     _few_rows[(triton.cdiv(outs, cut.n), triton.cdiv(rows, cut.m))](
         quads, words, scale.contiguous(), scale if zero is None else zero.contiguous(),
         scale if bias is None else bias.contiguous(), out, rows, outs, n,
-        BM=cut.m, BN=cut.n, BK=block, SLICES=cut.k, GROUP=group, EVEN=n % (cut.k * block) == 0 and outs % cut.n == 0,
+        BM=cut.m, BN=cut.n, BK=_BLOCK, SLICES=cut.k, GROUP=group, EVEN=n % (cut.k * _BLOCK) == 0 and outs % cut.n == 0,
         ZEROS=zero is not None, BIAS=bias is not None, OF=tl.bfloat16 if x.dtype == torch.bfloat16 else tl.float16,
         DOT=_factors(x), ASM=x.is_cuda, num_warps=cut.warps, num_stages=cut.stages,
     )  # fmt: skip

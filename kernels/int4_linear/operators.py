@@ -27,9 +27,8 @@ def _no_few_rows(call: Call) -> str | None:
         return "it computes in bfloat16 or float16"
     if call.sizes["rows"] > MOST_ROWS:
         return f"more than {MOST_ROWS} rows are faster with the weight as floats"
-    group = call.sizes["group"]
-    if group < 64 or (group & (group - 1) and group % 128):
-        return "groups are of 64, or of multiples of 128"
+    if call.sizes["group"] % 128:  # of 64, with zeros, Triton 3.6 gives wrong sums on a Hopper GPU
+        return "groups are no multiples of 128"
     return needs_triton(call)
 
 

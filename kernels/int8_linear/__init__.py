@@ -31,7 +31,7 @@ def quantize_rows(x: Tensor, scale: Tensor | float | None = None) -> tuple[Tenso
         scale: int8 cannot say so itself. A row of zeros has scale 0.
 
     Raises:
-        ValueError: x has other than two axes, or `scale` is more than one number.
+        ValueError: x has other than two axes, or `scale` is more than one number, or a number that is not positive.
         TypeError: x has another dtype.
         KernelUnavailable: KERNELS_FORM names a form that does not run here.
 
@@ -74,7 +74,8 @@ def linear_w8a8(
         (..., out). A row of float x that holds NaN (or infinity, where scaled by itself) is NaN.
 
     Raises:
-        ValueError: shapes or devices do not match, int8 x comes without scale, the activation is unknown.
+        ValueError: shapes or devices do not match, int8 x comes without scale, a number as scale is not positive, the
+            activation is unknown.
         TypeError: a dtype is none of these.
         MemoryError: the result, or x in int8, does not fit the device.
         KernelUnavailable: KERNELS_FORM names a form that does not run here.
@@ -122,6 +123,8 @@ def _scales(scale: Tensor | float | None, rows: Tensor) -> Tensor:
     if scale is None:
         raise ValueError("x is int8 and has no x_scale: give the scale it was quantized with")
     if isinstance(scale, Tensor) and scale.shape == rows.shape[:1]:
+        if scale.device != rows.device:
+            raise ValueError(f"x_scale must be on {rows.device}, where x is")
         return scale.to(torch.float32)
     one = _one_number(scale, rows.device)
     assert one is not None
@@ -132,6 +135,8 @@ def _one_number(scale: Tensor | float | None, device: torch.device) -> Tensor | 
     if scale is None:
         return None
     if not isinstance(scale, Tensor):
+        if not 0 < scale < float("inf"):
+            raise ValueError(f"the scale of x must be positive and finite, got {scale}")
         return torch.tensor([scale], dtype=torch.float32, device=device)
     if scale.numel() != 1:
         raise ValueError(f"the scale of x must be one number or one for each row, got {tuple(scale.shape)}")

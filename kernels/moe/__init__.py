@@ -98,7 +98,8 @@ def experts(
         (tokens, d) in the dtype of x. Sums are in float32, in float64 for float64.
 
     Raises:
-        ValueError: shapes, dtypes or devices do not match, or the activation is unknown.
+        ValueError: shapes, dtypes or devices do not match, the activation is unknown, or an expert was chosen that
+            there is not (Triton's form, which never waits for the device, does not look).
         TypeError: x is not floating point, or `chosen` not int64.
         MemoryError: the rows by expert do not fit the device.
         KernelUnavailable: KERNELS_FORM names a form that does not run here.

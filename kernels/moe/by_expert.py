@@ -65,7 +65,14 @@ def experts_backward(
 
 
 def _parts(chosen: Tensor, experts: int) -> Iterator[tuple[int, slice]]:
-    """Each expert that was chosen, and its part of the sorted choices."""
+    """Each expert that was chosen, and its part of the sorted choices.
+
+    Raises:
+        ValueError: one was chosen that there is not.
+    """
+    if chosen.numel() and not (int(chosen.min()) >= 0 and int(chosen.max()) < experts):
+        given = f"{int(chosen.min())}..{int(chosen.max())}"
+        raise ValueError(f"chosen must be of 0..{experts - 1}, the {experts} experts there are, got {given}")
     first = 0
     for expert, count in enumerate(torch.bincount(chosen.flatten(), minlength=experts).tolist()):
         if count:

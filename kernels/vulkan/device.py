@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kernels.dispatch import KernelUnavailable
+from kernels.vulkan.clock import Clock
 
 __all__ = ["Array", "Device", "DeviceLost", "Dispatch", "Pending", "open_device"]
 
@@ -74,8 +75,11 @@ def open_device(software: bool = True) -> Device:
     order = ["DiscreteGPU", "IntegratedGPU", "VirtualGPU", "Unknown", "CPU"]
     best = min(fit, key=lambda a: order.index(a.info["adapter_type"]) if a.info["adapter_type"] in order else 3)
     wanted = ("max-storage-buffer-binding-size", "max-buffer-size", "max-compute-workgroups-per-dimension")
+    clock = best.features & {"timestamp-query"}
     try:
-        handle = best.request_device_sync(required_limits={name: best.limits[name] for name in wanted})
+        handle = best.request_device_sync(
+            required_features=sorted(clock), required_limits={name: best.limits[name] for name in wanted}
+        )
     except (wgpu.GPUError, RuntimeError) as error:
         raise KernelUnavailable(f"{best.info['device']} cannot be opened: {error}") from error
     return Device(handle, best.info)
@@ -92,6 +96,7 @@ class Device:
         self._handle, self._info = handle, dict(info)
         self._pipelines: dict[str, Any] = {}
         self._is_lost, self._process = False, os.getpid()
+        self._clock: Clock | None = None
         self.dispatched = 0
         """Shaders run so far."""
         self.moved_bytes = 0
@@ -101,6 +106,11 @@ class Device:
     def name(self) -> str:
         """As the driver says it."""
         return str(self._info["device"])
+
+    @property
+    def driver(self) -> str:
+        """The driver and its version, as it says them."""
+        return str(self._info["description"])
 
     @property
     def is_software(self) -> bool:
@@ -165,20 +175,40 @@ class Device:
         with self._guarded():
             encoder = self._handle.create_command_encoder()
             uniforms = {sizes: self._uniform(sizes) for sizes in sorted({one.sizes for one in work})}
-            for one in work:
+            queries, marks = self._clock.marks(len(work)) if self._clock else (None, [{}] * len(work))
+            for one, mark in zip(work, marks, strict=True):
                 pipeline = self._pipeline(one.shader)
                 bound = [*(array.buffer for array in one.arrays), uniforms[one.sizes]]
                 group = self._handle.create_bind_group(
                     layout=pipeline.get_bind_group_layout(0),
                     entries=[{"binding": i, "resource": {"buffer": buffer}} for i, buffer in enumerate(bound)],
                 )
-                run = encoder.begin_compute_pass()
+                run = encoder.begin_compute_pass(**mark)
                 run.set_pipeline(pipeline)
                 run.set_bind_group(0, group)
                 run.dispatch_workgroups(*one.groups)
                 run.end()
+            if self._clock:
+                self._clock.fetch(encoder, queries)
             self._handle.queue.submit([encoder.finish()])
         self.dispatched += len(work)
+
+    def clocked_s(self, work: Callable[[], object]) -> float:
+        """How long what `work` submits takes by the device's own clock; waits for it.
+
+        Raises:
+            KernelUnavailable: it has no clock that can be read.
+            DeviceLost: see there.
+        """
+        if "timestamp-query" not in self._handle.features:
+            raise KernelUnavailable(f"{self.name} has no clock that can be read")
+        self._clock = clock = Clock(self._handle)
+        try:
+            work()
+        finally:
+            self._clock = None
+        with self._guarded():
+            return sum(clock.seconds())
 
     def fetch(self, array: Array) -> Pending:
         """Have the values of `array`, as all that was submitted so far leaves them, copied back. Returns at once.

@@ -15,8 +15,8 @@ from kernels.vulkan.device import Array, Device, Dispatch
 
 __all__ = ["attention", "bk_core", "gray_scott", "matmul"]
 
-_TILE, _QUERIES, _CHAINS, _CELLS = 64, 16, 64, 16
-_MOST_FEATURES = 128
+_TILE, _CHAINS, _CELLS = 64, 64, 16
+_QUERIES, _PART, _MOST_FEATURES = 128, 32, 128
 _STEPS_AT_ONCE = 64
 
 
@@ -69,8 +69,10 @@ def attention(
         )
     heads, m, d = q.shape
     out = device.empty(q.shape)
-    sizes = struct.pack("4If", m, k.shape[1], d, causal, d**-0.5 if scale is None else scale)
-    device.submit([Dispatch("attention/attention.wgsl", (q, k, v, out), sizes, (ceil(m / _QUERIES), heads, 1))])
+    parts = 1 if d <= _PART else 2 if d <= 2 * _PART else 4
+    sizes = struct.pack("4IfI", m, k.shape[1], d, causal, d**-0.5 if scale is None else scale, parts)
+    groups = (ceil(m * parts / _QUERIES), heads, 1)
+    device.submit([Dispatch("attention/attention.wgsl", (q, k, v, out), sizes, groups)])
     return out
 
 

@@ -53,6 +53,15 @@ CASES: list[tuple[Sizes, dict[str, Any]]] = [
     (Sizes(m=1, n=1), {}),
     (Sizes(m=2, n=127, d=64, dv=64), {"scale": 0.5}),
 ]
+CASES_FOR_GPU: list[tuple[Sizes, dict[str, Any]]] = [
+    (Sizes(b=2, h=4, m=70, n=141, d=32), {}),
+    (Sizes(m=200, n=300, d=64, dv=32), {}),
+    (Sizes(m=200, n=300, d=64, dv=32), {"causal": True}),
+    (Sizes(m=200, n=300, d=24, dv=80), {}),
+    (Sizes(m=200, n=300, d=24, dv=40), {"causal": True}),
+    (Sizes(m=100, n=200, d=256, dv=16), {}),
+]
+"""Keys and values of other widths, which go right in the interpreter in any tiles."""
 HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
 CASES_FOR_HOPPER: list[tuple[Sizes, dict[str, Any]]] = [
     (Sizes(d=128, dv=128), {}),
@@ -115,10 +124,11 @@ def _largest_terms(
     return {"dq": ds * k, "dk": ds * q, "position_var": _square(sizes, inputs[0].dtype)}
 
 
-def _largest_score(inputs: list[torch.Tensor], options: dict[str, Any]) -> float:
-    q, k = inputs[0].double(), inputs[1].double()
+def _terms_of_a_score(inputs: list[torch.Tensor], options: dict[str, Any]) -> float:
+    """The most that the magnitudes of a score's terms sum to."""
+    q, k = inputs[0].double().abs(), inputs[1].double().abs()
     k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
-    return (q @ k.mT).abs().max().item() * options.get("scale", q.shape[-1] ** -0.5)
+    return (q @ k.mT).max().item() * options.get("scale", q.shape[-1] ** -0.5)
 
 
 def _square(sizes: Sizes, dtype: torch.dtype) -> float:
@@ -134,6 +144,7 @@ def _square(sizes: Sizes, dtype: torch.dtype) -> float:
         for dtype in DTYPES
         for case in (CASES if torch.cuda.is_available() or dtype == torch.float32 else CASES[::3])
     ]
+    + [("triton", dtype, *case) for dtype in DTYPES for case in CASES_FOR_GPU if torch.cuda.is_available()]
     + [("cuda", dtype, *case) for dtype in DTYPES[1:] for case in CASES_FOR_HOPPER if HOPPER],
 )
 def test_is_as_close_to_the_truth_as_plain_torch(
@@ -148,8 +159,9 @@ def test_is_as_close_to_the_truth_as_plain_torch(
     plain = _everything(_reference, inputs, dtype, dout, given)
     found = _everything(attention, inputs, dtype, dout, {**given, "return_stats": True})
     largest = _largest_terms(sizes, inputs, dout, given)
-    # 1/Σp²: a score that is rounded once moves each p, and twice so its square, by eps of the score
-    largest["effective_support"] = _largest_score(inputs, given) * truth["effective_support"].max().item()
+    # scores whose terms are rounded once move each p, and so the largest and 1/Σp², by eps of those terms
+    for name in ("max_prob", "effective_support"):
+        largest[name] = _terms_of_a_score(inputs, given) * truth[name].max().item()
     for name, true in truth.items():
         assert found[name].dtype == plain[name].dtype, name
         rounded = dtype if name in ("span", "position_var") else found[name].dtype  # places times rounded weights
@@ -184,6 +196,26 @@ def test_logits_may_be_huge_or_all_equal(form: str, device: torch.device, monkey
     torch.testing.assert_close(stats.entropy, torch.full_like(stats.entropy, np.log(70)))
     torch.testing.assert_close(stats.effective_support, torch.full_like(stats.effective_support, 70.0))
     torch.testing.assert_close(stats.position_var, torch.full_like(stats.position_var, (70**2 - 1) / 12))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("growth", [0.02, 2.0])
+def test_logits_may_grow_from_tile_to_tile(
+    growth: float, form: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a little, which the running maximum need not follow; and by so much that float32 would overflow without it."""
+    monkeypatch.setenv("KERNELS_FORM", form)
+    sizes = Sizes(m=5, n=260)
+    q, k, v = _inputs(sizes, torch.float32, device)
+    q[..., 0], k[..., 0] = 4.0, torch.arange(260, device=device) * growth  # a scale of 1/4 leaves that
+    found, truth = attention(q, k, v, return_stats=True), _reference(*(x.double() for x in (q, k, v)))
+    assert found.stats is not None
+    assert truth.stats is not None
+    rounding = 16 * torch.finfo(torch.float32).eps * truth.lse.abs().max().item()  # of logits, in products of 16 terms
+    torch.testing.assert_close(found.lse.double(), truth.lse, rtol=0, atol=rounding)
+    torch.testing.assert_close(found.out.double(), truth.out, rtol=0, atol=8 * rounding)
+    for ours, true in zip(found.stats[:2] + found.stats[3:], truth.stats[:2] + truth.stats[3:], strict=True):
+        torch.testing.assert_close(ours.double(), true, rtol=4 * rounding, atol=8 * rounding)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -393,6 +425,7 @@ _Q, _K, _V = torch.zeros(2, 4, 5, 16), torch.zeros(2, 2, 7, 16), torch.zeros(2, 
         ({"window": -1}, ValueError, "0 or more, got -1"),
         ({"scale": 0.0}, ValueError, "positive and finite, got 0"),
         ({"scale": float("nan")}, ValueError, "positive and finite"),
+        ({"scale": -0.5}, ValueError, "positive and finite, got -0.5"),
         ({"tiles": torch.ones(2, 1, dtype=torch.bool)}, ValueError, r"must be \(1, 1\) .*got \(2, 1\)"),
         ({"tiles": [(0, 1)]}, ValueError, r"within \(1, 1\)"),
         ({"tiles": [(0, -1)]}, ValueError, r"within \(1, 1\)"),
@@ -420,11 +453,13 @@ def test_memory_grows_with_queries_and_not_with_keys() -> None:
         assert asked[0] == asked[1]
         assert asked[0] < 2 * 4 * 16 * 4096 * (64 + 8) * 4
     assert q.numel() == 1
+    without, with_them = (_workspace(few, many, return_stats, window=9) for return_stats in (False, True))
+    assert with_them - without >= 5 * 4 * 4 * 16 * 4096  # five float32 a query
 
 
-def _workspace(q: torch.Tensor, k: torch.Tensor, return_stats: bool) -> int:
+def _workspace(q: torch.Tensor, k: torch.Tensor, return_stats: bool, **options: Any) -> int:
     on_cpu = [torch.zeros((), dtype=torch.float32).expand(x.shape) for x in (q, k, k)]
-    return workspace_bytes(*on_cpu, return_stats=return_stats)
+    return workspace_bytes(*on_cpu, return_stats=return_stats, **options)
 
 
 _SIZES = {"B": 1, "H": 2, "K": 2, "M": 5, "N": 5, "causal": 0, "masks": 0, "statistics": 1}
@@ -478,11 +513,11 @@ def test_hopper_has_a_form_of_its_own(machine: Machine, dtype: torch.dtype, size
     assert re.search(why, choice.refused.get("cuda", ""))
 
 
-def test_the_registry_knows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_registry_knows_it(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (
         "torch: takes B 2, H 4, K 2, M 5, N 7, d 16, dv 32, causal 0, masks 0, statistics 0; float32 on cpu"
         in registry.why("attention", _Q, _K, _V)
     )
     monkeypatch.setenv("KERNELS_FORM", "attention=triton")
     with pytest.raises(KernelUnavailable, match="no float64"):
-        attention(_Q.double(), _K.double(), _V.double())
+        attention(*(x.to(device, torch.float64) for x in (_Q, _K, _V)))

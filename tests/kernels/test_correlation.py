@@ -8,6 +8,8 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
+import triton
+import triton.language as tl
 
 from kernels import registry
 from kernels.correlation import correlation, correlation_workspace_bytes
@@ -124,6 +126,47 @@ def test_constant_columns_and_equal_ones(
 
 
 @pytest.mark.usefixtures("form")
+def test_whatever_a_column_is_constant_at_it_is_found(device: torch.device) -> None:
+    """The mean of equal numbers is seldom that number: three in four of these are missed by it."""
+    constants = torch.rand(60, generator=torch.Generator().manual_seed(0)) * 9
+    x = torch.cat([_data(700, 1, torch.float32), constants.expand(700, 60)], dim=1).to(device)
+    r = correlation(x)
+    assert torch.equal(r, torch.eye(61, device=device))
+
+
+@pytest.mark.usefixtures("form")
+def test_multiples_of_a_column_correlate_with_it_by_one_at_most(device: torch.device) -> None:
+    x = (_data(1000, 1, torch.float32) * torch.linspace(0.3, 7, 64)).to(device)
+    r = correlation(x)
+    assert r.max() == 1
+    assert r.min() >= 1 - 16 * torch.finfo(torch.float32).eps
+
+
+def test_first_rows_that_lie_apart_do_not_make_the_shift() -> None:
+    """Of 100,000 rows the first 600: shifted by the mean of the first 512, sums would lose 160 times as much."""
+    x = _data(100_000, 4, torch.float64)
+    x[:600] += 1e4
+    x = x.float()
+    truth = reference.correlation(x.double())
+    assert _largest_error(correlation(x), truth) <= _largest_error(reference.correlation(x), truth) / 10
+
+
+@pytest.mark.parametrize(("dtype", "scale", "mean"), [(torch.float16, 100.0, 0.0), (torch.bfloat16, 1.0, 100.0)])
+def test_gradients_lose_nothing_where_numbers_are_small_or_means_large(
+    dtype: torch.dtype, scale: float, mean: float, device: torch.device
+) -> None:
+    """Both would be lost by plain arithmetic in that dtype; a centred gradient adds up to zero over the rows."""
+    x = (_data(1000, 6, torch.float64) * scale + mean).to(device, dtype)
+    grad = torch.randn(6, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(device, dtype)
+    truth = reference.correlation_backward(grad.double(), x.double())
+    correlation(x.requires_grad_()).backward(grad)
+    assert x.grad is not None
+    largest = truth.abs().max().item()
+    assert _largest_error(x.grad, truth) <= 2 * torch.finfo(dtype).eps * largest
+    assert x.grad.double().sum(0).abs().max() <= 1000**0.5 * torch.finfo(dtype).eps * largest
+
+
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("row", [0, 5, 69])
 def test_what_is_not_finite_goes_through_its_column_alone(bad: float, row: int, device: torch.device) -> None:
@@ -136,6 +179,16 @@ def test_what_is_not_finite_goes_through_its_column_alone(bad: float, row: int, 
     assert found[:, 1].isnan().all()
     others = [0, 2, 3, 4]
     torch.testing.assert_close(found[others][:, others], clean[others][:, others])
+
+
+@pytest.mark.usefixtures("form")
+def test_a_column_of_infinities_is_not_constant(device: torch.device) -> None:
+    x = _data(70, 3, torch.float32, device)
+    x[:, 1] = float("inf")
+    for found in (correlation(x), reference.correlation(x)):
+        assert found[1].isnan().all()
+        assert found[:, 1].isnan().all()
+        assert found[[0, 2]][:, [0, 2]].isfinite().all()
 
 
 @pytest.mark.usefixtures("form")
@@ -199,6 +252,25 @@ def test_is_exported_in_plain_operators_and_runs_in_onnxruntime(tmp_path: Path) 
     for data in (x, x[:23]):
         (found,) = session.run(None, {"x": data.numpy()})
         np.testing.assert_allclose(found, correlation(data).numpy(), atol=1e-6)
+
+
+@triton.jit
+def _tiles_of(Tile, Row, Column):
+    place = tl.program_id(0)
+    i, j = fused._tile_of(tl.load(Tile + place))
+    tl.store(Row + place, i)
+    tl.store(Column + place, j)
+
+
+def test_tiles_of_the_lower_half_are_found_where_roots_are_rounded(device: torch.device) -> None:
+    """As many as columns of 2**21 have; float32 counts no further than 2**24."""
+    rows = torch.tensor([0, 1, 2, 5, 100, 1447, 1448, 2047, 2048, 5792, 5793, 10_001, 16_383], dtype=torch.int32)
+    first = rows * (rows + 1) // 2
+    asked = torch.cat([first, first + rows // 2, first + rows]).to(device)
+    found = torch.empty(2, len(asked), dtype=torch.int32, device=device)
+    _tiles_of[(len(asked),)](asked, found[0], found[1])
+    assert found[0].cpu().tolist() == rows.repeat(3).tolist()
+    assert found[1].cpu().tolist() == torch.cat([0 * rows, rows // 2, rows]).tolist()
 
 
 def test_memory_is_asked_for_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from kernels import KernelUnavailable, registry
 from kernels.correlation import row_correlation
 from kernels.correlation.rows.operators import ROWS
-from kernels.dispatch import Call, Operator
+from kernels.dispatch import Call, Form, Operator
 from kernels.machine import Machine
 from kernels.memory import require
 
@@ -55,8 +56,20 @@ def test_the_environment_decides_otherwise(monkeypatch: pytest.MonkeyPatch) -> N
     assert ROWS.choose(_call(H100)).form.name == "torch"
     monkeypatch.setenv("KERNELS_FORM", "attention=torch")
     assert ROWS.choose(_call(H100)).form.name == "triton"
-    monkeypatch.setenv("KERNELS_FORM", "torch, row_correlation=triton")
-    assert ROWS.choose(_call(H100)).form.name == "triton"
+    for variable in ("torch, row_correlation=triton", "row_correlation=triton,torch"):
+        monkeypatch.setenv("KERNELS_FORM", variable)
+        assert ROWS.choose(_call(H100)).form.name == "triton"
+
+
+def test_the_environment_and_the_sizes_decide_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A choice is remembered with all that it depends on."""
+    by_size = Form("small", "operator:neg", lambda call: "too large" if call.sizes["n"] > 10 else None)
+    negated = Operator[int]("negated", (by_size, Form("large", "operator:pos")))
+    assert [negated.run(_call(CPU, n=n), 3) for n in (5, 50, 5)] == [-3, 3, -3]
+    monkeypatch.setenv("KERNELS_FORM", "large")
+    assert negated.run(_call(CPU, n=5), 3) == 3
+    monkeypatch.delenv("KERNELS_FORM")
+    assert negated.run(_call(CPU, n=5), 3) == -3
 
 
 @pytest.mark.parametrize(
@@ -91,6 +104,8 @@ def test_every_operator_of_the_registry_is_there_and_no_other() -> None:
 
 def test_memory_is_asked_for_before_it_is_missed() -> None:
     require("attention", 10, torch.device("cpu"), free=10)
+    with pytest.raises(MemoryError, match="attention needs"):
+        require("attention", 11, torch.device("cpu"), free=10)
     with pytest.raises(MemoryError, match=r"attention needs 5\.00 GB on cpu and 1\.00 GB are free"):
         require("attention", 5 * 10**9, torch.device("cpu"), free=10**9)
     with pytest.raises(MemoryError, match="needs"):
@@ -108,3 +123,27 @@ def test_a_model_is_exported_in_plain_torch_and_compiled_whole() -> None:
     torch.testing.assert_close(exported.module()(x, y), Correlated()(x, y))
     whole = torch.compile(Correlated(), backend="eager", fullgraph=True)
     torch.testing.assert_close(whole(x, y), Correlated()(x, y))
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_a_traced_model_holds_plain_torch() -> None:
+    """Also where a gradient is wanted, for which the operator is called whole otherwise."""
+    x, y = torch.randn(2, 3, 9, generator=torch.Generator().manual_seed(0))
+    x.requires_grad_()
+    traced = torch.jit.trace(lambda x, y: row_correlation(x, y) * 2, (x, y))  # type: ignore[no-untyped-call]
+    assert "kernels::" not in str(traced.graph)
+    torch.testing.assert_close(traced(y, x), row_correlation(y, x) * 2)
+
+
+def test_what_listens_to_torch_hears_the_whole_operator() -> None:
+    heard = []
+
+    class Listening(TorchDispatchMode):
+        def __torch_dispatch__(self, operator, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            heard.append(str(operator))
+            return operator(*args, **(kwargs or {}))
+
+    x, y = torch.randn(2, 3, 9, generator=torch.Generator().manual_seed(0))
+    with Listening():
+        row_correlation(x, y)
+    assert "kernels.row_correlation.default" in heard

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from kernels.effective_rank import KINDS, Kind, estimate_effective_rank, reference
+from kernels.effective_rank import KINDS, Kind, estimate_effective_rank, estimated, reference
 
 pytestmark = pytest.mark.slow
 
@@ -71,6 +71,17 @@ def test_a_seed_repeats_and_more_probes_are_closer() -> None:
     assert once == again
     more = estimate_effective_rank(w, probes=128, generator=torch.Generator().manual_seed(3))
     assert more.error < once.error
+
+
+def test_what_the_subspace_and_the_rest_share_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One iteration leaves much of it. The mean of many estimates shows what the scatter of one would hide."""
+    monkeypatch.setattr(estimated, "_ITERATIONS", 1)
+    w = _randn(60, 50)
+    found = estimate_effective_rank(
+        w.expand(600, -1, -1), kind="participation", probes=8, steps=20, generator=torch.Generator().manual_seed(0)
+    ).value
+    truth = reference.effective_rank(w.double(), "participation")
+    assert abs(found.mean() - truth) <= 5 * found.std() / 600**0.5  # it is 1.7; half the share would be 17
 
 
 def test_few_probes_or_steps_are_refused() -> None:

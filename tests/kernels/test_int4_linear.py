@@ -31,7 +31,7 @@ CUTS_FOR_HOPPER = [cuda.Cut(1, 4, 4, 4), cuda.Cut(2, 8, 2, 1)]
 """Of the form in CUDA C++, beside the one that it chooses."""
 
 CUTS = [fused.Cut(16, 2, 2, 2, 8), fused.Cut(32, 2, 4, 2, 16)]  # a program's rows and outputs, fewer and more
-SHAPES = [(1, 128, 8, 128), (3, 384, 21, 128), (17, 256, 32, 64), (2, 768, 5, 384)]  # rows, in, out, group
+SHAPES = [(1, 128, 8, 128), (3, 384, 21, 128), (17, 256, 32, 128), (2, 768, 5, 384)]  # rows, in, out, group
 
 
 def _layer(n: int, outs: int, group: int, zeros: bool, device: torch.device) -> tuple[torch.Tensor | None, ...]:
@@ -189,11 +189,11 @@ def test_what_is_not_finite_stays_so_and_strides_and_nothing_at_all(
     form: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KERNELS_FORM", form)
-    packed, scale, zero = _layer(128, 6, 64, True, device)
+    packed, scale, zero = _layer(256, 6, 128, True, device)
     assert packed is not None
     assert scale is not None
     assert zero is not None
-    x = _x(4, 128, torch.float16, device)
+    x = _x(4, 256, torch.float16, device)
     x[1, 3], x[2, 4] = float("nan"), float("inf")
     found = linear_int4(x, packed, scale, zero)
     assert found.isfinite().all(1).tolist() == [True, False, False, True]
@@ -204,7 +204,7 @@ def test_what_is_not_finite_stays_so_and_strides_and_nothing_at_all(
     odd = torch.zeros(x.numel() + 1, dtype=x.dtype, device=device)[1:].view(x.shape).copy_(x)
     torch.testing.assert_close(linear_int4(odd, packed, scale, zero), found, equal_nan=True)
     assert linear_int4(x[:0], packed, scale, zero).shape == (0, 6)
-    assert linear_int4(x.reshape(2, 2, 128), packed, scale, zero).shape == (2, 2, 6)
+    assert linear_int4(x.reshape(2, 2, 256), packed, scale, zero).shape == (2, 2, 6)
     assert linear_int4(x, packed[:0], scale[:0], zero[:0]).shape == (4, 0)
 
 
@@ -255,7 +255,7 @@ H100 = Machine("cuda", "NVIDIA H100", (9, 0), 2**17, True)
         (Machine("cuda", "Tesla T4", (7, 5), 2**16, True), torch.float16, {}, "compute capability 8.0"),
         (H100, torch.float32, {}, "bfloat16 or float16"),
         (H100, torch.bfloat16, {"rows": 65}, "more than 64 rows"),
-        (H100, torch.bfloat16, {"group": 32}, "multiples of 128"),
+        (H100, torch.bfloat16, {"group": 64}, "multiples of 128"),
         (H100, torch.bfloat16, {"group": 192}, "multiples of 128"),
     ],
 )
@@ -273,7 +273,6 @@ def test_more_than_few_rows_in_half_precision_take_plain_torch(
         (H100, torch.bfloat16, {}, ""),
         (H100, torch.float16, {"rows": 16, "group": 384}, ""),
         (H100, torch.bfloat16, {"rows": 17}, "at most 16 rows"),
-        (H100, torch.bfloat16, {"group": 64}, "multiples of 128"),
         (
             Machine("cuda", "NVIDIA A10", (8, 6), 99 * 1024, True),
             torch.bfloat16,
@@ -311,6 +310,11 @@ X, W, S = torch.ones(3, 8), torch.ones(5, 4, dtype=torch.uint8), torch.ones(5, 2
     [
         (lambda: pack_int4(torch.ones(2, 3)), ValueError, r"even in, got \(2, 3\)"),
         (lambda: pack_int4(torch.full((2, 2), 16)), ValueError, r"0\.\.15, got 16\.\.16"),
+        (lambda: pack_int4(torch.ones(2, 2)), TypeError, "integers, got torch.float32"),
+        (lambda: unpack_int4(W.int()), TypeError, "must be uint8, .* got torch.int32"),
+        (lambda: unpack_int4(W[0]), ValueError, r"\(out, in / 2\), got \(4,\)"),
+        (lambda: dequantize_int4(W, torch.ones(5, 3)), ValueError, r"groups of even .* in 8, got \(5, 3\)"),
+        (lambda: dequantize_int4(W, S, W[:, :1]), ValueError, "as scale is"),
         (lambda: quantize_int4(torch.ones(2, 100)), ValueError, r"multiple of 128, even, got \(2, 100\)"),
         (lambda: quantize_int4(torch.ones(2, 9), group=3), ValueError, "multiple of 3, even"),
         (lambda: quantize_int4(torch.ones(2, 128).int()), TypeError, "floating point, got torch.int32"),

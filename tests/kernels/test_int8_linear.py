@@ -70,7 +70,8 @@ def test_a_given_scale_is_that_of_onnx() -> None:
         [node], "g", [info("x", TensorProto.FLOAT, [5, 33])], [info("y", TensorProto.INT8, [5, 33])],
         [helper.make_tensor("s", TensorProto.FLOAT, [], [0.02]), helper.make_tensor("z", TensorProto.INT8, [], [0])],
     )  # fmt: skip
-    np.testing.assert_array_equal(_run(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), x), q)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    np.testing.assert_array_equal(_run(model, x), q)
 
 
 @pytest.mark.parametrize("activation", [None, "relu", "gelu", "silu"])
@@ -229,6 +230,9 @@ I8, F32 = torch.ones(3, 4, dtype=torch.int8), torch.ones(3, 4)
         (lambda: quantize_rows(torch.ones(4)), ValueError, r"\(rows, n\), got \(4,\)"),
         (lambda: quantize_rows(F32.double()), TypeError, "float32, bfloat16 or float16, got torch.float64"),
         (lambda: quantize_rows(F32, torch.ones(3)), ValueError, r"one number or one for each row, got \(3,\)"),
+        (lambda: quantize_rows(F32, -0.1), ValueError, "positive and finite, got -0.1"),
+        (lambda: linear_w8a8(I8, I8, torch.ones(3), 0.0), ValueError, "positive and finite, got 0.0"),
+        (lambda: linear_w8a8(I8, I8, torch.ones(3), torch.ones(3).to("meta")), ValueError, "x_scale must be on cpu"),
         (lambda: linear_w8a8(F32, I8[:, :3], torch.ones(3)), ValueError, r"\(3, 4\) and \(3, 3\)"),
         (lambda: linear_w8a8(F32, I8, torch.ones(4)), ValueError, r"must be \(3,\), got \(4,\) and None"),
         (lambda: linear_w8a8(F32, I8, torch.ones(3), bias=torch.ones(1)), ValueError, r"got \(3,\) and \(1,\)"),

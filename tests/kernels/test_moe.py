@@ -127,6 +127,12 @@ def test_the_routers_gradients_are_those_of_finite_differences(k: int) -> None:
     assert torch.autograd.gradcheck(routed, logits)
 
 
+def test_soft_gates_are_the_softmax_over_the_temperature() -> None:
+    logits = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    found = route(logits, 2, temperature=0.5, hard=False)
+    torch.testing.assert_close(found.gates, (logits / 0.5).softmax(1).gather(1, found.chosen))
+
+
 def test_hard_gates_have_the_gradient_of_soft_ones() -> None:
     logits = torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     weights = torch.randn(6, 2, dtype=torch.float64)
@@ -163,6 +169,14 @@ def test_balance_is_one_where_even_and_the_number_of_experts_where_not() -> None
     before = route(logits).balance
     before.backward()
     assert route(logits - 10 * logits.grad).balance < before  # a step against it spreads probability
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_balance_is_of_what_was_chosen_and_of_probabilities_without_noise(k: int) -> None:
+    logits = torch.randn(50, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(k))
+    found = route(logits, k, temperature=0.3, generator=torch.Generator().manual_seed(0))
+    share = torch.bincount(found.chosen.flatten(), minlength=4) / (50 * k)
+    torch.testing.assert_close(found.balance, 4 * (share * logits.softmax(1).mean(0)).sum())
 
 
 def test_a_whole_mixture_is_its_parts_and_reaches_the_routers_weight() -> None:
@@ -297,6 +311,8 @@ W_IN, W_OUT = torch.ones(2, 6, 4), torch.ones(2, 4, 6)
         (lambda: route(torch.ones(3, 4), temperature=0), ValueError, "must be positive, got 0"),
         (lambda: experts(X.int(), CHOSEN, GATES, W_IN, W_OUT), TypeError, "floating point and chosen int64"),
         (lambda: experts(X, GATES, GATES, W_IN, W_OUT), TypeError, "chosen int64"),
+        (lambda: experts(X, CHOSEN + 2, GATES, W_IN, W_OUT), ValueError, r"of 0\.\.1, the 2 experts there are, got 2"),
+        (lambda: experts(X, CHOSEN - 1, GATES, W_IN, W_OUT), ValueError, r"experts there are, got -1\.\.-1"),
         (lambda: experts(X, CHOSEN[:2], GATES, W_IN, W_OUT), ValueError, r"\(3, 4\), \(2, 1\), \(3, 1\)"),
         (lambda: experts(X, CHOSEN, GATES, W_OUT, W_IN), ValueError, r"\(E, hidden, 4\) and w_out \(E, 4, hidden\)"),
         (lambda: experts(X, CHOSEN, GATES, W_IN, W_OUT, b_in=GATES), ValueError, "both be given, or neither"),

@@ -62,6 +62,7 @@ def test_gradients_are_those_of_finite_differences() -> None:
     assert torch.autograd.gradcheck(row_correlation, (x.requires_grad_(), y.requires_grad_()))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("triton_form")
 def test_gradients_in_triton_are_those_of_finite_differences(device: torch.device) -> None:
     x, y = _pair(3, 7, torch.float64, device)
@@ -73,17 +74,36 @@ def test_a_constant_row_correlates_with_nothing_and_nan_goes_through(
     form: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KERNELS_FORM", form)
-    x, y = torch.full((4, 7), 0.1, device=device), torch.randn(4, 7, device=device)
-    x[1, 3], x[2, 3] = float("nan"), float("inf")
+    x, y = torch.full((5, 7), 0.1, device=device), torch.randn(5, 7, device=device)
+    x[1, 3], x[2, 3], x[4] = float("nan"), float("inf"), float("inf")
     x[3] = y[3]
     found = row_correlation(x, y)
     assert found[0] == 0
-    assert found[1:3].isnan().all()
+    assert found[[1, 2, 4]].isnan().all()
     assert found[3].item() == pytest.approx(1.0)
     x.requires_grad_()
     row_correlation(x, y)[0].backward()
     assert x.grad is not None
     assert (x.grad[0] == 0).all()
+
+
+@pytest.mark.parametrize("form", ["torch", "triton"])
+def test_sums_are_wider_than_float16(form: str, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The length of such a row is 90,000, beyond float16."""
+    monkeypatch.setenv("KERNELS_FORM", form)
+    x = torch.tensor([[6e4, -6e4, 3e4]], device=device, dtype=torch.float16)
+    torch.testing.assert_close(row_correlation(x, -x), torch.full((1,), -1.0, device=device, dtype=torch.float16))
+
+
+@pytest.mark.parametrize("form", ["torch", "triton"])
+@pytest.mark.parametrize("scale", [2.0**-40, 2.0**40])
+def test_a_power_of_two_changes_nothing(
+    scale: float, form: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """A row is constant where all is equal, not where all is small."""
+    monkeypatch.setenv("KERNELS_FORM", form)
+    x, y = _pair(4, 33, torch.float32, device)
+    assert torch.equal(row_correlation(x * scale, y), row_correlation(x, y))
 
 
 @pytest.mark.parametrize("form", ["torch", "triton"])

@@ -159,6 +159,22 @@ def test_shaders_are_compiled_once(device: Device) -> None:
     assert (device.pipelines, device.dispatched) == (before, ran + 5)
 
 
+def test_the_clock_of_the_device_counts_every_submission(device: Device) -> None:
+    a = device.put(noise(256, 256))
+    before = device.get(vulkan.matmul(device, a, a))
+    once = min(device.clocked_s(lambda: vulkan.matmul(device, a, a)) for _ in range(3))
+    ten = max(device.clocked_s(lambda: [vulkan.matmul(device, a, a) for _ in range(10)]) for _ in range(3))
+    assert 0 < once < ten
+    assert device.clocked_s(lambda: None) == 0
+    np.testing.assert_array_equal(device.get(vulkan.matmul(device, a, a)), before)
+
+
+def test_a_device_without_a_clock() -> None:
+    blind = Device(SimpleNamespace(features=set()), {"device": "sundial"})
+    with pytest.raises(KernelUnavailable, match="sundial has no clock"):
+        blind.clocked_s(lambda: None)
+
+
 def test_many_submissions_in_flight_are_read_in_order(device: Device) -> None:
     grown = np.eye(8, dtype=np.float32) * 2
     factor, now = device.put(grown), device.put(np.eye(8, dtype=np.float32))
@@ -221,9 +237,12 @@ def test_bytes_that_move_are_counted(device: Device) -> None:
 )
 def test_shaders_fit_the_least_device(shader: Path) -> None:
     text = shader.read_text("utf-8")
-    rooms = re.findall(r"var<workgroup> \w+: array<array<f32, (\d+)>, (\d+)>;", text)
+    rooms = re.findall(r"var<workgroup> \w+: array<array<(f32|vec4<f32>), (\d+)>, (\d+)>;", text)
     assert len(rooms) == text.count("var<workgroup>")
-    assert sum(4 * int(wide) * int(high) for wide, high in rooms) <= 16384  # WebGPU's limits that every device keeps
+    takes = {"f32": 4, "vec4<f32>": 16}
+    assert (
+        sum(takes[kind] * int(wide) * int(high) for kind, wide, high in rooms) <= 16384
+    )  # WebGPU's limits that every device keeps
     sides = re.findall(r"@workgroup_size\(([\d, ]+)\)", text)
     assert len(sides) == 1
     assert np.prod([int(side) for side in sides[0].split(",")]) <= 256
@@ -283,7 +302,7 @@ def test_a_device_that_cannot_be_opened(monkeypatch: pytest.MonkeyPatch) -> None
     limits = dict.fromkeys(
         ("max-storage-buffer-binding-size", "max-buffer-size", "max-compute-workgroups-per-dimension"), 1
     )
-    odd = SimpleNamespace(info=info, limits=limits, request_device_sync=refuse)
+    odd = SimpleNamespace(info=info, limits=limits, features=set(), request_device_sync=refuse)
     monkeypatch.setattr(wgpu.gpu, "enumerate_adapters_sync", lambda: [odd])
     with pytest.raises(KernelUnavailable, match="odd cannot be opened: limits exceeded"):
         open_device()

@@ -18,6 +18,8 @@ from passes.torch_level.prune_channels import PruneChannels
 from targets.errors import InvalidInput
 from targets.target import load_stack
 from toolkit.sources import load_source
+from toolkit.training.batches import Batches
+from toolkit.training.judging import judge
 from toolkit.training.trainer import Settings, Trainer
 
 POSITIONS, CLASSES = 5, 7
@@ -54,6 +56,31 @@ def test_top1_is_the_share_of_positions() -> None:
     assert TOP1.score({"output": logits}, labels) == pytest.approx(3 / 5)
     assert TOP1.score({"output": logits}, np.array([0, 1, 2, 0, UNASKED])) == pytest.approx(3 / 4)
     assert each_label(np.array([3, 4])) == [3, 4]
+
+
+def test_top1_counts_no_answer_that_is_not_a_number() -> None:
+    """argmax finds NaN the largest: at class 0, or wherever it stands."""
+    for where in range(CLASSES):
+        logits = np.zeros((1, CLASSES), np.float32)
+        logits[0, where] = np.nan
+        assert TOP1.score({"output": logits}, where) == 0.0
+    assert TOP1.score({"output": np.full((1, POSITIONS, CLASSES), np.nan)}, np.zeros(POSITIONS, np.int64)) == 0.0
+    assert TOP1.score({"output": np.array([[0.0, np.inf]])}, 1) == 1.0
+    assert TOP1.score({"output": np.array([[0, 3, 1]])}, 1) == 1.0
+
+
+def test_the_judged_loss_is_the_mean_over_the_positions_that_are_asked() -> None:
+    """Whatever the batches: of 8 samples, one to five positions each are asked."""
+    labels = np.where(np.arange(POSITIONS) <= np.arange(8)[:, None] % POSITIONS, data().labels, UNASKED)
+    masked, model = data(labels), network()
+    with torch.no_grad():
+        logits = model(torch.from_numpy(data().labels)).flatten(0, 1)
+    want = float(cross_entropy(logits, torch.from_numpy(labels).flatten()))
+    for size in (1, 3, 8):
+        batches = Batches(data=masked, size=size, seed=0).in_order()
+        metric, loss = judge(model, lambda m, b: label_loss(m(b[0]["input"]), b[1]), batches, None, torch.device("cpu"))  # type: ignore[arg-type]
+        assert -loss == pytest.approx(want, rel=1e-6)
+        assert metric == 0.0
 
 
 @pytest.mark.slow

@@ -10,13 +10,18 @@ __all__ = ["in_turns_s", "spread_s"]
 
 
 def in_turns_s(
-    alternatives: Mapping[str, Callable[[], object]], *, seconds: float = 3.0, fewest: int = 15
+    alternatives: Mapping[str, Callable[[], object]],
+    *,
+    seconds: float = 3.0,
+    fewest: int = 15,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Every run's duration by name, in the order of the rounds; each alternative is warmed up, then all run in turns.
 
     Args:
         seconds: For all of them together, at least.
         fewest: Runs of each, at least.
+        clock: `time.process_time` counts what this process computes, which others on the machine disturb less.
     """
     for run in alternatives.values():
         run()
@@ -25,9 +30,9 @@ def in_turns_s(
     started = time.perf_counter()
     while min(map(len, taken.values())) < fewest or time.perf_counter() - started < seconds:
         for name, run in alternatives.items():
-            start = time.perf_counter()
+            start = clock()
             run()
-            taken[name].append(time.perf_counter() - start)
+            taken[name].append(clock() - start)
     return taken
 
 

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from passes.context import Batch
-from passes.dataset import Dataset, Sample
+from passes.dataset import UNASKED, Dataset, Sample
 from targets.errors import InvalidInput
 from toolkit.rng import generator
 from toolkit.training.sampling import Sampling
 
-__all__ = ["HELD_BYTES", "Batches", "held_out"]
+__all__ = ["HELD_BYTES", "Batches", "held_out", "weight_of"]
 
 HELD_BYTES = 512 * 2**20
 """Samples are read once and held up to here; what is larger is read anew each epoch, this much shuffled at a time."""
@@ -142,6 +142,15 @@ def _draw(waiting: list[_Numbered], rng: np.random.Generator) -> _Numbered:
     position = int(rng.integers(len(waiting)))
     waiting[position], waiting[-1] = waiting[-1], waiting[position]
     return waiting.pop()
+
+
+def weight_of(batch: Batch) -> int:
+    """What a mean loss over `batch` weighs beside that of others: the positions asked where samples have labels of
+    positions, else the samples."""
+    inputs, labels = batch
+    if labels is not None and labels.ndim > 1:
+        return int((labels != UNASKED).sum())
+    return len(next(iter(inputs.values())))
 
 
 def held_out(data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset | None]:

@@ -69,9 +69,10 @@ class Checkpoint:
 
     def _of_another(self, state: Any) -> InvalidInput:
         made = state.get("torch", "an unknown version") if isinstance(state, dict) else "something else"
-        what = f"torch {made}, and this is {torch.__version__}" if made != torch.__version__ else "another recipe"
+        what = (f"a training of torch {made}, and this is {torch.__version__}" if made != torch.__version__ else
+                "another training: another recipe, other data, or another kind of processor")  # fmt: skip
         return InvalidInput(
-            f"{self._path} was left by a training of {what}",
+            f"{self._path} was left by {what}",
             hint="finish it with what it was begun with, train into another folder, or anew with --force",
         )
 

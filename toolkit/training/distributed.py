@@ -19,6 +19,7 @@ from torch import distributed as dist
 
 from passes.context import Batch
 from targets.errors import InvalidInput
+from toolkit.training.batches import weight_of
 
 __all__ = ["ALONE", "Group", "torchrun_group"]
 
@@ -36,7 +37,8 @@ class Group:
         return self.rank == 0
 
     def share(self, batch: Batch) -> tuple[Batch, float]:
-        """This process's part of a batch for all, and what its mean loss has to be weighed with.
+        """This process's part of a batch for all, and what its mean loss has to be weighed with: by samples, or by the
+        positions that their labels ask.
 
         Where there are fewer samples than processes, some compute one that counts nothing.
         """
@@ -46,23 +48,26 @@ class Group:
         count = len(next(iter(inputs.values())))
         low, high = count * self.rank // self.size, count * (self.rank + 1) // self.size
         part = slice(low, high) if high > low else slice(0, 1)
-        mine = {name: tensor[part] for name, tensor in inputs.items()}
-        return (mine, None if labels is None else labels[part]), (high - low) * self.size / count
+        mine: Batch = {name: tensor[part] for name, tensor in inputs.items()}, None if labels is None else labels[part]
+        return mine, weight_of(mine) * self.size / weight_of(batch) if high > low else 0.0
 
     def average(self, model: nn.Module, loss: float) -> float:
-        """Replace every gradient by its mean over the processes. Returns the mean of `loss`, which any can spoil."""
+        """Replace every gradient by its mean over the processes. Returns the mean of `loss`, which any can spoil.
+
+        A part of the model that some processes did not use counts as nought there; one that none used has no gradient.
+        """
         if self.size == 1:
             return loss
-        held = [p.grad for p in model.parameters() if p.grad is not None]
-        device = held[0].device if held else torch.device("cpu")
-        flat = torch.cat([*(grad.reshape(-1).float() for grad in held), torch.tensor([loss], device=device)])
+        learning = [p for p in model.parameters() if p.requires_grad]
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in learning]
+        facts = torch.tensor([*(float(p.grad is not None) for p in learning), loss], device=_device_of(learning))
+        flat = torch.cat([*(grad.reshape(-1).float() for grad in grads), facts])
         dist.all_reduce(flat)
         flat /= self.size
-        at = 0
-        for grad in held:
-            grad.copy_(flat[at : at + grad.numel()].view_as(grad))
-            at += grad.numel()
-        return float(flat[-1])
+        *means, users, total = torch.split(flat, [*(p.numel() for p in learning), len(learning), 1])
+        for parameter, mean, used in zip(learning, means, users.tolist(), strict=True):
+            parameter.grad = mean.view_as(parameter).to(parameter.dtype) if used else None
+        return float(total)
 
     def average_buffers(self, model: nn.Module) -> None:
         """Running means and variances of norms, which each process took from its own samples."""
@@ -83,6 +88,10 @@ class Group:
             dist.barrier()
 
 
+def _device_of(parameters: list[nn.Parameter]) -> torch.device:
+    return parameters[0].device if parameters else torch.device("cpu")
+
+
 ALONE = Group()
 
 
@@ -98,7 +107,7 @@ def torchrun_group(device: str) -> Iterator[Group]:
         yield ALONE
         return
     if missing := [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
-        raise InvalidInput(f"WORLD_SIZE is {size}, but {', '.join(missing)} is not set", hint="start it with torchrun")
+        raise InvalidInput(f"WORLD_SIZE is {size} without {', '.join(missing)}", hint="start it with torchrun")
     local = int(os.environ["LOCAL_RANK"])
     if device == "cuda":
         if local >= torch.cuda.device_count():

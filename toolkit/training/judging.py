@@ -14,6 +14,7 @@ from passes.dataset import UNASKED, Array
 from passes.metric import Metric, each_label
 from passes.torch_level.capture import flatten
 from targets.errors import InvalidInput
+from toolkit.training.batches import weight_of
 
 __all__ = ["WORST", "Score", "check_labels", "judge", "on"]
 
@@ -28,13 +29,14 @@ class _Totals:
     metric: float = 0.0
     loss: float = 0.0
     samples: int = 0
+    weight: int = 0
 
 
 def judge(
     model: nn.Module, loss: Callable[[nn.Module, Batch], Tensor], batches: Iterable[Batch], metric: Metric | None,
     device: torch.device,
 ) -> Score:  # fmt: skip
-    """The score of `model`, in eval mode, over all samples.
+    """The score of `model`, in eval mode: the metric's mean over samples, the loss's over what it is a mean of.
 
     Raises:
         InvalidInput: the metric is not a number.
@@ -45,12 +47,17 @@ def judge(
     with torch.no_grad():
         for batch in batches:
             moved = on(batch, device)
-            count = _size(batch)
-            value = float(loss(model, moved))
+            weight = weight_of(batch)
+            value = float(loss(model, moved)) if weight else 0.0
             scored = 0.0 if metric is None or batch[1] is None else sum(_metric(model, moved, metric))
-            totals = _Totals(totals.metric + scored, totals.loss + value * count, totals.samples + count)
+            totals = _Totals(
+                totals.metric + scored,
+                totals.loss + value * weight,
+                totals.samples + _size(batch),
+                totals.weight + weight,
+            )
     model.train(was_training)
-    mean_loss = totals.loss / max(1, totals.samples)
+    mean_loss = totals.loss / max(1, totals.weight)
     return totals.metric / max(1, totals.samples), -mean_loss if isfinite(mean_loss) else float("-inf")
 
 

@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +86,10 @@ class Loop:
             check_labels(self._model, first, self._trainer.validation.labels, self._device)
         score = judge(self._model, self._loss, [first], None, self._device)
         if not isfinite(score[1]):
-            raise self._not_finite("before training")
+            raise InvalidInput(
+                f"{self._step}: the loss is not finite before training",
+                hint="check that data and weights hold no infinity or NaN; inputs of about 1 are usual",
+            )
         trainer = self._trainer
         self._checkpoint = Checkpoint(trainer.folder, self._key(score[1]), trainer.checkpoint, trainer.anew)
 
@@ -169,27 +173,36 @@ class Loop:
             self._told_at = time.monotonic()
 
     def _train_batch(self, batch: Batch, weight: float) -> None:
-        settings, group = self._trainer.settings, self._trainer.group
         self._set_rate()
-        with self._precision.computing():
-            loss = self._loss(self._model, batch)
-        loss = loss * weight if group.size > 1 else loss
-        if self._tending is not None and not self._tending.allows(self._steps_done, float(loss.detach())):
+        gradient = partial(self._gradient, batch, weight)
+        value = gradient() if self._tending is None else self._tending.relieved(self._steps_done, gradient)
+        if value is None:
             return
-        if group.size == 1 and not bool(torch.isfinite(loss)):
-            raise self._not_finite(self._where)
-        self._optimizer.zero_grad()
-        self._precision.backward(loss)
-        value = group.average(self._model, float(loss.detach()))
-        if not isfinite(value):  # that of any process
-            raise self._not_finite(self._where)
-        norm = self._precision.clipped(self._optimizer, self._model, settings.clip)
+        norm = self._precision.clipped(self._optimizer, self._model, self._trainer.settings.clip)
         if not self._precision.step(self._optimizer, norm):
             if self._tending is None:
                 raise self._not_finite(self._where, "the gradient of the loss")
             self._tending.spoiled(self._steps_done)
             return
         self._losses += value
+
+    def _gradient(self, batch: Batch, weight: float) -> float | None:
+        """The loss, once its gradient lies with the weights; None where the step is to be left out."""
+        group = self._trainer.group
+        with self._precision.computing():
+            loss = self._loss(self._model, batch)
+        loss = loss * weight if group.size > 1 else loss
+        own = float(loss.detach())
+        if self._tending is not None and not self._tending.allows(self._steps_done, own):
+            return None
+        if group.size == 1 and not isfinite(own):
+            raise self._not_finite(self._where)
+        self._optimizer.zero_grad()
+        self._precision.backward(loss)
+        value = group.average(self._model, own)
+        if not isfinite(value):  # that of any process
+            raise self._not_finite(self._where)
+        return value
 
     def _set_rate(self) -> None:
         rate = self._rate_at(self._position)

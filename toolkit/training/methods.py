@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from toolkit.training.trainer import Trainer
 from toolkit.training.transfer import GradualThaw, LayerRates, transplant
 
 __all__ = ["curriculum_for", "optimizer_of", "started_from", "teacher_of", "thaw_of"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -65,9 +68,16 @@ def thaw_of(methods: Methods) -> Thaw | None:
 
 
 def started_from(methods: Methods, model: nn.Module) -> nn.Module:
-    """`model` with what it can take of a trained network's weights, where the recipe names one."""
+    """`model` with what it can take of a trained network's weights, where the recipe names one. Where that is less
+    than half of them, it is said: the two may be networks of other kinds."""
     if methods.transfer is not None:
-        transplant(_trained(methods.transfer.start_from, "methods.transfer.start_from"), model)
+        source = methods.transfer.start_from
+        kept = set(transplant(_trained(source, "methods.transfer.start_from"), model))
+        sizes = {name: p.numel() for name, p in model.named_parameters()}
+        taken, count = sum(size for name, size in sizes.items() if name not in kept), sum(sizes.values())
+        if 2 * taken < count:
+            _log.warning("warning: only %s of %s parameters start from %s: no others have its names and shapes",
+                         f"{taken:,}", f"{count:,}", source)  # fmt: skip
     return model
 
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from targets.errors import InvalidInput, ToolkitError
 from toolkit.fields import checked
-from toolkit.models.registry import entry
+from toolkit.models.registry import entry, names
 from toolkit.models.trained_folder import RECIPE
 from toolkit.overrides import layered
 from toolkit.yaml_file import Document, read_yaml
@@ -113,8 +113,14 @@ def load_recipe(named: str, environ: Mapping[str, str] | None = None, settings: 
     path = Path(named)
     if path.is_dir() and (path / RECIPE).is_file():
         path = path / RECIPE
-    if path.suffix in (".yaml", ".yml") or path.is_file():
+    if path.suffix in (".yaml", ".yml"):
         document = read_yaml(path)
+    elif path.exists() and named not in names():
+        what = "a folder without recipe.yaml" if path.is_dir() else "no .yaml file"
+        raise InvalidInput(
+            f"{named} is {what}",
+            hint="RECIPE is a .yaml file, the folder of a training, or a network of the zoo; data go to --data",
+        )
     else:
         document = Document(named, {"model": entry(named).name}, {})
     return _known(layered(document, environ or {}, settings))

@@ -181,8 +181,9 @@ def _check_labels(data: Dataset, recipe: TrainRecipe) -> None:
         return
     classes = np.unique(np.asarray(data.labels))
     if len(classes) == 1:
+        what = f"all {len(data)} samples of {data.name} are" if len(data) > 1 else f"the one sample of {data.name} is"
         raise InvalidInput(
-            f"all {len(data)} samples of {data.name} are of class {classes[0]}: there is nothing to tell apart",
+            f"{what} of class {classes[0]}: there is nothing to tell apart",
             hint="give samples of two classes at least",
         )
 
@@ -242,14 +243,23 @@ def _finished(resolved: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
         InvalidInput: it was one of another recipe, or its files are damaged.
     """
     report = open_trained(folder).report
-    before = read_yaml(folder / RECIPE).data
-    if different := sorted(k for k in {*before, *resolved} if before.get(k) != resolved.get(k)):
-        changes = ", ".join(f"{k} is {resolved.get(k)!r}, was {before.get(k)!r}" for k in different)
+    before, now = _dotted(read_yaml(folder / RECIPE).data), _dotted(resolved)
+    if different := sorted(k for k in {*before, *now} if before.get(k) != now.get(k)):
+        changes = "; ".join(f"{k} is {now.get(k, 'not set')}, was {before.get(k, 'not set')}" for k in different)
         raise InvalidInput(
             f"{folder} holds a training of another recipe: {changes}",
             hint="choose another --output, or replace it with --force",
         )
     return report
+
+
+def _dotted(fields: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Fields within fields by their whole names, as --set takes them."""
+    found: dict[str, Any] = {}
+    for name, value in fields.items():
+        inner = _dotted(value, f"{before}{name}.") if isinstance(value, Mapping) else {f"{before}{name}": value}
+        found.update(inner)
+    return found
 
 
 def _report(resolved: Mapping[str, Any], model: nn.Module, data: _Data, history: tuple[Epoch, ...]) -> dict[str, Any]:

@@ -6,13 +6,15 @@ loss or gradient is not finite ends the training or is left out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import nn
 
 __all__ = ["Tender", "Tending"]
+
+T = TypeVar("T")
 
 
 class Tending(Protocol):
@@ -20,6 +22,10 @@ class Tending(Protocol):
 
     def allows(self, step: int, loss: float) -> bool:
         """Told the loss of a step; whether its gradient is to be taken. False leaves the step out."""
+
+    def relieved(self, step: int, run: Callable[[], T]) -> T:
+        """`run()`, which computes a gradient and changes no weight. Where memory runs out in it, parts may go, and it
+        is run once more."""
 
     def spoiled(self, step: int) -> None:
         """Told that the gradient of a step is not finite: its update is left out."""

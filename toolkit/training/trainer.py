@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from passes.context import Batch
 from passes.dataset import Dataset
 from passes.metric import Metric
-from targets.errors import InvalidInput
+from targets.errors import InvalidInput, MissingDependency
 from toolkit.training.distributed import ALONE, Group
 from toolkit.training.loop import Loop
 from toolkit.training.optimizing import MakeOptimizer, Schedule, name_of, optimizer_for, share_of_rate
@@ -106,8 +107,8 @@ class Trainer:
         """See `passes.context.Fit`. A loss that is a module is copied to the device as well.
 
         Raises:
-            InvalidInput: as there; besides, epochs or rate mean nothing, there is no GPU where one was asked for, or
-                `checkpoint` holds another training.
+            InvalidInput: as there; besides, epochs or rate mean nothing, or `checkpoint` holds another training.
+            MissingDependency: there is no GPU where one was asked for, or too little memory.
         """
         if epochs < 0 or not (isfinite(rate) and rate > 0):
             raise InvalidInput(
@@ -122,7 +123,7 @@ class Trainer:
         device = _device(self.settings.device)
         trained = copy.deepcopy(model).to(device)
         objective = copy.deepcopy(loss).to(device) if isinstance(loss, nn.Module) else loss
-        with repeatable(device, self.settings.threads):
+        with repeatable(device, self.settings.threads), _enough_memory(step, device):
             loop = Loop(self, trained, objective, step, epochs, rate, device)
             loop.check()
             loop.resume()
@@ -133,5 +134,18 @@ class Trainer:
 
 def _device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
-        raise InvalidInput("this machine has no GPU that torch can use", hint="train on the CPU")
+        raise MissingDependency("this machine has no GPU that torch can use", hint="train on the CPU")
     return torch.device(name)
+
+
+@contextmanager
+def _enough_memory(step: str, device: torch.device) -> Iterator[None]:
+    """Too little of it is said in words; the checkpoint stays."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        where = torch.cuda.get_device_name(device) if device.type == "cuda" else "this machine"
+        raise MissingDependency(
+            f"{step}: a batch takes more memory than {where} has left",
+            hint="lower batch, set methods.recompute=true, or train a smaller network",
+        ) from error

@@ -13,9 +13,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kernels.bk_core.fused.maps import joined, joined_from_the_right, normalised, through, times
+from kernels.bk_core.fused.maps import joined, joined_from_the_right, load_pair, normalised, through, times
 
-__all__ = ["at_segment", "chain_of", "exchange", "fp64", "minors", "neighbours", "packed", "place", "unpacked_pairs"]
+__all__ = [
+    "at_chunk", "at_segment", "chain_of", "exchange", "fp64", "minors", "neighbours", "packed", "place",
+    "unpacked_pairs",
+]  # fmt: skip
 
 fp64 = tl.float64
 """Named so, and no other way, Triton takes a Python number in double precision."""
@@ -149,11 +152,18 @@ def neighbours(x, by, outside):
 
 
 @triton.jit
+def at_chunk(x, chunk):
+    """What one chunk has: (ROWS, CHUNKS) to (ROWS,)."""
+    return tl.sum(tl.where(tl.arange(0, x.shape[1])[None, :] == chunk, x, 0.0), 1)
+
+
+@triton.jit
 def at_segment(Entering, row, segment, batch, segments, direction: tl.constexpr, SEGMENTED: tl.constexpr, zero):
     """What enters the segment: real and imaginary part, (ROWS, 1)."""
     if SEGMENTED:
         at = Entering + 2 * ((direction * batch + row) * segments + segment)
-        return tl.load(at, row < batch, other=0.0)[:, None], tl.load(at + 1, row < batch, other=0.0)[:, None]
+        re, im = load_pair(at, 1, row < batch, 0.0)
+        return re[:, None], im[:, None]
     return zero, zero
 
 
@@ -173,6 +183,6 @@ def exchange(
     A, B, C, E, F, G, H, I, W = tl.associative_scan(
         (a, b, c, e, f, g, h, i, last), 1, joined_from_the_right, reverse=True
     )
-    tail = tl.sum(tl.where(tl.arange(0, im.shape[1])[None, :] == im.shape[1] - 1, last, 0.0), 1, keep_dims=True)
+    tail = at_chunk(last, im.shape[1] - 1)[:, None]
     tr, ti = through(C, E, H, I, A, B, F, G, tail * yr, tail * yi)
     return sr, si, neighbours(tr, -1, yr), neighbours(ti, -1, yi)

@@ -12,8 +12,18 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.bk_core.chain import Chain
-from kernels.bk_core.fused.chunks import at_segment, chain_of, exchange, fp64, neighbours, packed, place, unpacked_pairs
-from kernels.bk_core.fused.maps import composed, composed_from_the_right, inverse, times
+from kernels.bk_core.fused.chunks import (
+    at_chunk,
+    at_segment,
+    chain_of,
+    exchange,
+    fp64,
+    neighbours,
+    packed,
+    place,
+    unpacked_pairs,
+)
+from kernels.bk_core.fused.maps import composed, inverse, load_pair, store_pair, times
 from kernels.bk_core.fused.segments import Run, last_of
 
 __all__ = ["bk_core_backward"]
@@ -72,19 +82,15 @@ def _totals(
     sr, si, tr, ti = exchange(d, im, w, Entering, row, segment, batch, segments, True, STEPS, SITES)
     gr, gi = unpacked_pairs(Grad, row, n, site, inside, ROWS, CHUNKS, SITES)
     ar, ai, br, bi, cr, ci, er, ei = _affine(d, im, w, gr, gi, sr, si, tr, ti, SITES)
-    ar, ai, br, bi = tl.reduce((ar, ai, br, bi), 1, composed)
-    cr, ci, er, ei = tl.reduce((cr, ci, er, ei), 1, composed_from_the_right)
+    ar, ai, br, bi = tl.associative_scan((ar, ai, br, bi), 1, composed)
+    cr, ci, er, ei = tl.associative_scan((cr, ci, er, ei), 1, composed, reverse=True)
     there = row < batch
     at = Totals + 4 * (row * segments + segment)
-    tl.store(at, ar, there)
-    tl.store(at + 1, ai, there)
-    tl.store(at + 2, br, there)
-    tl.store(at + 3, bi, there)
+    store_pair(at, 1, there, at_chunk(ar, CHUNKS - 1), at_chunk(ai, CHUNKS - 1))
+    store_pair(at + 2, 1, there, at_chunk(br, CHUNKS - 1), at_chunk(bi, CHUNKS - 1))
     at = Totals + 4 * ((batch + row) * segments + segment)
-    tl.store(at, cr, there)
-    tl.store(at + 1, ci, there)
-    tl.store(at + 2, er, there)
-    tl.store(at + 3, ei, there)
+    store_pair(at, 1, there, at_chunk(cr, 0), at_chunk(ci, 0))
+    store_pair(at + 2, 1, there, at_chunk(er, 0), at_chunk(ei, 0))
 
 
 @triton.jit
@@ -95,20 +101,18 @@ def _carry_sums(Totals, Sums, batch, segments, TILE: tl.constexpr):
     xr, xi = zero, zero
     to = Sums + 2 * (tl.program_id(1) * batch + row) * segments
     first = tl.where(leftward, segments - 1, 0) + tl.arange(0, 1)
-    tl.store(to + 2 * first, zero)
-    tl.store(to + 2 * first + 1, zero)
+    store_pair(to + 2 * first, 1, first >= 0, zero, zero)
     for start in range(0, segments, TILE):
         i = start + tl.arange(0, TILE)
         s, after = tl.where(leftward, segments - 1 - i, i), tl.where(leftward, segments - 2 - i, i + 1)
         there, next_there = i < segments, i + 1 < segments
         at = Totals + 4 * ((tl.program_id(1) * batch + row) * segments + s)
-        ar, ai = tl.load(at, there, other=1.0), tl.load(at + 1, there, other=0.0)
-        br, bi = tl.load(at + 2, there, other=0.0), tl.load(at + 3, there, other=0.0)
+        ar, ai = load_pair(at, 1, there, 1.0)
+        br, bi = load_pair(at + 2, 1, there, 0.0)
         ar, ai, br, bi = tl.associative_scan((ar, ai, br, bi), 0, composed)
         yr, yi = times(ar, ai, xr, xi)
         yr, yi = yr + br, yi + bi
-        tl.store(to + 2 * after, yr, next_there)
-        tl.store(to + 2 * after + 1, yi, next_there)
+        store_pair(to + 2 * after, 1, next_there, yr, yi)
         xr, xi = last_of(yr, TILE), last_of(yi, TILE)
 
 
@@ -199,8 +203,7 @@ def _gradient(
         tl.store(OfLinks + at, packed(of_links, ROWS, CHUNKS, SITES), inside)
     if OF_ENERGY:
         to = OfEnergy + 2 * (row * segments + segment)
-        tl.store(to, tl.sum(energy_r, 1), row < batch)
-        tl.store(to + 1, -tl.sum(energy_i, 1), row < batch)
+        store_pair(to, 1, row < batch, tl.sum(energy_r, 1), -tl.sum(energy_i, 1))
 
 
 def bk_core_backward(

@@ -10,8 +10,8 @@ import triton
 import triton.language as tl
 
 __all__ = [
-    "composed", "composed_from_the_right", "inverse", "joined", "joined_from_the_right", "normalised", "through",
-    "times",
+    "composed", "inverse", "joined", "joined_from_the_right", "load_pair", "normalised",
+    "store_map", "store_pair", "through", "times",
 ]  # fmt: skip
 
 
@@ -77,6 +77,21 @@ def composed(ar, ai, br, bi, Ar, Ai, Br, Bi):
 
 
 @triton.jit
-def composed_from_the_right(Ar, Ai, Br, Bi, ar, ai, br, bi):
-    sr, si, tr, ti = composed(ar, ai, br, bi, Ar, Ai, Br, Bi)
-    return sr, si, tr, ti
+def load_pair(at, apart, there, outside):
+    """Two numbers that lie `apart`; `outside` and 0 where there are none."""
+    return tl.load(at, there, other=outside), tl.load(at + apart, there, other=0.0)
+
+
+@triton.jit
+def store_pair(at, apart, there, re, im):
+    tl.store(at, re, there)
+    tl.store(at + apart, im, there)
+
+
+@triton.jit
+def store_map(at, apart, there, a, b, c, d, e, f, g, h):
+    """Eight of them."""
+    store_pair(at, apart, there, a, b)
+    store_pair(at + 2 * apart, apart, there, c, d)
+    store_pair(at + 4 * apart, apart, there, e, f)
+    store_pair(at + 6 * apart, apart, there, g, h)

@@ -12,8 +12,8 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.bk_core.chain import Chain
-from kernels.bk_core.fused.chunks import chain_of, fp64, minors, place
-from kernels.bk_core.fused.maps import joined, through
+from kernels.bk_core.fused.chunks import at_chunk, chain_of, fp64, minors, place
+from kernels.bk_core.fused.maps import joined, load_pair, store_map, store_pair, through
 
 __all__ = ["Run", "last_of"]
 
@@ -55,17 +55,14 @@ def _compose(
         LINKS, ENERGIES, FULL, ROWS, CHUNKS, SITES
     )  # fmt: skip
     a, b, c, e, f, g, h, i = minors(d, im, w, STEPS, SITES)
-    a, b, c, e, f, g, h, i, last = tl.reduce((a, b, c, e, f, g, h, i, w[SITES - 1]), 1, joined)
+    # a scan, whose order is that of the chunks; that of tl.reduce is not, and minors do not commute
+    a, b, c, e, f, g, h, i, _ = tl.associative_scan((a, b, c, e, f, g, h, i, w[SITES - 1]), 1, joined)
+    a, b, c, e = at_chunk(a, CHUNKS - 1), at_chunk(b, CHUNKS - 1), at_chunk(c, CHUNKS - 1), at_chunk(e, CHUNKS - 1)
+    f, g, h, i = at_chunk(f, CHUNKS - 1), at_chunk(g, CHUNKS - 1), at_chunk(h, CHUNKS - 1), at_chunk(i, CHUNKS - 1)
+    last = at_chunk(w[SITES - 1], CHUNKS - 1)
     at = row * segments + segment
     there = row < batch
-    tl.store(Maps + 8 * at, a, there)
-    tl.store(Maps + 8 * at + 1, b, there)
-    tl.store(Maps + 8 * at + 2, c, there)
-    tl.store(Maps + 8 * at + 3, e, there)
-    tl.store(Maps + 8 * at + 4, f, there)
-    tl.store(Maps + 8 * at + 5, g, there)
-    tl.store(Maps + 8 * at + 6, h, there)
-    tl.store(Maps + 8 * at + 7, i, there)
+    store_map(Maps + 8 * at, 1, there, a, b, c, e, f, g, h, i)
     tl.store(Last + at, last, there)
 
 
@@ -82,23 +79,20 @@ def _carry(Maps, Last, Entering, batch, segments, TILE: tl.constexpr):
     xr, xi = zero, zero
     to = Entering + 2 * (tl.program_id(1) * batch + row) * segments
     first = tl.where(leftward, segments - 1, 0) + tl.arange(0, 1)
-    tl.store(to + 2 * first, zero)
-    tl.store(to + 2 * first + 1, zero)
+    store_pair(to + 2 * first, 1, first >= 0, zero, zero)
     for start in range(0, segments, TILE):
         i = start + tl.arange(0, TILE)
         s, after = tl.where(leftward, segments - 1 - i, i), tl.where(leftward, segments - 2 - i, i + 1)
         there, next_there = i < segments, i + 1 < segments
         at = Maps + 8 * (row * segments + s)
-        a, b = tl.load(at, there, other=1.0), tl.load(at + 1, there, other=0.0)
-        first_at, last_at = tl.where(leftward, at + 4, at + 2), tl.where(leftward, at + 2, at + 4)
-        c, e = tl.load(first_at, there, other=0.0), tl.load(first_at + 1, there, other=0.0)
-        f, g = tl.load(last_at, there, other=0.0), tl.load(last_at + 1, there, other=0.0)
-        h, j = tl.load(at + 6, there, other=0.0), tl.load(at + 7, there, other=0.0)
+        a, b = load_pair(at, 1, there, 1.0)
+        c, e = load_pair(tl.where(leftward, at + 4, at + 2), 1, there, 0.0)
+        f, g = load_pair(tl.where(leftward, at + 2, at + 4), 1, there, 0.0)
+        h, j = load_pair(at + 6, 1, there, 0.0)
         w = tl.load(Last + row * segments + tl.where(leftward, after, s), next_there, other=0.0)
         a, b, c, e, f, g, h, j, w = tl.associative_scan((a, b, c, e, f, g, h, j, w), 0, joined)
         yr, yi = through(f, g, h, j, a, b, c, e, xr, xi)
-        tl.store(to + 2 * after, tl.where(leftward, yr, w * yr), next_there)
-        tl.store(to + 2 * after + 1, tl.where(leftward, yi, w * yi), next_there)
+        store_pair(to + 2 * after, 1, next_there, tl.where(leftward, yr, w * yr), tl.where(leftward, yi, w * yi))
         xr, xi = last_of(w * yr, TILE), last_of(w * yi, TILE)
 
 

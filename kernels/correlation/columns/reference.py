@@ -29,7 +29,7 @@ def correlation_backward(grad: Tensor, x: Tensor) -> Tensor:
 def _unit_columns(x: Tensor) -> tuple[Tensor, Tensor]:
     """Columns without their mean, of length one, or all zeros where a column is constant; and the lengths they had."""
     constant = x.amax(0) == x.amin(0)  # a mean that rounds would leave differences
-    centred = torch.where(constant, 0.0, x - x.mean(0))
+    centred = torch.where(constant, x - x, x - x.mean(0))  # of infinities that is NaN
     length = torch.linalg.vector_norm(centred, dim=0)
     return _over(centred, length), length
 

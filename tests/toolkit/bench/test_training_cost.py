@@ -246,6 +246,36 @@ def test_shipped_runs_are_used_unless_fresh_ones_are_asked_for(
     assert Results(tmp_path).load(replace(toy, version=2), "plain", 3) is None
 
 
+def test_what_came_with_the_toolkit_is_shown_without_measuring(
+    toy: Ablation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(results, "RECORDED", tmp_path / "recorded")
+    flags = ["--results", str(tmp_path / "kept"), "--json"]
+    assert main(["--recorded", *flags]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert (row["verdict"], CALLS) == ("not measured", [])
+    assert main(["--seeds", "12", "--record", *flags]) == 0
+    CALLS.clear()
+    results._shipped.cache_clear()
+    capsys.readouterr()
+    for asked, seeds in (([], 12), (["--seeds", "6"], 6)):
+        assert main(["--recorded", *asked, "--results", str(tmp_path / "other"), "--json"]) == 0
+        (row,) = json.loads(capsys.readouterr().out)["rows"]
+        assert len(row["factors"][0]["by_seed"]) == seeds
+    assert main(["--results", str(tmp_path / "other"), "--json"]) == 0
+    assert CALLS == [], "all that came with the toolkit is there"
+    with pytest.raises(SystemExit):
+        main(["--recorded", "--fresh"])
+    assert "--recorded measures nothing: leave out --fresh and --record" in capsys.readouterr().err
+
+
+def test_the_table_of_the_readme_is_what_the_ledger_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--recorded", "--results", "nowhere", "--markdown"]) == 0
+    readme = (Path(results.__file__).parents[2] / "training" / "README.md").read_text("utf-8")
+    table = readme.split("<!-- table -->\n")[1].split("<!-- /table -->")[0]
+    assert table == capsys.readouterr().out, "print it again, with --recorded --markdown"
+
+
 def _row(name: str, kind: str, ratios: tuple[float, ...], *, headline: bool = True) -> Row:
     found = factor(*by_seed(*ratios), cost="flops")
     return Row(method=name, arm="it", factor=kind, task="", claimed=None, headline=headline, factors=(found,))

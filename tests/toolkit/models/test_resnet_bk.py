@@ -274,6 +274,7 @@ def test_a_gpu_without_bfloat16_computes_in_float16(monkeypatch):
 # ---- without kernels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["causal", "both_sides"])
 def test_it_answers_alike_where_kernels_is_another_distribution(tmp_path: Path, mode: str):
     stranger = tmp_path / "kernels"

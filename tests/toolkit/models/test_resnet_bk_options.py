@@ -29,7 +29,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 # ---- several scales
 
 
-@settings(max_examples=60, deadline=None)
+@settings(deadline=None)
 @given(n=st.integers(1, 70), step=st.sampled_from([2, 4, 8, 16]))
 def test_any_length_goes_down_and_up(n, step):
     x = noise(2, n, 3)

@@ -35,6 +35,7 @@ def error(predicted: Tensor, truth: Tensor) -> float:
     return (predicted.detach() - truth).square().mean().sqrt().item()
 
 
+@pytest.mark.slow
 def test_on_a_pendulum_ten_steps_are_five_times_better_than_a_linear_model() -> None:
     windows, asked = swings(), pendulum_states(100, 11, seed=2).float()
     linear = edmd(windows[:, :-1].flatten(0, 1), windows[:, 1:].flatten(0, 1))

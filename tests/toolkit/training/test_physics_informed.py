@@ -126,6 +126,7 @@ def test_the_multiplier_grows_while_energy_drifts_and_rests_when_it_does_not() -
     assert seen[1] < seen[0]
 
 
+@pytest.mark.slow
 def test_with_the_constraint_euler_learns_to_drift_less() -> None:
     model = HamiltonianLayer(1, hidden=16, steps=4, step=0.3, integrator="euler", seed=1)
     with torch.no_grad():

@@ -192,7 +192,7 @@ def test_a_killed_training_goes_on_to_the_same_bytes(capsys: Capture) -> None:
     assert main(["check", "trained/digits", "-t", "raspberry_pi_4"]) == 5
     assert "the training in trained/digits is not finished" in capsys.readouterr().err
     before = content("trained/digits")
-    assert "was left by a training of another recipe" in refused(capsys, recipe(epochs=5))
+    assert "was left by another training: another recipe" in refused(capsys, recipe(epochs=5))
     assert content("trained/digits") == before, "nothing is lost"
     Path("trained/digits/.4711.new").write_bytes(b"half a checkpoint")
     assert main(["train", recipe(epochs=4), "-q"]) == 0
@@ -207,7 +207,9 @@ def test_a_finished_training_is_not_done_again_and_not_replaced(capsys: Capture)
     capsys.readouterr()
     assert main(["train", recipe(), "-q"]) == 0
     assert "nothing was left to do" in capsys.readouterr().out
-    assert "another recipe: epochs is 3, was 2" in refused(capsys, recipe(epochs=3))
+    said = refused(capsys, recipe(epochs=3, methods={"recompute": True, "curriculum": {"epochs": 2}}))
+    assert ("another recipe: epochs is 3, was 2; methods.curriculum.epochs is 2, was not set; "
+            "methods.curriculum.start is 0.1, was not set; methods.recompute is True, was False") in said  # fmt: skip
     assert content("trained/digits") == before
     assert main(["train", recipe(epochs=3), "-q", "--force"]) == 0
     assert len(json.loads(Path("trained/digits/report.json").read_text())["epochs"]) == 4
@@ -302,7 +304,10 @@ def test_a_checkpoint_of_another_torch_says_so(capsys: Capture) -> None:
         ({"methods": {"distil": {"teacher": "separable_vision"}}}, "separable_vision comes untrained"),
         ({"config": {"width": 3}}, "digits comes in one size and takes no config"),
         ({"model": "separable_vision", "config": {"clases": 3}}, "separable_vision has no field 'clases'"),
-        ({"device": "cuda"}, "no GPU that torch can use"),
+        ({"methods": {"curriculum": True}}, "it has fields of its own\n  next: fields: epochs, start"),
+        ({"amp": "half"}, "amp = 'half' is not allowed: input should be 'bfloat16', 'float16' or 'float32'"),
+        ({"model": "resnet_bk"}, "wants int64, got float32\n  next: convert the data; the model's input is"),
+        ({"model": "separable_vision"}, "convert the data, or give the model their size; the model's input is image"),
     ],
 )
 def test_a_wrong_recipe_names_the_field(fields: dict[str, Any], words: str, capsys: Capture) -> None:
@@ -311,7 +316,35 @@ def test_a_wrong_recipe_names_the_field(fields: dict[str, Any], words: str, caps
     assert not Path("trained").exists()
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_a_missing_device(capsys: Capture) -> None:
+    small()
+    assert "no GPU that torch can use" in refused(capsys, recipe(device="cuda"), code=3)
+    assert not Path("trained").exists()
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+def test_too_little_memory_says_what_to_lower(
+    error: Exception, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small()
+
+    def full(self: Any, model: nn.Module, batch: Batch) -> Tensor:
+        raise error
+
+    monkeypatch.setattr(session.Objective, "forward", full)
+    said = refused(capsys, recipe(), code=3)
+    assert "training: a batch takes more memory than this machine has left" in said
+    assert "lower batch, set methods.recompute=true" in said
+
+
 def test_files_that_are_no_recipe(capsys: Capture) -> None:
+    Path("mine").mkdir()
+    assert "mine is a folder without recipe.yaml" in refused(capsys, "mine")
+    small()
+    assert "data.npz is no .yaml file" in refused(capsys, "data.npz")
+    Path("digits").mkdir()
+    assert main(["train", "digits", "--dry-run", "-q"]) == 0, "a network's name stays one"
     Path("r.yaml").write_text("- model")
     assert "r.yaml is not a mapping of fields" in refused(capsys, "r.yaml")
     Path("r.yaml").write_text("model: [")
@@ -325,6 +358,8 @@ def test_files_that_are_no_recipe(capsys: Capture) -> None:
 def test_data_that_nothing_can_be_learned_from(capsys: Capture) -> None:
     small(classes=1)
     assert "all 40 samples of data.npz are of class 0: there is nothing to tell apart" in refused(capsys, recipe())
+    small(count=1)
+    assert "the one sample of data.npz is of class" in refused(capsys, recipe())
     np.savez("data.npz", image=np.zeros((0, 1, 8, 8), np.float32), labels=np.zeros(0, np.int64))
     assert "has no samples" in refused(capsys, recipe())
     np.savez("data.npz", image=np.zeros((4, 1, 8, 8), np.float32))

@@ -9,6 +9,9 @@ from passes.context import Batch
 from passes.dataset import Dataset
 from targets.errors import InvalidInput
 from toolkit.models.digits import DigitsNet
+from toolkit.models.registry import entry
+from toolkit.training.methods import started_from
+from toolkit.training.recipe import Methods, TransferMethod
 from toolkit.training.trainer import Settings, Trainer
 from toolkit.training.transfer import GradualThaw, LayerRates, layer_groups, transplant
 
@@ -99,3 +102,11 @@ def test_weights_of_one_name_and_shape_are_carried_over() -> None:
     assert torch.equal(model.head.weight, Net().head.weight)
     with pytest.raises(InvalidInput, match="no weight of one name and shape"):
         transplant(nn.Linear(3, 3), model)
+
+
+def test_little_that_is_carried_over_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    methods = Methods(transfer=TransferMethod(start_from="digits"))
+    started_from(methods, entry("digits").build(None))
+    assert caplog.text == ""
+    started_from(methods, entry("vision_transformer").build(None))
+    assert "only 10 of 102,282 parameters start from digits" in caplog.text

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from importlib.util import find_spec
+from math import prod
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from kernels.bk_core import bk_core, chunked, operators
 from kernels.bk_core.chain import Chain
+from kernels.bk_core.one_sided import bk_one_sided
 from kernels.dispatch import Operator
 from toolkit.bench.kernels.case import Case, Way, Ways
 
@@ -35,6 +37,8 @@ _BACKWARD_SHAPES: tuple[tuple[str, int, int, Mapping[str, float]], ...] = (
     ("cuda", 32, 4096, {}),
     ("cpu", 64, 32_768, {}),
 )
+_ONE_SIDED_SHAPES = (("cuda", 1, 131_072, 32), ("cuda", 128, 1024, 32), ("cpu", 1, 16_384, 8))
+"""Batch, sites and heads of the chains that end at each site."""
 _FEW = 2
 """Rows that are held against float64."""
 
@@ -44,6 +48,19 @@ def cases() -> Iterator[Case]:
         yield _case("bk_core", kind, batch, n, goals, 12, _forward)
     for kind, batch, n, goals in _BACKWARD_SHAPES:
         yield _case("bk_core_backward", kind, batch, n, goals, 16, _backward)
+    for kind, *shape in _ONE_SIDED_SHAPES:
+        for operator, bytes_a_site, prepare in (
+            ("bk_one_sided", 12, _one_sided),
+            ("bk_one_sided_backward", 20, _one_sided_backward),
+        ):
+            yield Case(
+                operator=operator,
+                shape=f"({', '.join(map(str, shape))}) fp32",
+                kind=kind,
+                prepare=partial(prepare, tuple(shape)),
+                bytes_moved=bytes_a_site * prod(shape),
+                goals={},
+            )
 
 
 def _case(
@@ -98,6 +115,39 @@ def _backward(batch: int, n: int, device: torch.device) -> Ways:
     chain = Chain(v.detach(), 1.0, _Z - 2)
     peers = _triton(operators.BACKWARD, v, grad, chain, False, False) if device.type == "cuda" else {}
     return Ways(ours=gradient, error=error, peers=peers)
+
+
+def _one_sided(shape: tuple[int, ...], device: torch.device) -> Ways:
+    u, w = _heads(shape, device)
+
+    def error() -> tuple[float, float]:
+        truth = bk_one_sided(u.double(), w.double())
+        return ((bk_one_sided(u, w) - truth).norm(dim=-1) / truth.norm(dim=-1)).max().item(), 1e-5
+
+    return Ways(ours=lambda: bk_one_sided(u, w), error=error, peers={})
+
+
+def _one_sided_backward(shape: tuple[int, ...], device: torch.device) -> Ways:
+    u, w = _heads(shape, device)
+    grad = torch.randn(*shape, 2, device=device, generator=torch.Generator(device).manual_seed(1))
+
+    def gradient(u: Tensor, w: Tensor) -> Tensor:
+        given = u.detach().requires_grad_()
+        return torch.autograd.grad(bk_one_sided(given, w), given, grad.to(u.dtype))[0]
+
+    def error() -> tuple[float, float]:
+        truth = gradient(u.double(), w.double())
+        return ((gradient(u, w) - truth).abs().max() / truth.abs().max()).item(), 1e-5
+
+    given = u.requires_grad_()
+    rho = bk_one_sided(given, w)
+    return Ways(ours=lambda: torch.autograd.grad(rho, given, grad, retain_graph=True)[0], error=error, peers={})
+
+
+def _heads(shape: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Potentials in units of their broadening, and one link for each head, as the language model has them."""
+    u = 3 * torch.randn(*shape, device=device, generator=torch.Generator(device).manual_seed(0))
+    return u, torch.linspace(0.5, 4, shape[-1], device=device).expand(shape)
 
 
 def _potential(batch: int, n: int, device: torch.device) -> Tensor:

@@ -1,6 +1,6 @@
 """The cost ledger: what each method of training really saves at equal quality, beside what was claimed for it.
 
-    python -m toolkit.bench.training_cost [NAME ...] [--seeds N] [--jobs N] [--json]
+    python -m toolkit.bench.training_cost [NAME ...] [--seeds N] [--jobs N] [--recorded] [--json]
 
 A method's ablation is one file in `methods`, found by its name, which holds `ABLATION`:
 

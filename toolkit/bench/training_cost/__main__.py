@@ -22,26 +22,30 @@ def main(arguments: Sequence[str]) -> int:
         description="What each method of training saves at equal quality, beside what was claimed for it.",
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(names())}; all by default")
-    parser.add_argument("--seeds", type=int, default=10, help="paired runs of each (10)")
+    parser.add_argument("--seeds", type=int, help="paired runs of each (10, and all that came with the toolkit)")
     parser.add_argument("--jobs", type=int, default=1, help="processes at once (1)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
     parser.add_argument("--results", type=Path, help="folder that keeps the runs (in the cache folder)")
     parser.add_argument("--fresh", action="store_true", help="do not use the runs that came with the toolkit")
+    parser.add_argument("--recorded", action="store_true", help="show what was measured before, and measure nothing")
     parser.add_argument("--record", action="store_true", help="write the runs to where those lie (for developers)")
     parser.add_argument("--markdown", action="store_true", help="print the table of toolkit/training/README.md")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     given = parser.parse_args(arguments)
-    if given.seeds < 1 or given.jobs < 1:
+    if min(given.jobs, 1 if given.seeds is None else given.seeds) < 1:
         parser.error("--seeds and --jobs are 1 or more")
+    if given.recorded and (given.fresh or given.record):
+        parser.error("--recorded measures nothing: leave out --fresh and --record")
     try:
         wanted = [ablation(name).name for name in given.names or names()]
     except ToolkitError as error:
         parser.error(f"{error.problem}; {error.hint}")
     results = Results(given.results or cache_folder() / "training_cost", given.fresh)
     runs = []
-    for run in measured(wanted, given.seeds, results, given.device, given.jobs):
+    for run in measured(wanted, given.seeds, results, given.device, 0 if given.recorded else given.jobs):
         runs.append(run)
-        print(f"{run.ablation}: {run.arm}, seed {run.seed}", file=sys.stderr, flush=True)
+        if not given.recorded:
+            print(f"{run.ablation}: {run.arm}, seed {run.seed}", file=sys.stderr, flush=True)
     if given.record:
         for name in wanted:
             record(ablation(name), [run for run in runs if run.ablation == name])

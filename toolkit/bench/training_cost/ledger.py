@@ -15,7 +15,7 @@ from toolkit.bench.training_cost.equal_quality import Factor, Verdict, factor, m
 from toolkit.bench.training_cost.methods import ablation
 from toolkit.bench.training_cost.results import Results, Run, measure
 
-__all__ = ["Product", "Row", "measured", "product", "rows"]
+__all__ = ["SEEDS", "Product", "Row", "measured", "product", "rows"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,19 +56,28 @@ class Product:
     interval: tuple[float, float]
 
 
-def measured(names: Sequence[str], seeds: int, results: Results, device: str, jobs: int) -> Iterator[Run]:
-    """Every run that is wanted: those that are kept, and then those that are not, as they end."""
+SEEDS = 10
+"""Of each method, where no other number is asked for and no more came with the toolkit."""
+
+
+def measured(names: Sequence[str], seeds: int | None, results: Results, device: str, jobs: int) -> Iterator[Run]:
+    """Every run that is wanted: those that are kept, and then those that are not, as they end.
+
+    Args:
+        seeds: Of each method; `SEEDS` or as many as came with the toolkit where None.
+        jobs: Processes that measure; 0 measures nothing.
+    """
     waiting: list[tuple[Ablation, str, int]] = []
     for name in names:
         what = ablation(name)
-        for seed in range(seeds):
+        for seed in range(seeds or max(SEEDS, results.shipped(what))):
             for arm in what.arms:
                 kept = results.load(what, arm, seed)
                 if kept is not None:
                     yield kept
                 elif not what.hindered(device):
                     waiting.append((what, arm, seed))
-    for what, run in _run(waiting, device, jobs):
+    for what, run in _run(waiting, device, jobs) if jobs else ():
         results.store(what, run)
         yield run
 

@@ -61,6 +61,11 @@ class Results:
             return kept
         return _run(_shipped(RECORDED / f"{what.name}.json").get((arm, seed)), what)
 
+    def shipped(self, what: Ablation) -> int:
+        """Seeds from 0 on of which runs came with the toolkit."""
+        known = {} if self.fresh else _shipped(RECORDED / f"{what.name}.json")
+        return 1 + max((seed for (_, seed), document in known.items() if _run(document, what)), default=-1)
+
     def store(self, what: Ablation, run: Run) -> None:
         """Keep `run`, whole or not at all."""
         file = self._file(what, run.arm, run.seed)

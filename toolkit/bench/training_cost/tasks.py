@@ -142,6 +142,7 @@ def accuracy(model: nn.Module, task: Task) -> float:
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        right = model(task.asked_x).argmax(dim=-1) == task.asked_y
+        answers = model(task.asked_x)
+        right = (answers.argmax(dim=-1) == task.asked_y) & ~answers.isnan().any(dim=-1)  # argmax is where NaN is
     model.train(was_training)
     return float(right.float().mean())

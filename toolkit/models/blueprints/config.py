@@ -117,6 +117,7 @@ _LIMITS = (
     ("exclusiveMinimum", "above {}"),
     ("maximum", "to {}"),
     ("exclusiveMaximum", "below {}"),
+    ("multipleOf", "in steps of {}"),
 )
 
 
@@ -147,4 +148,6 @@ def _list(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
 
 def _number(value: float) -> str:
     exponent = int(value).bit_length() - 1
-    return f"2^{exponent}" if exponent > 30 and value == 2**exponent else f"{value:g}"
+    if exponent > 30 and value == 2**exponent:
+        return f"2^{exponent}"
+    return f"{value:,.0f}" if value >= 1e5 and value == int(value) else f"{value:g}"

@@ -5,8 +5,8 @@ potentials, a projection, added to what came in. ids (B, N) int64 to logits (B, 
 
 It has two modes, since G[i, i] of a whole chain depends on every site and would tell a token its future.
 
-`causal`: features of site i are those of the chain that ends at i (`one_sided.py`). The model predicts the next id, and
-nothing of a later token reaches an earlier one.
+`causal`: features of site i are those of the chain that ends at i (`kernels.bk_core.one_sided`). The model predicts the
+next id, and nothing of a later token reaches an earlier one.
 
 `both_sides`: features of the whole chain (`kernels.bk_core`). The model fills in hidden ids, and cannot be asked for
 the next one. The id behind the vocabulary's last stands for a hidden one.

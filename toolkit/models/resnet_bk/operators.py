@@ -1,7 +1,7 @@
 """What the model computes with: the package `kernels` where it is ours, else plain torch. The one place that asks.
 
 Another distribution on the package index is called `kernels` too; then, and where none is installed, `USES_KERNELS` is
-false, `HINT` says how to get ours, and answers are the same to rounding, only slower on a GPU.
+false, `HINT` says how to get ours, and answers are the same to rounding, in more time and memory.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from torch import Tensor
 
 from toolkit.models.exporting import exporting
 from toolkit.models.resnet_bk import plain, spelled_out
-from toolkit.models.resnet_bk.by_heads import one_sided_by_heads
-from toolkit.models.resnet_bk.one_sided import one_sided
 
 try:
     from kernels.bk_core import bk_features
+    from kernels.bk_core.one_sided import bk_one_sided
     from kernels.moe import experts
 except ImportError:
     USES_KERNELS = False
@@ -40,22 +39,16 @@ def diagonal(u: Tensor, w: Tensor, *, causal: bool) -> Tensor:
     Returns:
         (B, N, heads, 2), |G| <= 1.
     """
-    if causal and not exporting():
-        return one_sided_by_heads(u, w)
+    by_kernels = USES_KERNELS and not exporting()
+    if causal and by_kernels:
+        return bk_one_sided(u, w)
     shape = (u.shape[0], u.shape[2], u.shape[1], 2)
     u, w = (t.transpose(1, 2).reshape(-1, t.shape[1]) for t in (u, w))
-    return _of_rows(u, w, causal).view(shape).transpose(1, 2)
-
-
-def _of_rows(u: Tensor, w: Tensor, causal: bool) -> Tensor:
-    """The same of (rows, N)."""
-    if causal:
-        return spelled_out.one_sided(u, w)
-    if exporting():
-        return plain.two_sided(u, w, spelled_out.one_sided)
-    if USES_KERNELS:
-        return bk_features(u, z=1j, upper=w[:, 1:], lower=1.0, diagonal=0.0)
-    return plain.two_sided(u, w, one_sided)
+    if by_kernels:
+        found = bk_features(u, z=1j, upper=w[:, 1:], lower=1.0, diagonal=0.0)
+    else:
+        found = spelled_out.one_sided(u, w) if causal else spelled_out.two_sided(u, w)
+    return found.view(shape).transpose(1, 2)
 
 
 def mixture(

@@ -1,7 +1,9 @@
-"""The one-sided resolvent in real arithmetic, without a loop over sites: for runtimes without complex numbers.
+"""The resolvent of chains in real arithmetic, without a loop over sites: for runtimes without complex numbers, and
+where the package `kernels` is missing.
 
-The Möbius maps of single sites (`one_sided.py`) are composed by doubling: log2(n) rounds, each the same few operators
-on all sites at once. A map is a complex 2x2 matrix, held as (4, 2): its real part above its imaginary part.
+ρ[i] = 1 / (u[i] − i − w[i] ρ[i − 1]) is G[i, i] of the chain that ends at i (`kernels/bk_core/one_sided`). The Möbius
+maps of single sites are composed by doubling: log2(n) rounds, each the same few operators on all sites at once. A map
+is a complex 2x2 matrix, held as (4, 2): its real part above its imaginary part.
 """
 
 from __future__ import annotations
@@ -12,11 +14,29 @@ from torch.nn.functional import pad
 
 from toolkit.models.blueprints.sizes import length_of
 
-__all__ = ["one_sided"]
+__all__ = ["one_sided", "two_sided"]
+
+
+def two_sided(u: Tensor, w: Tensor) -> Tensor:
+    """(rows, n, 2) of the whole chain: G[i, i] = 1 / (u[i] − i − w[i] ρ[i − 1] − w[i + 1] λ[i + 1]), λ being ρ of the
+    reversed chain.
+    """
+    to_next = pad(w[:, 1:], (0, 1))
+    from_left = pad(w[:, 1:], (1, 0))[..., None] * pad(one_sided(u, w)[:, :-1], (0, 0, 1, 0))
+    reverse = one_sided(u.flip(1), pad(to_next[:, :-1].flip(1), (1, 0))).flip(1)
+    from_right = to_next[..., None] * pad(reverse[:, 1:], (0, 0, 0, 1))
+    real, imag = (from_left + from_right).unbind(-1)
+    real, imag = u - real, -1 - imag
+    return torch.stack((real, -imag), -1) / (real.square() + imag.square())[..., None]
 
 
 def one_sided(u: Tensor, w: Tensor) -> Tensor:
-    """As `one_sided.one_sided`: (rows, n) twice to (rows, n, 2)."""
+    """ρ as [Re ρ, Im ρ], (rows, n, 2).
+
+    Args:
+        u: (rows, n) float32 or float64, |u| to 1e4.
+        w: Same shape and dtype, >= 0: the link to each site from the one before it; w[:, 0] is not looked at.
+    """
     zero, one = torch.zeros_like(u), torch.ones_like(u)
     parts = (zero, one, -pad(w[:, 1:], (1, 0)), u, zero, zero, zero, -one)  # [[0, 1], [-w, u - i]]
     maps = torch.stack(parts).reshape(4, 2, *u.shape)
