@@ -13,6 +13,7 @@ from contextlib import contextmanager, nullcontext
 from types import MappingProxyType
 from typing import Any
 
+from passes import webgpu
 from passes.dataset import Array
 from targets.errors import InvalidInput, MissingDependency, ToolkitError
 
@@ -27,10 +28,10 @@ PROVIDERS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "cpu": ("CPUExecutionProvider", "onnxruntime"),
         "cuda": ("CUDAExecutionProvider", "onnxruntime-gpu"),
         "tensorrt": ("TensorrtExecutionProvider", "onnxruntime-gpu"),
-        "webgpu": ("WebGpuExecutionProvider", "onnxruntime-webgpu"),
+        "webgpu": ("WebGpuExecutionProvider", webgpu.DISTRIBUTION),
     }
 )
-"""What a graph can run on, by our name: onnxruntime's name, and the distribution that holds it, one at a time."""
+"""What a graph can run on, by our name: onnxruntime's name, and the distribution that holds it."""
 
 
 def import_onnxruntime() -> Any:
@@ -121,8 +122,8 @@ class Session:
         provider: str = "cpu",
     ) -> None:
         ort = import_onnxruntime()
-        providers = _providers(provider, ort.get_available_providers())
         options = ort.SessionOptions()
+        providers = _providers(provider, ort, options)
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4  # fatal only: everything else is raised, and said once
@@ -162,14 +163,20 @@ def _device_there(provider: str) -> Iterator[None]:
         name = type(error).__name__
         if provider == "cpu" or not (isinstance(error, _PLAIN_ERRORS) or name in _RUNTIME_ERRORS):
             raise
+        driver = f" ({webgpu.DRIVER})" if provider == "webgpu" else ""
         raise MissingDependency(
             f"{provider} cannot run this here: {' '.join(str(error).split())[-200:]}",
-            hint="install the driver of the device, or run on cpu",
+            hint=f"install the driver of the device{driver}, or run on cpu",
         ) from error
 
 
-def _providers(name: str, present: Sequence[str]) -> list[str]:
+def _providers(name: str, ort: Any, options: Any) -> list[str] | None:
+    """What a session is to run on, by onnxruntime's names; None where `options` say it."""
     wanted, distribution = PROVIDERS[name]
+    present = ort.get_available_providers()
+    if wanted not in present and distribution == webgpu.DISTRIBUTION:
+        options.add_provider_for_devices(webgpu.webgpu_devices(ort), {})
+        return None
     if wanted not in present:
         have = ", ".join(ours for ours, (theirs, _) in PROVIDERS.items() if theirs in present)
         raise MissingDependency(

@@ -24,6 +24,9 @@ _HIDDEN = "toolkit.hidden"
 _READ_ELEMENTS = 8192
 """Operators that read a larger constant stay as they are."""
 
+_RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
+_MOVES = frozenset({"Concat", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
+
 
 @dataclass(frozen=True)
 class FoldConstants(Pass):
@@ -87,11 +90,27 @@ def fold(model: ir.Model, max_elements: int) -> None:
 
 
 def _wanted(node: ir.Node) -> bool | None:
-    """False for what is to stay computed; None leaves it to the optimizer."""
+    """False for what is to stay computed, True for what is not; None leaves it to the optimizer."""
+    if _moves_recurrent_weights(node):
+        return True
     shape = node.outputs[0].shape
     if node.op_type != "Expand" or node.domain or shape is None or not shape.is_static():
         return None
     return False if prod(shape.numpy()) > _READ_ELEMENTS else None
+
+
+def _moves_recurrent_weights(node: ir.Node) -> bool:
+    """Whether a node brings weights of a recurrent layer into ONNX's order, of any size, and nothing else reads them.
+
+    PyTorch's exporter leaves this to be done at run time, and backends without it would have to refuse the layer.
+    """
+    if node.domain or node.op_type not in _MOVES:
+        return False
+    uses = [use for value in node.outputs for use in value.uses()]
+    weights = (1, 2, 3)
+    return bool(uses) and all(
+        use.idx in weights if use.node.op_type in _RECURRENT else _moves_recurrent_weights(use.node) for use in uses
+    )
 
 
 @contextmanager

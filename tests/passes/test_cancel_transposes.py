@@ -64,7 +64,7 @@ def transposes(op_types: list[str]) -> int:
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(graph=graphs())
 @example(graph=("g (float[2,3,4] x) => (float[2,3,4] v2) { v0 = Transpose<perm=[2,0,1]>(x)  v1 = Add(v0, c)"
                 "  v2 = Transpose<perm=[1,2,0]>(v1) }", {"c": np.arange(3, dtype=np.float32)}))  # fmt: skip

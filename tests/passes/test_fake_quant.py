@@ -112,7 +112,11 @@ class Layer(nn.Module):
 @pytest.mark.parametrize(
     ("axis", "learned"), [(None, False), pytest.param(0, True, marks=pytest.mark.slow)], ids=["one scale", "learned"]
 )
-@each_grid
+@pytest.mark.parametrize(
+    "grid",
+    [pytest.param(g, marks=() if g in (WIDE[0], WIDE[-1], GRIDS[-1]) else pytest.mark.slow) for g in GRIDS],
+    ids=str,
+)
 def test_the_exported_graph_gives_the_same_numbers(grid: Grid, axis: int | None, learned: bool) -> None:
     x = noise(3, 6) * 2
     module = Layer(quantizer(grid, x, axis, learned=learned), torch.arange(-12, 12).reshape(4, 6).to(torch.int8)).eval()

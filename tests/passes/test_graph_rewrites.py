@@ -54,6 +54,24 @@ def test_the_transposed_weight_of_a_large_linear_layer_is_folded(program: Make, 
     assert op_types(after) == ["MatMul"]
 
 
+@pytest.mark.parametrize(
+    ("read", "left"), [("", ["GRU"]), ("z = Abs(both)", ["Slice", "Slice", "Concat", "GRU", "Abs"])]
+)
+def test_large_weights_of_a_recurrent_layer_are_brought_into_order(
+    program: Make, context: Make, same_answers: Make, op_types: Make, read: str, left: list[str]
+) -> None:
+    """PyTorch names gates in another order than ONNX; weights that another operator reads as well stay computed."""
+    end = ", float[1,192,64] z" if read else ""
+    start = program(
+        f"g (float[3,1,64] x) => (float[3,1,1,64] y{end}) {{ a = Slice(w, zero, half, one) "
+        f"b = Slice(w, half, all, one) both = Concat<axis=1>(b, a)  y, h = GRU<hidden_size=64>(x, both, r)  {read} }}",
+        w=(1, 192, 64), r=(1, 192, 64), zero=np.array([0]), half=np.array([64]), all=np.array([192]), one=np.array([1]),
+    )  # fmt: skip
+    after, _ = FoldConstants()(start, context())
+    assert op_types(after) == left
+    same_answers(start, after)
+
+
 def test_equal_constants_are_stored_once(program: Make, context: Make, same_answers: Make) -> None:
     start = program(
         "g (float[2,4] x) => (float[2,4] y) { a = Add(x, p) y = Mul(a, q) }",

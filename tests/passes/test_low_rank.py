@@ -74,6 +74,7 @@ def macs(program: Program) -> int:
     return read_workload(Factorise().priced(program, Context(stack=PI)).static_model).macs
 
 
+@pytest.mark.slow
 def test_a_trained_network_gets_faster_and_keeps_its_accuracy(trained: tuple[Program, Context]) -> None:
     start, ctx = trained
     before = {name: value.clone() for name, value in start.model.state_dict().items()}

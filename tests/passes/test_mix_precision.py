@@ -47,7 +47,7 @@ def best_of_all(choices: list[Choice], most_noise: float) -> float:
 
 
 @given(CHOICES, st.floats(1e-9, 3e-2))
-@settings(max_examples=60, deadline=None)
+@settings(deadline=None)
 def test_no_other_choice_within_the_noise_saves_more(choices: list[Choice], most_noise: float) -> None:
     in_float = choose(choices, most_noise)
     integers = [c for c in choices if c.name not in in_float]

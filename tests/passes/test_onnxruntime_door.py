@@ -10,6 +10,7 @@ import onnx
 import onnx.parser
 import pytest
 
+from passes import webgpu
 from passes.onnxruntime import PROVIDERS, Session, import_onnxruntime, mapped_errors
 from targets.errors import InvalidInput, MissingDependency, ToolkitError
 
@@ -114,7 +115,9 @@ def test_a_graph_runs_on_the_provider_that_is_named() -> None:
 
 
 @pytest.mark.parametrize("provider", sorted(set(PROVIDERS) - {"cpu"}))
-def test_a_provider_that_is_not_here_says_what_to_install(provider: str) -> None:
+def test_a_provider_that_is_not_here_says_what_to_install(provider: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime_ep_webgpu", None)  # as if it were not installed
+    monkeypatch.setattr(webgpu, "_registered", lambda ort: [])
     theirs, distribution = PROVIDERS[provider]
     if theirs in import_onnxruntime().get_available_providers():
         pytest.skip(f"this onnxruntime has {theirs}")

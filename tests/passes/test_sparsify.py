@@ -102,7 +102,7 @@ def test_only_gpus_of_ampere_and_later_have_the_capability() -> None:
     }  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
+@settings(deadline=None)
 @given(outputs=st.integers(1, 6), blocks=st.integers(1, 5), kernel=st.integers(1, 3), share=st.floats(0.01, 0.99),
        seed=st.integers(0, 99), equal=st.booleans())  # fmt: skip
 def test_masks_keep_the_largest(outputs: int, blocks: int, kernel: int, share: float, seed: int, equal: bool) -> None:

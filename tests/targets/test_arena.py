@@ -78,7 +78,7 @@ def optimum(found: list[Buffer]) -> int:
     return best
 
 
-@settings(max_examples=60, deadline=None)
+@settings(deadline=None)
 @given(buffers(most=6, steps=6, largest=9))
 def test_small_arenas_are_as_small_as_any(found: list[Buffer]) -> None:
     assert pack(found, alignment=1).arena_bytes == optimum(found)

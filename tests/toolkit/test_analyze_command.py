@@ -143,6 +143,7 @@ def test_a_head_that_collapsed_is_named(scale: float, kind: str | None) -> None:
     assert [(f.kind, f.layer.rpartition(" ")[2]) for f in found.findings] == ([(kind, "1")] if kind else [])
 
 
+@pytest.mark.slow
 def test_heads_and_what_was_before_are_printed(
     digits: onnx.ModelProto, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

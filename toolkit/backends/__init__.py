@@ -9,8 +9,9 @@ from toolkit.backends.backend import Artifact, Backend, Runnable
 from toolkit.backends.litert import LiteRT
 from toolkit.backends.onnxruntime import OnnxRuntime
 from toolkit.backends.tensorrt import TensorRT
+from toolkit.backends.webgpu import WebGPU
 
 __all__ = ["BACKENDS", "Artifact", "Backend", "Runnable"]
 
-BACKENDS: Mapping[str, Backend] = {b.name: b for b in (OnnxRuntime(), TensorRT(), LiteRT(), AheadOfTime())}
+BACKENDS: Mapping[str, Backend] = {b.name: b for b in (OnnxRuntime(), WebGPU(), TensorRT(), LiteRT(), AheadOfTime())}
 """Every backend, by the name that profiles use."""

@@ -53,9 +53,10 @@ def report(preset: Preset, seed: int) -> dict[str, Any]:
     faded: dict[str, tuple[int, nn.Module]] = {}
 
     def note(kind: str, name: str, step: int, model: nn.Module) -> None:
-        kept = born if kind == "birth" else faded
-        if len(kept) < _MOST and (kind == "birth" or name in born):
-            kept[name] = (step, copy.deepcopy(model))
+        if kind == "birth" and len(born) < _MOST:
+            born[name] = (step, copy.deepcopy(model))
+        if kind == "fade" and name in born:
+            faded[name] = (step, copy.deepcopy(model))
 
     keeper = keeper_of(arm, text, preset, seed, noted=note)
     model, _ = trained(organic(arm, preset, text.task, seed), text, preset, seed, keeper)

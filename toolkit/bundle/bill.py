@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +63,9 @@ def _made_by(name: str, version: str) -> dict[str, Any]:
     """A library that decided the bundle's bytes, and is not in it."""
     if name == "edge-toolkit":
         return {"type": "application", "name": name, "version": __version__, "licenses": _licences("Apache-2.0")}
-    try:
-        distribution(name)
-    except PackageNotFoundError:
-        return {"type": "library", "name": name, "version": version}
-    return {**_described(parts(name)[0]), "version": version}
+    installed = parts(name, texts=False)
+    described = _described(installed[0]) if installed else {"type": "library", "name": name}
+    return {**described, "version": version}
 
 
 def _file(name: str, sha256: str) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class Manifest(BaseModel):
     """The fields of manifest.json that opening a bundle relies on."""
 
     name: str
-    backend: Literal["onnxruntime", "tensorrt", "litert", "ahead_of_time"]
+    backend: Literal["onnxruntime", "webgpu", "tensorrt", "litert", "ahead_of_time"]
     artifact: _Artifact
     signature: _Signature
     sha256: dict[str, str]

@@ -32,15 +32,16 @@ class Part:
     texts: Mapping[str, str]
 
 
-def parts(*names: str) -> list[Part]:
-    """Those of `names` that are installed."""
+def parts(*names: str, texts: bool = True) -> list[Part]:
+    """Those of `names` that are installed; without their texts, which take longest, only what metadata says."""
     found = []
     for name in names:
         try:
             installed = distribution(name)
         except PackageNotFoundError:
             continue
-        found.append(Part(name=name, version=installed.version, licence=_licence(installed), texts=_texts(installed)))
+        read = _texts(installed) if texts else {}
+        found.append(Part(name=name, version=installed.version, licence=_licence(installed), texts=read))
     return found
 
 

@@ -34,12 +34,12 @@ class Sight(NamedTuple):
 
 
 class Matrices(NamedTuple):
-    """Heads of one width: each of query, key and value (heads * d, D), out (D, heads * d); biases (heads * d,)."""
+    """Heads of one width."""
 
-    query: Tensor
-    key: Tensor
-    value: Tensor
+    query_key_value: Tensor
+    """(3 * heads * d, D): one below the other."""
     out: Tensor
+    """(D, heads * d)."""
     biases: Tensor | None
     """(3 * heads * d,) of query, key and value, or None."""
     head_dim: int
@@ -63,13 +63,12 @@ def combined_heads(
 def _projected(latent: Tensor, stimulus: Tensor, w: Matrices) -> tuple[Tensor, Tensor, Tensor]:
     """One product where queries and keys come of the same input."""
     if latent is stimulus:
-        packed = F.linear(latent, torch.cat((w.query, w.key, w.value)), w.biases)
-        q, k, v = packed.chunk(3, 2)
+        q, k, v = F.linear(latent, w.query_key_value, w.biases).chunk(3, 2)
         return q, k, v
-    width = w.query.shape[0]
+    width = w.out.shape[1]
     of_query, of_rest = (None, None) if w.biases is None else (w.biases[:width], w.biases[width:])
-    k, v = F.linear(stimulus, torch.cat((w.key, w.value)), of_rest).chunk(2, 2)
-    return F.linear(latent, w.query, of_query), k, v
+    k, v = F.linear(stimulus, w.query_key_value[width:], of_rest).chunk(2, 2)
+    return F.linear(latent, w.query_key_value[:width], of_query), k, v
 
 
 def _by_matrix(q: Tensor, k: Tensor, v: Tensor, sight: Sight) -> Tensor:

@@ -34,13 +34,13 @@ class FrozenHeads(nn.Module):
 
     def __init__(self, w: Matrices, kernel: Kernel) -> None:
         super().__init__()
-        width, d_model = w.query.shape
+        d_model, width = w.out.shape
         self.head_dim, self.heads, self.kernel = w.head_dim, width // w.head_dim, kernel
-        like: dict[str, Any] = {"device": w.query.device, "dtype": w.query.dtype}
+        like: dict[str, Any] = {"device": w.out.device, "dtype": w.out.dtype}
         self.query_key_value = nn.Linear(d_model, 3 * width, bias=w.biases is not None, **like)
         self.out = nn.Linear(width, d_model, bias=False, **like)
         with torch.no_grad():
-            self.query_key_value.weight.copy_(torch.cat((w.query, w.key, w.value)))
+            self.query_key_value.weight.copy_(w.query_key_value)
             self.out.weight.copy_(w.out)
             if w.biases is not None:
                 self.query_key_value.bias.copy_(w.biases)
@@ -55,8 +55,8 @@ class FrozenHeads(nn.Module):
         return answer
 
     def _matrices(self) -> Matrices:
-        query, key, value = self.query_key_value.weight.chunk(3)
-        return Matrices(query, key, value, self.out.weight, self.query_key_value.bias, self.head_dim)
+        packed = self.query_key_value
+        return Matrices(packed.weight, self.out.weight, packed.bias, self.head_dim)
 
     def _written(self, latent: Tensor, stimulus: Tensor, sight: Sight) -> Tensor:
         """In operators that every runtime has."""

@@ -6,8 +6,9 @@ whose gate is 0, leave every product of the others as it was: the sum gains or l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,16 +24,46 @@ __all__ = ["contribution", "joined", "settled_groups"]
 def contribution(
     pods: Sequence[Pseudopod], latent: Tensor, stimulus: Tensor, kernel: Kernel, sight: Sight
 ) -> Tensor | None:
-    """(B, M, D), what `pods` (sorted by id) add; None where there are none. Those on other devices compute there."""
-    total = None
+    """(B, M, D), what `pods` (sorted by id) add; None where there are none. Those on other devices compute there: what
+    they see goes to each device once, and one sum comes back."""
+    seen: dict[torch.device, _Seen] = {}
+    sums: dict[torch.device, Tensor] = {}
+    for w in _products(pods):
+        there = w.out.device
+        if there not in seen:
+            seen[there] = _moved(_Seen(latent, stimulus, sight), there)
+        heads, _ = combined_heads(*seen[there][:2], w, kernel, seen[there].sight)
+        answer = F.linear(heads, w.out)
+        sums[there] = sums[there] + answer if there in sums else answer
+    back = [each.to(latent.device) for each in sums.values()]
+    return sum(back[1:], back[0]) if back else None
+
+
+def _products(pods: Sequence[Pseudopod]) -> Iterator[Matrices]:
     for group in settled_groups(pods):
-        w = joined(group)
-        total = _plus(total, _answer(latent, stimulus, w, kernel, sight))
+        yield joined(group)
     for pod in pods:
         if pod.stage is not Stage.SETTLED:
-            w = pod.matrices()._replace(out=pod.gate * pod.out.matrix())
-            total = _plus(total, _answer(latent, stimulus, w, kernel, sight))
-    return total
+            yield pod.matrices()._replace(out=pod.gate * pod.out.matrix())
+
+
+class _Seen(NamedTuple):
+    latent: Tensor
+    stimulus: Tensor
+    sight: Sight
+
+
+def _moved(seen: _Seen, there: torch.device) -> _Seen:
+    """The same on another device; under autocast as the numbers that products are computed in, which are half."""
+    latent, stimulus, sight = seen
+    here = latent.device
+    if here == there:
+        return seen
+    is_halved = torch.is_autocast_enabled(here.type) and latent.dtype == torch.float32
+    dtype = torch.get_autocast_dtype(here.type) if is_halved else latent.dtype
+    moved = latent.to(dtype).to(there)
+    rest = moved if latent is stimulus else stimulus.to(dtype).to(there)
+    return _Seen(moved, rest, Sight(sight.causal, *(None if x is None else x.to(there) for x in sight[1:])))
 
 
 def settled_groups(pods: Sequence[Pseudopod]) -> list[list[Pseudopod]]:
@@ -44,30 +75,16 @@ def settled_groups(pods: Sequence[Pseudopod]) -> list[list[Pseudopod]]:
 
 
 def joined(pods: Sequence[Pseudopod]) -> Matrices:
-    """Their matrices side by side, each output matrix times its gate."""
-    each = [pod.matrices() for pod in pods]
-    out = torch.cat([pod.gate * w.out for pod, w in zip(pods, each, strict=True)], 1)
-    thirds = [w.biases.chunk(3) for w in each if w.biases is not None]
+    """Their matrices side by side, each output matrix times its gate: few calls, since a GPU waits for none of them."""
+    parts = [part for third in zip(*(pod.inward for pod in pods), strict=True) for part in third]
+    biases = [part.bias for part in parts if part.bias is not None]
+    each, head_dim = torch.stack([pod.gate for pod in pods for _ in range(pod.n_heads)]), pods[0].head_dim
+    gates = each[:, None].expand(-1, head_dim).flatten()
     return Matrices(
-        torch.cat([w.query for w in each]), torch.cat([w.key for w in each]), torch.cat([w.value for w in each]), out,
-        biases=torch.cat([third[k] for k in range(3) for third in thirds]) if thirds else None,
-        head_dim=pods[0].head_dim,
+        torch.cat([part.matrix() for part in parts]), gates * torch.cat([pod.out.matrix() for pod in pods], 1),
+        biases=torch.cat(biases) if biases else None, head_dim=head_dim,
     )  # fmt: skip
 
 
 def _kind(pod: Pseudopod) -> tuple[int, str, bool]:
     return pod.head_dim, str(pod.gate.device), pod.bias
-
-
-def _answer(latent: Tensor, stimulus: Tensor, w: Matrices, kernel: Kernel, sight: Sight) -> Tensor:
-    here, there = latent.device, w.out.device
-    if here != there:
-        moved = latent.to(there)
-        latent, stimulus = moved, moved if latent is stimulus else stimulus.to(there)
-        sight = Sight(sight.causal, *(None if x is None else x.to(there) for x in sight[1:]))
-    heads, _ = combined_heads(latent, stimulus, w, kernel, sight)
-    return F.linear(heads, w.out).to(here)
-
-
-def _plus(total: Tensor | None, more: Tensor) -> Tensor:
-    return more if total is None else total + more

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -18,6 +19,9 @@ from toolkit.errors import BudgetExceeded, MissingDependency
 from toolkit.organism.protocols import KernelCaps
 
 __all__ = ["Kernels", "select_kernel"]
+
+_Given: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor | None]
+"""Queries, keys, values, and which keys are padding."""
 
 NARROWEST, WIDEST = 16, 256
 """Widths of heads that kernels.attention takes; narrower ones are filled up with zeros, which changes no answer."""
@@ -56,14 +60,15 @@ class Kernels:
         if q.shape[3] < NARROWEST or width < NARROWEST:
             scale = q.shape[3] ** -0.5 if scale is None else scale
             q, k, v = _filled(q), _filled(k), _filled(v)
-        whole = slice(None)
-        parts = [whole] if self.free_bytes is None else self._parts(q, k, v, self.free_bytes())
+        given = (q, k, v, key_padding)
+        # An index that takes all is not free: its gradient is copied into zeros.
+        parts = [given] if self.free_bytes is None else self._parts(given, self.free_bytes())
         try:
-            found = [
-                attention(q[part], k[part], v[part], causal=causal, scale=scale, return_stats=return_stats,
-                          key_padding=None if key_padding is None else key_padding[part])
-                for part in parts
-            ]  # fmt: skip
+            with _on(q):
+                found = [
+                    attention(*of_all, causal=causal, scale=scale, return_stats=return_stats, key_padding=padding)
+                    for *of_all, padding in parts
+                ]
         except KernelUnavailable as error:
             hint = "leave KERNELS_FORM unset, and a form that runs is taken"
             raise MissingDependency(str(error), hint=hint) from error
@@ -72,13 +77,15 @@ class Kernels:
 
     def correlation(self, x: Tensor) -> Tensor:
         """Pearson between the columns of (T, D): (D, D)."""
-        return correlation(x)
+        with _on(x):
+            return correlation(x)
 
     def effective_rank(
         self, w: Tensor, *, kind: Literal["participation", "entropy", "stable"] = "participation"
     ) -> Tensor:
         """Of a matrix: a scalar."""
-        return effective_rank(w, kind=kind)
+        with _on(w):
+            return effective_rank(w, kind=kind)
 
     def workspace_bytes(self, op: str, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype) -> int:
         """What a call on arguments of `shapes` allocates; those are single numbers seen at every place.
@@ -92,12 +99,15 @@ class Kernels:
             return workspace_bytes(given["q"], given["k"], given["v"])
         return _WORKSPACES[op](next(iter(given.values())))
 
-    def _parts(self, q: Tensor, k: Tensor, v: Tensor, free: int) -> list[slice]:
+    def _parts(self, given: _Given, free: int) -> list[_Given]:
+        q, k, v, padding = given
         needed, batch = workspace_bytes(q, k, v), q.shape[0]
         if needed <= free:
-            return [slice(None)]
-        if self.allow_split and batch > 1 and workspace_bytes(q[: -(-batch // 2)], k, v) <= free:
-            return [slice(0, -(-batch // 2)), slice(-(-batch // 2), batch)]
+            return [given]
+        half = -(-batch // 2)
+        if self.allow_split and batch > 1 and workspace_bytes(q[:half], k, v) <= free:
+            return [(q[part], k[part], v[part], None if padding is None else padding[part])
+                    for part in (slice(0, half), slice(half, batch))]  # fmt: skip
         raise BudgetExceeded(
             f"attention needs {needed} bytes and {free} may be taken",
             hint="give it a smaller batch, shorter sequences or fewer components",
@@ -124,6 +134,12 @@ def select_kernel(device: torch.device | str, dtype: torch.dtype, head_dim: int)
             hint=f"use floating point numbers and heads of 1 to {WIDEST}",
         )
     return found
+
+
+def _on(x: Tensor) -> AbstractContextManager[object]:
+    """Where `x` is on a GPU, that one is current: Triton launches on the current one, wherever its arguments are."""
+    is_here = not x.is_cuda or torch.compiler.is_compiling() or x.device.index == torch.cuda.current_device()
+    return nullcontext() if is_here else torch.cuda.device(x.device)
 
 
 def _filled(x: Tensor) -> Tensor:

@@ -121,11 +121,16 @@ class Pseudopod(nn.Module):
 
     def matrices(self) -> Matrices:
         """Its matrices in full, the gate left out."""
-        parts: list[Tensor] = [p.bias for p in (self.query, self.key, self.value) if p.bias is not None]
+        biases: list[Tensor] = [part.bias for part in self.inward if part.bias is not None]
         return Matrices(
-            self.query.matrix(), self.key.matrix(), self.value.matrix(), self.out.matrix(),
-            biases=torch.cat(parts) if parts else None, head_dim=self.head_dim,
+            torch.cat([part.matrix() for part in self.inward]), self.out.matrix(),
+            biases=torch.cat(biases) if biases else None, head_dim=self.head_dim,
         )  # fmt: skip
+
+    @property
+    def inward(self) -> tuple[Projection, Projection, Projection]:
+        """Query, key and value."""
+        return self.query, self.key, self.value
 
     # ---- its life
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 
 from toolkit.errors import BudgetExceeded
 from toolkit.organism.errors import first_line
-from toolkit.organism.pool import Pool
 
 __all__ = ["with_relief"]
 
@@ -19,10 +18,12 @@ _TOO_LITTLE = (torch.OutOfMemoryError, MemoryError, BudgetExceeded)
 """Of torch, of Python, and of a kernel that asked before it launched anything."""
 
 
-def with_relief(run: Callable[[], T], pool: Pool[Any], *, step: int) -> T:
-    """`run()`; where a device or a kernel has not enough memory, caches are freed, the pool culled, and it runs again.
+def with_relief(run: Callable[[], T], cull: Callable[[], Sequence[str]]) -> T:
+    """`run()`; where a device or a kernel has not enough memory, caches are freed, some culled, and it runs again.
 
-    `run` must not have changed anything when it fails: give it forward and backward, and keep the optimizer's step out.
+    Args:
+        run: Must not have changed anything when it fails: forward and backward, without the optimizer's step.
+        cull: Lets some go, and says whom: `functools.partial(pool.cull_worst, step=step)`.
 
     Raises:
         BudgetExceeded: nobody may go, or memory does not suffice the second time either.
@@ -32,7 +33,7 @@ def with_relief(run: Callable[[], T], pool: Pool[Any], *, step: int) -> T:
     except _TOO_LITTLE as error:
         reason = first_line(error)
     _free_caches()  # outside of the except clause: the error's frames hold what is to be freed
-    gone = pool.cull_worst(step=step)
+    gone = cull()
     if gone:
         try:
             return run()

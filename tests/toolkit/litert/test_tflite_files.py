@@ -110,7 +110,7 @@ def test_versions_are_the_oldest_that_take_the_types() -> None:
 # ---- orders of axes
 
 
-@settings(max_examples=200, deadline=None)
+@settings(deadline=None)
 @given(st.data())
 def test_a_reshape_in_any_order_keeps_every_element(data: st.DataObject) -> None:
     shape = data.draw(st.lists(st.sampled_from([1, 2, 3, 4]), min_size=1, max_size=4))

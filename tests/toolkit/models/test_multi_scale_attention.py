@@ -138,6 +138,26 @@ def test_masked_softmax_is_the_softmax_of_what_counts() -> None:
     assert masked_softmax(scores.half(), keep).dtype == torch.float16
 
 
+@pytest.mark.parametrize("level", [-1000.0, -200.0, 0.0, 200.0, 1000.0])
+def test_masked_softmax_knows_scores_by_their_differences_alone(level: float) -> None:
+    """Powers of scores 104 below the greatest are zero in float32: it has to be one that counts."""
+    scores = noise(6, 9)
+    keep = (noise(6, 9, seed=1) > 0).float()
+    keep[:, 0] = 1
+    moved = torch.where(keep == 1, scores.double() + level, 0.0)
+    wanted = torch.softmax(moved.masked_fill(keep == 0, -torch.inf), dim=-1).float()
+    # scores near 1000 are rounded by 3e-5, and so are the logarithms of weights
+    torch.testing.assert_close(masked_softmax(moved.float(), keep), wanted, rtol=2e-4, atol=1e-6)
+
+
+def test_large_scores_stay_finite_where_the_last_part_is_filled_up() -> None:
+    module = build(Config()).get_submodule("block")
+    assert isinstance(module, MultiScaleAttention)
+    with torch.no_grad():
+        module.project.weight[: 2 * Config().width] *= 60
+        assert module(noise(2, 50, Config().width)).isfinite().all()
+
+
 def test_written_norm_is_layer_norm() -> None:
     written, torchs = WrittenNorm(16).double(), nn.LayerNorm(16).double()
     with torch.no_grad():

@@ -25,7 +25,7 @@ def layer(**fields: object) -> SparseActivation:
     scores=st.lists(st.lists(st.sampled_from([-1.0, 0.0, 0.5, 2.0]), min_size=9, max_size=9), min_size=1, max_size=6),
     active=st.integers(1, 8),
 )
-@settings(max_examples=60, deadline=None)
+@settings(deadline=None)
 def test_exactly_k_are_chosen_whatever_the_ties(scores: list[list[float]], active: int) -> None:
     chosen = layer(hidden=9, active=active).chosen(torch.tensor(scores))
     assert chosen.sum(-1).tolist() == [active] * len(scores)

@@ -6,6 +6,7 @@ import copy
 import gc
 import threading
 import weakref
+from functools import partial
 from typing import Any
 
 import pytest
@@ -178,7 +179,7 @@ def test_memory_that_runs_out_is_relieved_once() -> None:
             raise torch.OutOfMemoryError("too much")
         return len(organism.pool)
 
-    assert with_relief(step, organism.pool, step=100) == 8
+    assert with_relief(step, partial(organism.pool.cull_worst, step=100)) == 8
     assert tries == [10, 8]
     organism.pool.grace_steps = 10**6
 
@@ -186,7 +187,7 @@ def test_memory_that_runs_out_is_relieved_once() -> None:
         raise MemoryError("never enough")
 
     with pytest.raises(BudgetExceeded, match="never enough"):
-        with_relief(always, organism.pool, step=100)
+        with_relief(always, partial(organism.pool.cull_worst, step=100))
 
 
 def test_a_kernel_that_asks_first_is_relieved_too() -> None:
@@ -195,7 +196,7 @@ def test_a_kernel_that_asks_first_is_relieved_too() -> None:
     organism.kernel = Kernels(free_bytes=lambda: workspace_bytes(q, q, q))
     with pytest.raises(BudgetExceeded, match="attention needs"):
         organism(x)
-    assert with_relief(lambda: organism(x)[0], organism.pool, step=100).shape == x.shape
+    assert with_relief(lambda: organism(x)[0], partial(organism.pool.cull_worst, step=100)).shape == x.shape
     assert len(organism.pool) == 8
 
 
@@ -431,6 +432,17 @@ def test_lives_leave_nothing_behind() -> None:
     assert len(organism.members) == len(organism.pool) == 2
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="it counts what torch allocates on a GPU")
+def test_lives_leave_nothing_on_a_gpu() -> None:
+    organism, held = organism_of(2, 16, Species(16)).cuda(), []
+    for step in range(1000):
+        organism.spawn(step=step)
+        organism.pool.fade(organism.pool.ids[-1], steps=1)
+        organism.advance(step=step)
+        held.append(torch.cuda.memory_allocated())
+    assert max(held[10:]) == max(held[:10])
+
+
 def test_readers_see_no_half_of_a_birth() -> None:
     """Births and deaths at gate 0 move no bit, so whoever computes meanwhile has to get the very same answer."""
     organism, x = organism_of(), torch.randn(1, 9, 32)
@@ -462,6 +474,17 @@ def test_readers_see_no_half_of_a_birth() -> None:
 def test_equal_calls_give_equal_bits() -> None:
     encoder, x = SlimeMoldEncoder(32, 4, 2, 64, batch_first=True).eval(), torch.randn(2, 65, 32)
     assert torch.equal(bits(encoder(x)), bits(encoder(x)))
+
+
+def test_no_gradient_is_copied_into_zeros() -> None:
+    """An index that takes a whole tensor has a gradient as large again: three for each layer, where nothing is cut."""
+    organism, x = organism_of(4, 32, Species(16)), torch.randn(2, 5, 32, requires_grad=True)
+    out = organism(x)[0].sum()
+    with torch.profiler.profile() as seen:
+        out.backward()
+    called = {event.key for event in seen.key_averages()}
+    assert "aten::mm" in called
+    assert "aten::slice_backward" not in called
 
 
 def test_no_number_is_read_back_in_a_forward_pass() -> None:

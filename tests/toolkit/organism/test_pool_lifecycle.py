@@ -145,7 +145,7 @@ class Machine(RuleBasedStateMachine):
         assert living == set(self.known)
 
 
-Machine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+Machine.TestCase.settings = settings(stateful_step_count=30, deadline=None)
 TestPool = Machine.TestCase
 
 
@@ -244,6 +244,7 @@ def test_readers_see_whole_pools_while_one_writes() -> None:
     assert not torn
 
 
+@pytest.mark.slow
 def test_ten_thousand_lives_leave_their_names_alone() -> None:
     pool, seen = pool_of(1.0), []
     for step in range(10_000):

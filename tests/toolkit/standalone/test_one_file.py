@@ -86,7 +86,7 @@ def expanded(block: bytes) -> bytes:
 PIECES = st.lists(st.tuples(st.binary(min_size=1, max_size=40), st.integers(1, 60)), max_size=12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(deadline=None)
 @given(pieces=PIECES)
 def test_blocks_are_those_of_the_format(lz4: Codec, pieces: list[tuple[bytes, int]]) -> None:
     content = b"".join(part * times for part, times in pieces)
@@ -111,7 +111,7 @@ def test_noise_is_not_compressed(lz4: Codec) -> None:
     assert lz4.compress(random.Random(2).randbytes(5000)) == b""
 
 
-@settings(max_examples=150, deadline=None)
+@settings(deadline=None)
 @given(block=st.binary(max_size=200), room=st.integers(0, 5000))
 def test_damaged_blocks_expand_to_nothing_or_to_what_fits(lz4: Codec, block: bytes, room: int) -> None:
     assert len(lz4.expand(block, room)) <= room

@@ -11,7 +11,6 @@ from targets.errors import InvalidInput
 from toolkit.rng import torch_generator, uniform
 from toolkit.training.organism.fitness import (
     Price,
-    Proxy,
     check_apart,
     leave_one_out,
     rank_correlation,
@@ -158,20 +157,6 @@ def test_the_price_rises_while_it_is_too_slow_falls_while_it_is_fast_and_is_neve
     assert 0 <= Price(wanted, start, rate).follow(wanted / 2) <= start
     assert Price(wanted, start, rate).follow(wanted) == start
     assert Price(None, start, rate).follow(99.0) == start
-
-
-def test_a_proxy_is_trusted_while_it_ranked_alike_three_times_in_a_row() -> None:
-    proxy = Proxy()
-    true = {name: float(k) for k, name in enumerate("abcdef")}
-    for _ in range(2):
-        assert proxy.calibrate(true, true) == 1
-        assert not proxy.is_trusted
-    proxy.calibrate({name: value**3 for name, value in true.items()}, true)
-    assert proxy.is_trusted
-    proxy.calibrate({name: -value for name, value in true.items()}, true)
-    assert not proxy.is_trusted
-    with pytest.raises(InvalidInput):
-        proxy.calibrate({"a": 1.0}, true)
 
 
 def test_a_constant_ranks_like_nothing() -> None:

@@ -1,6 +1,7 @@
 """`toolkit train` on an organism's recipe: the folder, what is refused, and that nothing is done twice."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,32 @@ def test_mistakes_are_told_with_their_lines(capsys: Capture) -> None:
     assert "no organism's" in refused(capsys, recipe(), "-o", "notes")
     assert not Path("notes.checkpoint.pt").exists()
     assert Path("notes/mine.txt").read_text() == "kept"
+
+
+def outside(schema: dict[str, Any], parts: dict[str, Any], *path: str) -> Iterator[tuple[str, Any]]:
+    """Of each field with a limit, values beyond it."""
+    for name, said in schema["properties"].items():
+        for one in said.get("anyOf", [said]):
+            if "$ref" in one:
+                yield from outside(parts[one["$ref"].split("/")[-1]], parts, *path, name)
+            whole, where = one.get("type") == "integer", ".".join((*path, name))
+            for limit, beyond in (("minimum", -1), ("exclusiveMinimum", 0), ("maximum", 1), ("exclusiveMaximum", 0)):
+                if limit in one:
+                    yield where, one[limit] + beyond * (1 if whole else 0.5)
+            if "enum" in one:
+                yield where, "nothing of the kind"
+
+
+SCHEMA = OrganismRecipe.model_json_schema()
+BEYOND = list(outside(SCHEMA, SCHEMA["$defs"]))
+
+
+@pytest.mark.parametrize(("field", "value"), BEYOND, ids=[f"{field}={value}" for field, value in BEYOND])
+def test_each_field_refuses_what_is_out_of_range(field: str, value: Any) -> None:
+    first, _, second = field.partition(".")
+    given = {first: {**SMALL[first], second: value}} if second else {first: value}
+    with pytest.raises(InvalidInput, match=f"r.yaml:[0-9]+: {field}"):
+        load_organism_recipe(recipe(**given))
 
 
 def test_settings_and_flags_beat_the_file_and_a_dry_run_trains_nothing(capsys: Capture) -> None:

@@ -16,9 +16,12 @@ from torch import Tensor, nn
 
 from passes.context import Batch
 from targets.errors import InvalidInput
+from toolkit.errors import BudgetExceeded
 from toolkit.organism.native import SlimeModel
 from toolkit.organism.torch_compat import organisms_of
+from toolkit.search.behavior import BehaviorSpace
 from toolkit.search.component_archive import component_archive
+from toolkit.search.measures import Measure
 from toolkit.training.batches import Batches
 from toolkit.training.distributed import Group
 from toolkit.training.organism.fitness import rank_correlation
@@ -128,6 +131,7 @@ def test_a_sine_is_learnt_to_a_thousandth_while_components_are_born_and_die(seed
 # ---- births and deaths
 
 
+@pytest.mark.slow
 def test_gradients_stay_finite_and_the_optimizer_holds_just_what_lives() -> None:
     task = parity(0, bits=2, samples=1024)
     care = keeper(task, LIVELY, kind=Watched)
@@ -174,6 +178,41 @@ def test_a_newborns_rate_rises_from_little() -> None:
     assert sorted(g["is_matrix"] for g in mine) == [False, True]
 
 
+def test_groups_of_one_rate_are_updated_in_one_call_and_to_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = parity(0, bits=2, samples=64)
+    ours, theirs = small(task)(), small(task)()
+    together = PoolAdamW(ours, 1e-2, 1e-1)
+    apart = torch.optim.AdamW([{**g} for g in PoolAdamW(theirs, 1e-2, 1e-1).param_groups], lr=1e-2, fused=True)
+    batch, calls, plain = next(Batches(data=task.learnt, size=64, seed=0).in_order()), [], torch._fused_adamw_
+
+    def counted(*given: Any, **named: Any) -> None:
+        calls.append(len(given[0]))
+        plain(*given, **named)
+
+    monkeypatch.setattr(torch, "_fused_adamw_", counted)
+    made = []
+    for model, optimizer in ((ours, together), (theirs, apart)):
+        for _ in range(3):
+            for k, group in enumerate(optimizer.param_groups):
+                group["lr"] = 1e-2 if k else 5e-3
+            optimizer.zero_grad()
+            task.loss(model, batch).backward()
+            calls.clear()
+            optimizer.step()
+        made.append(len(calls))
+    assert content(ours) == content(theirs)
+    assert len(together.param_groups) == len(apart.param_groups) == 10, "four components and the rest, matrices apart"
+    assert made == [3, 10], "the first group's rate, and two decays at the other rate; each group for itself"
+
+
+def test_a_fitness_may_not_be_an_axis_of_the_archive_too() -> None:
+    task = parity(0, bits=2, samples=64)
+    space = BehaviorSpace([Measure(name="latency_s", unit="s", low=0, high=1)])
+    care = replace(keeper(task, LIVELY), elites=lambda layer: component_archive(0, layer, space=space))
+    with pytest.raises(InvalidInput, match="latency_s is both"):
+        trained(task, small(task)(), care, epochs=1)
+
+
 def test_a_loss_that_is_no_number_closes_the_gate_and_its_step_is_left_out() -> None:
     task = parity(0, bits=2, samples=1024)
     care = keeper(task, LIVELY)
@@ -198,6 +237,61 @@ def test_a_loss_that_is_no_number_closes_the_gate_and_its_step_is_left_out() -> 
     assert not [step for step in events if 20 <= step < 30], "nobody is born or dies behind a closed gate"
 
 
+@pytest.mark.parametrize(("founders", "where"), [(6, "forward"), (6, "backward"), (3, "backward")])
+def test_a_step_that_runs_out_of_memory_culls_the_least_fit_and_is_tried_again(founders: int, where: str) -> None:
+    """From step 30 on the memory has room for one component less: it is full once, and never again."""
+    task = parity(0, bits=2, samples=1024)
+    care = keeper(task, replace(LIVELY, births="none", deaths=False))
+    steps, sizes = [], []
+
+    class Full(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> Tensor:
+            check()
+            return gradient
+
+    def check() -> None:
+        if len(steps) > 30 and len(next(iter(care.kept.layers.values())).pool) >= founders:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        if not model.training:
+            return task.loss(model, batch)
+        steps.append(len(steps))
+        sizes.append(len(next(iter(organisms_of(model).values())).pool))
+        if where == "forward":
+            check()
+        return Full.apply(task.loss(model, batch)) if where == "backward" else task.loss(model, batch)
+
+    last = {"validation": None, "settings": Settings(batch=64, patience=0, held_out=0.0)}  # and not the best weights
+    model = trained(
+        task, network(task, d_model=8, head_dim=4, founders=founders, hidden=8, layers=1), care, 4, loss, **last
+    )
+    assert len(steps) == 4 * 16 + 1, "one step was tried twice"
+    assert sizes == [founders] * 31 + [founders - 1] * 34
+    (organism,) = care.kept.layers.values()
+    assert [(event.kind, event.reason) for event in organism.pool.log][founders:] == [("death", "culled")]
+    held = {id(p) for group in care.kept.optimizer.param_groups for p in group["params"]}
+    assert held == {id(p) for p in model.parameters()}, "the optimizer let go as well"
+
+
+def test_memory_that_no_culling_frees_ends_the_training_in_words() -> None:
+    task = parity(0, bits=2, samples=64)
+
+    def full(model: nn.Module, batch: Batch) -> Tensor:
+        if model.training:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return task.loss(model, batch)
+
+    with pytest.raises(BudgetExceeded, match="does not suffice after 0 components went: CUDA out of memory") as caught:
+        trained(task, small(task)(), keeper(task, LIVELY), epochs=1, loss=full)
+    assert "batches" in caught.value.hint
+
+
 def test_without_a_tender_such_a_loss_ends_the_training() -> None:
     task = parity(0, bits=2, samples=64)
     trainer = Trainer(data=task.learnt, settings=Settings(batch=32, patience=0))
@@ -209,6 +303,7 @@ def test_without_a_tender_such_a_loss_ends_the_training() -> None:
         trainer(small(task)(), broken, step="test", epochs=1, rate=1e-3)
 
 
+@pytest.mark.slow
 def test_a_price_on_latency_lets_components_go_that_cost_more_than_they_bring() -> None:
     task = parity(0, bits=2, samples=1024)
     priced = replace(LIVELY, births="none", stack="raspberry_pi_4/tflite-int8", wanted_latency_s=1e-9, price_rate=1e-3)
@@ -276,6 +371,30 @@ def test_two_hundred_steps_are_a_hundred_and_a_hundred_after_a_kill_to_the_bit(t
     assert care.kept.history[-1]["deaths"] > 0
 
 
+@pytest.mark.slow
+def test_a_cut_in_the_middle_of_a_fade_leaves_no_trace(tmp_path: Path) -> None:
+    task, file = parity(0, bits=2, samples=1024), tmp_path / "cut.pt"
+    rules = replace(LIVELY, fade_steps=9)
+    options = {"settings": Settings(batch=64, patience=0, checkpoint_s=0.0)}
+
+    def run(**more: Any) -> tuple[SlimeModel, Any]:
+        care = keeper(task, rules)
+        return trained(task, small(task)(seed=3), care, epochs=7, **options, **more), care
+
+    whole, care = run()
+    begun = next(event.step for o in care.kept.layers.values() for event in o.pool.log if event.reason == "faded") - 9
+    with pytest.raises(RuntimeError, match="killed"):
+        run(checkpoint=file, watcher=Cut(begun + 4))
+    held = torch.load(file, weights_only=True)["model"]
+    fading = [name.removesuffix("fade_from") for name in held if name.endswith("fade_from")]
+    assert fading
+    assert all(0 < abs(held[f"{name}gate"]) < abs(held[f"{name}fade_from"]) for name in fading), "on its way"
+    again, resumed = run(checkpoint=file)
+    assert content(again) == content(whole)
+    assert state(resumed) == state(care)
+
+
+@pytest.mark.slow
 def test_equal_seeds_live_the_same_lives_and_other_seeds_others() -> None:
     task = parity(0, bits=2, samples=256)
 

@@ -26,6 +26,7 @@ _TYPES: Mapping[str, frozenset[str]] = {
     **dict.fromkeys("DIV POW".split(), _FLOATS | {"int32"}),
     "ABS": _FLOATS | {"int32"},
     "CAST": _MOVED,
+    "DYNAMIC_UPDATE_SLICE": _MOVED,
     "DEQUANTIZE": frozenset({"float16"}),
     "EQUAL": _NUMBERS | _TRUTHS,
     "IF": _MOVED,

@@ -50,6 +50,7 @@ class Edges:
 
 _UNKNOWN = "has no form in a .tflite here"
 _SHOWN = 3
+_SEVERAL_RESULTS = frozenset({"GRU", "LSTM", "RNN", "Split"})
 
 Lower = Callable[["Lowering", Step], None]
 """Adds to the draft what computes a step."""
@@ -80,7 +81,7 @@ def _walked(lowering: Lowering, graph: ir.Graph, *, to_the_end: bool) -> dict[ir
         try:
             if step.node.domain or step.node.op_type not in operators:
                 raise Refused(_UNKNOWN)
-            if (second := _second_result(step.node)) and step.node.op_type != "Split":
+            if (second := _second_result(step.node)) and step.node.op_type not in _SEVERAL_RESULTS:
                 raise Refused(f"gives a second result that is used, {second!r}")
             operators[step.node.op_type](lowering, step)
         except Refused as reason:
@@ -158,6 +159,12 @@ class Lowering:
             raise Refused(f"holds {node.op_type} {node.name or node.outputs[0].name!r}, which {why}")
         inner.finish(graph)
         return inner.draft
+
+    def within(self) -> Lowering:
+        """An empty draft for a network of its own inside this one."""
+        import onnx_ir
+
+        return Lowering(onnx_ir.Graph((), (), nodes=()), Edges(), self.operators)
 
     # ---- what is known of a value
 

@@ -49,6 +49,7 @@ OPERATORS: Mapping[str, _Operator] = {
     "DEPTH_TO_SPACE": (5, "DepthToSpaceOptions"),
     "DEQUANTIZE": (6, "DequantizeOptions"),
     "DIV": (42, "DivOptions"),
+    "DYNAMIC_UPDATE_SLICE": (151, ""),
     "ELU": (111, ""),
     "EQUAL": (71, "EqualOptions"),
     "EXP": (47, "ExpOptions"),
@@ -109,6 +110,7 @@ OPERATORS: Mapping[str, _Operator] = {
     "TILE": (69, "TileOptions"),
     "TRANSPOSE": (39, "TransposeOptions"),
     "TRANSPOSE_CONV": (67, "TransposeConvOptions"),
+    "WHILE": (119, "WhileOptions"),
 }
 """Number of each operator that is written, and the table that holds its options."""
 
@@ -124,7 +126,7 @@ OPTIONS: Mapping[str, int] = {
     "LogicalOrOptions": 60, "LogicalAndOptions": 62, "LogicalNotOptions": 63, "ResizeNearestNeighborOptions": 74,
     "LeakyReluOptions": 75, "SquaredDifferenceOptions": 76, "MirrorPadOptions": 77, "AbsOptions": 78,
     "SplitVOptions": 79, "CosOptions": 84, "QuantizeOptions": 89, "HardSwishOptions": 91, "IfOptions": 92,
-    "DepthToSpaceOptions": 94,
+    "WhileOptions": 93, "DepthToSpaceOptions": 94,
     "SelectV2Options": 98, "BatchMatMulOptions": 101, "BroadcastToOptions": 104, "GeluOptions": 116,
 }  # fmt: skip
 """Number of each table in the union of options."""
@@ -239,5 +241,6 @@ TABLES: Mapping[str, Mapping[str, Field]] = {
         "stride_h": Field(2, "int32"),
         "fused_activation_function": Field(3, "int8"),
     },
+    "WhileOptions": {"cond_subgraph_index": Field(0, "int32"), "body_subgraph_index": Field(1, "int32")},
 }
 """Tables by name; one of options that is not here has no field that is set."""

@@ -40,6 +40,7 @@ class Ablation:
         run: All arms from one seed, so that they share what the seed decides.
         conclude: What follows, from the contrasts by name and the mean of each measure by arm.
         simulated: Whether nothing was run on what the question is about.
+        gpus: How many it needs.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Ablation:
     contrasts: tuple[Contrast, ...]
     conclude: Callable[[Mapping[str, Compared], Mapping[str, Measures]], str]
     simulated: bool = False
+    gpus: int = 0
     note: str = ""
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import nn
 from toolkit.bench.ablations.ablation import Ablation, Contrast, Measures
 from toolkit.bench.ablations.arms import static
 from toolkit.bench.ablations.comparing import Compared, Verdict
-from toolkit.bench.ablations.learning import Text, judged_loss, learn, text_for
+from toolkit.bench.ablations.learning import Text, judged_loss, keeper_of, organic, text_for, trained
 from toolkit.bench.ablations.presets import Preset
 from toolkit.organism.attending import Sight, combined_heads
 from toolkit.organism.behaviors import probe_batch
@@ -25,28 +25,50 @@ __all__ = ["ABLATION"]
 
 _ARMS = ("leave-one-out", "gradient norm", "gate gradient", "attention entropy", "random")
 _PRUNED = 0.25
-_LOOKS = 2
-"""Lengths of training at which metrics are held against the truth: half of it, and all."""
+_LOOKS = 5
+"""Points of one training, evenly apart, at which metrics are held against the truth; the last is its end."""
 
 
 def _run(seed: int, preset: Preset) -> Mapping[str, Measures]:
     text = text_for(preset, seed)
-    agreements: dict[str, list[float]] = {arm: [] for arm in _ARMS}
-    pruned: dict[str, float] = {}
-    for look in range(1, _LOOKS + 1):
-        shorter = replace(preset, steps=preset.steps * look // _LOOKS)
-        model = learn(static(preset, preset.heads + preset.heads // 2), shorter, seed).model
-        seats = {seat.name: seat for seat in seats_of(organisms_of(model))}
-        gates = {name: seat.pod.gate for name, seat in seats.items()}
-        truth = leave_one_out(lambda model=model: judged_loss(model, text), gates, gates)  # type: ignore[misc]
-        for arm in _ARMS:
-            worth = _worth(arm, model, seats, text, seed)
-            agreements[arm].append(
-                rank_correlation([worth[n] for n in sorted(truth)], [truth[n] for n in sorted(truth)])
-            )
-            if look == _LOOKS:
-                pruned[arm] = _pruned_loss(model, gates, worth, text)
-    return {arm: {"spearman": float(np.mean(agreements[arm])), "pruned_loss_nats": pruned[arm]} for arm in _ARMS}
+    model, earlier = _watched(text, preset, seed)
+    agreements = [_agreements(looked, text, seed) for looked in (*earlier, model)]
+    seats = {seat.name: seat for seat in seats_of(organisms_of(model))}
+    gates = {name: seat.pod.gate for name, seat in seats.items()}
+    return {
+        arm: {
+            **{f"spearman_{k + 1}": found[arm] for k, found in enumerate(agreements)},
+            "spearman": float(np.mean([found[arm] for found in agreements])),
+            "pruned_loss_nats": _pruned_loss(model, gates, _worth(arm, model, seats, text, seed), text),
+        } for arm in _ARMS
+    }  # fmt: skip
+
+
+def _watched(text: Text, preset: Preset, seed: int) -> tuple[nn.Module, list[nn.Module]]:
+    """A static pool after its training, and copies of it from measurements on the way, nearest to even distances."""
+    arm, copies = static(preset, preset.heads + preset.heads // 2), dict[int, nn.Module]()
+    turns = [max(1, round(preset.steps * look / _LOOKS / preset.medium)) for look in range(1, _LOOKS)]
+
+    def note(kind: str, name: str, step: int, model: nn.Module) -> None:
+        if kind == "measurement" and step // preset.medium in turns:
+            copies[step // preset.medium] = copy.deepcopy(model).eval()
+
+    keeper = keeper_of(arm, text, preset, seed, noted=note)
+    model, _ = trained(organic(arm, preset, text.task, seed), text, preset, seed, keeper)
+    return model, [copies[turn] for turn in turns]
+
+
+def _agreements(model: nn.Module, text: Text, seed: int) -> dict[str, float]:
+    """Of each metric with leave-one-out on the windows asked at the end, by rank."""
+    seats = {seat.name: seat for seat in seats_of(organisms_of(model))}
+    gates = {name: seat.pod.gate for name, seat in seats.items()}
+    truth = leave_one_out(lambda: judged_loss(model, text), gates, gates)
+    names = sorted(truth)
+    found = {}
+    for arm in _ARMS:
+        worth = _worth(arm, model, seats, text, seed)
+        found[arm] = rank_correlation([worth[name] for name in names], [truth[name] for name in names])
+    return found
 
 
 def _worth(arm: str, model: nn.Module, seats: Mapping[str, Seat], text: Text, seed: int) -> dict[str, float]:
@@ -73,7 +95,7 @@ def _worth(arm: str, model: nn.Module, seats: Mapping[str, Seat], text: Text, se
 @torch.no_grad()
 def _entropy(seat: Seat, length: int) -> float:
     """Minus the entropy of its attention on the seeded probe: sharp attention counts as worth more."""
-    h = probe_batch(seat.pod.d_model, length=length)
+    h = probe_batch(seat.pod.d_model, length=length).to(seat.pod.gate)
     _, stats = combined_heads(h, h, seat.pod.matrices(), seat.pod.kernel, Sight(causal=True), return_stats=True)
     assert stats is not None
     return -float(stats.entropy.mean())
@@ -115,6 +137,6 @@ ABLATION = Ablation(
           for other in _ARMS[1:]),
     ),
     conclude=_conclude,
-    note="Spearman correlation with leave-one-out on the windows that were asked at the end, the mean of two lengths "
-    "of training. The probe and those windows are disjoint.",
+    note="Spearman correlation with leave-one-out on the windows that were asked at the end, at five points of one "
+    "training (spearman_5 is its end) and their mean. The probe and those windows are disjoint.",
 )  # fmt: skip

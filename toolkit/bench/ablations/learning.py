@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache, partial
@@ -17,13 +16,13 @@ from passes.dataset import Dataset
 from targets.errors import InvalidInput
 from toolkit.bench import characters
 from toolkit.bench.ablations.presets import Preset
+from toolkit.bench.ablations.spending import Spent, spending
 from toolkit.models import help_text, transformer
 from toolkit.organism.native import SlimeModel
 from toolkit.rng import derive_seed, numpy_generator
 from toolkit.search.component_archive import component_archive
 from toolkit.training.batches import Batches
 from toolkit.training.judging import on
-from toolkit.training.optimizing import optimizer_for
 from toolkit.training.organism.archiving import Elites
 from toolkit.training.organism.keeping import Keeper, Keeping
 from toolkit.training.organism.optimizing import pool_adamw
@@ -69,11 +68,12 @@ class Organic:
 
 @dataclass(frozen=True, kw_only=True)
 class Learnt:
-    """A trained arm: `seconds` of processor time that training took, its lifecycle included."""
+    """A trained arm: `seconds` that training took, its lifecycle included, and the most memory that it held."""
 
     model: nn.Module
     loss: float
     seconds: float
+    memory_bytes: float
     tokens: int
     keeping: Keeping | None = None
     overhead: float = 0.0
@@ -94,13 +94,14 @@ class Learnt:
 # ---- data
 
 
-@cache
+@lru_cache(maxsize=4)
 def text_for(preset: Preset, seed: int) -> Text:
     """Windows of Python's documentation, or of the preset's own text, in an order that `seed` decides."""
     parts = _parts(preset.text, preset.context, preset.name == "smoke")
     rng = numpy_generator(seed, "ablation", "windows")
-    wanted = min(preset.windows, preset.steps * preset.batch)
-    learnt = _some(parts["training"], rng.permutation(len(parts["training"]))[:wanted])
+    wanted, there = preset.steps * preset.batch, min(preset.windows, len(parts["training"]))
+    epochs = -(-wanted // there)  # whole ones, of as many windows as make up the steps
+    learnt = _some(parts["training"], rng.permutation(len(parts["training"]))[: wanted // epochs])
     judged = _some(parts["validation"], np.arange(min(_PROBED, len(parts["validation"]))))
     asked = _some(parts["asked"], np.arange(min(preset.judged, len(parts["asked"]))))
     vocabulary = help_text.ALPHABET_SIZE if preset.name == "smoke" or preset.text else len(characters.ALPHABET)
@@ -157,18 +158,20 @@ def learn(arm: Organic, preset: Preset, seed: int) -> Learnt:
     text = text_for(preset, seed)
     model = organic(arm, preset, text.task, seed)
     keeper = keeper_of(arm, text, preset, seed)
-    made, seconds = trained(model, text, preset, seed, keeper)
+    made, spent = trained(model, text, preset, seed, keeper)
     kept = keeper.kept
     assert kept is not None
-    return Learnt(model=made, loss=judged_loss(made, text), seconds=seconds, tokens=_tokens(preset), keeping=kept,
-                  overhead=sum(kept.seconds.values()), elites=kept.elites)  # fmt: skip
+    return Learnt(model=made, loss=judged_loss(made, text), seconds=spent.seconds, memory_bytes=spent.memory_bytes,
+                  tokens=_tokens(text, preset), keeping=kept, overhead=sum(kept.seconds.values()),
+                  elites=kept.elites)  # fmt: skip
 
 
 def learn_transformer(config: transformer.Config, preset: Preset, seed: int) -> Learnt:
     """Train the baseline in the same way on the same windows."""
     text = text_for(preset, seed)
-    made, seconds = trained(transformer.build(config), text, preset, seed, None)
-    return Learnt(model=made, loss=judged_loss(made, text), seconds=seconds, tokens=_tokens(preset))
+    made, spent = trained(transformer.build(config), text, preset, seed, None)
+    return Learnt(model=made, loss=judged_loss(made, text), seconds=spent.seconds, memory_bytes=spent.memory_bytes,
+                  tokens=_tokens(text, preset))  # fmt: skip
 
 
 def organic(arm: Organic, preset: Preset, task: Task, seed: int) -> SlimeModel:
@@ -197,20 +200,24 @@ def keeper_of(
     )  # fmt: skip
 
 
-def trained(model: nn.Module, text: Text, preset: Preset, seed: int, keeper: Keeper | None) -> tuple[nn.Module, float]:
-    """A trained copy of `model`, and the processor time that it took, in seconds."""
-    trainer = Trainer(
-        data=text.task.learnt, settings=Settings(batch=preset.batch, held_out=0.0, patience=0, device=preset.device),
-        seed=seed, optimizer=optimizer_for if keeper is None else pool_adamw, tender=keeper,
-    )  # fmt: skip
-    epochs = max(1, round(preset.steps * preset.batch / len(text.task.learnt)))
-    begun = time.process_time()
-    made = trainer(model, text.task.loss, step="ablation", epochs=epochs, rate=preset.rate)
-    return made.to(preset.device).eval(), time.process_time() - begun
+def trained(model: nn.Module, text: Text, preset: Preset, seed: int, keeper: Keeper | None) -> tuple[nn.Module, Spent]:
+    """A trained copy of `model`, and what that took. Every arm has the same optimizer."""
+    with spending(torch.device(preset.device)) as spent:
+        trainer = Trainer(
+            data=text.task.learnt, seed=seed, optimizer=pool_adamw, tender=keeper, watcher=spent,
+            settings=Settings(batch=preset.batch, held_out=0.0, patience=0, device=preset.device),
+        )  # fmt: skip
+        made = trainer(model, text.task.loss, step="ablation", epochs=_epochs(text, preset), rate=preset.rate)
+    return made.to(preset.device).eval(), spent
 
 
-def _tokens(preset: Preset) -> int:
-    return preset.steps * preset.batch * preset.context
+def _epochs(text: Text, preset: Preset) -> int:
+    return max(1, round(preset.steps * preset.batch / len(text.task.learnt)))
+
+
+def _tokens(text: Text, preset: Preset) -> int:
+    """That were learnt from, which may be a few less than those of the preset's steps: epochs are whole."""
+    return _epochs(text, preset) * len(text.task.learnt) * preset.context
 
 
 def judged_loss(model: nn.Module, text: Text) -> float:

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-__all__ = ["CPU", "H100", "PRESETS", "QUICK", "SMOKE", "Preset"]
+__all__ = ["CPU", "H100", "PRESETS", "QUICK", "SMOKE", "Device", "Preset"]
+
+Device = Literal["cpu", "cuda"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +38,7 @@ class Preset:
     windows: int
     judged: int
     rate: float = 3e-3
-    device: Literal["cpu", "cuda"] = "cpu"
+    device: Device = "cpu"
     text: str | None = None
 
     def to_data(self) -> dict[str, Any]:

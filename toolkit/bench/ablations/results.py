@@ -1,11 +1,12 @@
-"""What was measured, kept as one file an ablation: sizes, device, versions, and every number of every seed."""
+"""What was measured, kept as one file an ablation and kind of device: sizes, versions, every number of every seed."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,12 @@ import torch
 
 from targets.errors import InvalidInput
 from toolkit.bench.ablations.ablation import Measures
-from toolkit.bench.ablations.presets import Preset
+from toolkit.bench.ablations.presets import Device, Preset
 from toolkit.bench.training_cost.results import machine
 from toolkit.digests import canonical_digest
 from toolkit.version import __version__
 
-__all__ = ["RECORDED", "Kept", "keep", "kept", "made_here"]
+__all__ = ["RECORDED", "Kept", "joined", "keep", "kept", "made_here"]
 
 RECORDED = Path(__file__).parent / "recorded"
 _SCHEMA = "toolkit.bench.ablation/1"
@@ -52,29 +53,51 @@ class Kept:
 
 
 def made_here(ablation: str, preset: Preset, runs: Mapping[int, Mapping[str, Measures]]) -> Kept:
-    """Runs of this process."""
+    """Runs of this process. Of a text its name and digest are kept, not where it lay."""
     versions = {"toolkit": __version__, "torch": str(torch.__version__), "numpy": np.__version__,
                 "scipy": scipy.__version__}  # fmt: skip
+    if preset.text is not None:
+        named = f"{Path(preset.text).name}, sha256 {hashlib.sha256(Path(preset.text).read_bytes()).hexdigest()[:16]}"
+        preset = replace(preset, text=named)
     return Kept(ablation=ablation, preset=preset, runs=runs, machine=machine(preset.device), versions=versions)
 
 
+def joined(parts: Sequence[Kept]) -> Kept:
+    """Seeds of one ablation that were run apart, as one.
+
+    Raises:
+        InvalidInput: there are none, or not of one ablation, size, machine and versions; or two have a seed in common.
+    """
+    made = {(p.ablation, canonical_digest(replace(p.preset, seeds=1).to_data()), p.machine, *p.versions.items())
+            for p in parts}  # fmt: skip
+    seeds = [seed for part in parts for seed in part.runs]
+    if len(made) != 1 or len(set(seeds)) < len(seeds):
+        raise InvalidInput(
+            f"{len(parts)} results of {len(made)} kinds, with seeds {sorted(seeds)}, do not make one",
+            hint="join different seeds of one ablation, preset, machine and versions",
+        )
+    runs = {seed: part.runs[seed] for part in parts for seed in part.runs}
+    preset = replace(parts[0].preset, seeds=len(runs))
+    return replace(parts[0], preset=preset, runs={seed: runs[seed] for seed in sorted(runs)})
+
+
 def keep(what: Kept, folder: Path = RECORDED) -> Path:
-    """Write `what` in place of what was kept of this ablation before, whole or not at all."""
+    """Write `what` in place of what was kept of this ablation on such a device before, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{what.ablation}.json"
+    file = _file(folder, what.ablation, what.preset.device)
     scratch = file.with_name(f".{file.name}.{os.getpid()}")
     scratch.write_text(json.dumps(what.to_data(), indent=1) + "\n", "utf-8")
     os.replace(scratch, file)
     return file
 
 
-def kept(ablation: str, folder: Path = RECORDED) -> Kept | None:
-    """What was kept of an ablation; None where nothing was.
+def kept(ablation: str, folder: Path = RECORDED, *, device: Device = "cpu") -> Kept | None:
+    """What was kept of an ablation on such a device; None where nothing was.
 
     Raises:
         InvalidInput: its file is damaged or of another version.
     """
-    file = folder / f"{ablation}.json"
+    file = _file(folder, ablation, device)
     if not file.is_file():
         return None
     try:
@@ -90,6 +113,10 @@ def kept(ablation: str, folder: Path = RECORDED) -> Kept | None:
             f"{file} holds no results: {error}",
             hint=f"measure again: python -m toolkit.bench.ablation {ablation} --record",
         ) from error
+
+
+def _file(folder: Path, ablation: str, device: Device) -> Path:
+    return folder / f"{ablation}{'' if device == 'cpu' else f'.{device}'}.json"
 
 
 def _short(value: float) -> float | None:

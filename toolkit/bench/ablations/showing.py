@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from toolkit.bench.ablations.ablation import Ablation, Measures, compared
-from toolkit.bench.ablations.comparing import Compared
+from toolkit.bench.ablations.comparing import FEWEST_SEEDS, Compared
 from toolkit.bench.ablations.results import Kept
 
 __all__ = ["as_document", "as_lines", "as_markdown", "means"]
@@ -27,7 +27,7 @@ def as_document(what: Ablation, found: Kept) -> dict[str, Any]:
     return {
         **found.to_data(), "question": what.question, "rule": what.rule, "simulated": what.simulated,
         "contrasts": {name: asdict(answer) for name, answer in answers.items()},
-        "conclusion": what.conclude(answers, means(found)), "note": what.note,
+        "conclusion": _concluded(what, found, answers), "note": what.note,
     }  # fmt: skip
 
 
@@ -39,16 +39,16 @@ def as_lines(what: Ablation, found: Kept) -> Iterator[str]:
     answers = _compared(what, found)
     for name, answer in answers.items():
         yield f"  {name}: {_said(answer)}"
-    yield f"  {what.conclude(answers, means(found))}"
+    yield f"  {_concluded(what, found, answers)}"
     yield f"  rule: {what.rule}"
     yield f"  {_where(found)}"
 
 
 def as_markdown(what: Ablation, found: Kept) -> Iterator[str]:
     """One section of RESULTS.md."""
-    yield f"## {what.name}. {what.question}"
+    yield f"## {what.name}{' on a GPU' if found.preset.device == 'cuda' else ''}. {what.question}"
     yield ""
-    yield f"{what.conclude(_compared(what, found), means(found))} Rule: {what.rule}."
+    yield f"{_concluded(what, found, _compared(what, found))} Rule: {what.rule}."
     if what.note:
         yield f"{what.note}"
     yield ""
@@ -72,6 +72,13 @@ def as_markdown(what: Ablation, found: Kept) -> Iterator[str]:
 
 def _compared(what: Ablation, found: Kept) -> Mapping[str, Compared]:
     return compared(what, [found.runs[seed] for seed in sorted(found.runs)])
+
+
+def _concluded(what: Ablation, found: Kept, answers: Mapping[str, Compared]) -> str:
+    if len(found.runs) < FEWEST_SEEDS:
+        return f"Seeds {', '.join(map(str, sorted(found.runs)))} alone, of {FEWEST_SEEDS} that a verdict takes: " \
+               "nothing follows yet."  # fmt: skip
+    return what.conclude(answers, means(found))
 
 
 def _said(answer: Compared) -> str:

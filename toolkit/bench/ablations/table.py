@@ -14,6 +14,7 @@ _FILES = {
     "A2": "births",
     "A3": "lifecycle",
     "A4": "placement",
+    "A4-measured": "placement_measured",
     "A5": "efficiency",
     "A6": "fitness",
     "A7": "behavior_space",
@@ -34,7 +35,7 @@ def ablation(name: str) -> Ablation:
     Raises:
         UnknownName: there is none.
     """
-    file = _FILES.get(name.upper())
+    file = {known.upper(): file for known, file in _FILES.items()}.get(name.upper())
     if file is None:
         raise UnknownName("ablation", name, names())
     found: Ablation = import_module(f"toolkit.bench.ablations.{file}").ABLATION

@@ -1,8 +1,8 @@
 """GRU and LSTM written out step by step, for targets that have no recurrent operator.
 
 The same parameters and answers as `nn.GRU` and `nn.LSTM` of one layer, of which only the last state is given. Exported,
-they are products and activations of a fixed number of steps: TFLite as written here has no recurrent operator, and an
-unrolled one quantizes step by step.
+they are products and activations of a fixed number of steps: an unrolled layer quantizes step by step, where a
+recurrent operator of ONNX computes in floats between integers.
 """
 
 from __future__ import annotations

@@ -39,6 +39,10 @@ class Parent(NamedTuple):
 class Elites(Protocol):
     """An archive of the components of one layer."""
 
+    @property
+    def axes(self) -> Sequence[str]:
+        """Names of the measures that it sorts by."""
+
     def offer(self, offers: Sequence[Offer], *, step: int) -> int:
         """How many stay."""
 

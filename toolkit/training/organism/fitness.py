@@ -2,15 +2,15 @@
 
 fitness = (loss without it - loss with it) - price x cost, in nats. The first term is leave-one-out on a probe batch
 that is not trained on, with and without on the same samples; the cost is in seconds on the chosen target, the price in
-nats a second. Gradients are no fitness: what they say of a component's worth changes its sign during training, so they
-may stand in only while they were seen to agree (`Proxy`).
+nats a second. Gradients are no part of it: a component's share of them is an axis of the archive, and what sorts an
+archive may not be the merit within it as well (`check_apart`). How they rank components is in A6 of the ablations.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import isfinite
 
 import numpy as np
@@ -20,7 +20,10 @@ from torch import Tensor
 
 from targets.errors import InvalidInput
 
-__all__ = ["Price", "Proxy", "check_apart", "leave_one_out", "rank_correlation", "rotated", "silenced"]
+__all__ = ["INPUTS", "Price", "check_apart", "leave_one_out", "rank_correlation", "rotated", "silenced"]
+
+INPUTS = ("leave_one_out", "latency_s")
+"""What a fitness is made of."""
 
 
 @contextmanager
@@ -86,34 +89,6 @@ class Price:
         if self.wanted_s is not None:
             self.value = max(0.0, self.value + self.rate * (latency_s - self.wanted_s) / self.wanted_s)
         return self.value
-
-
-@dataclass
-class Proxy:
-    """Whether something cheaper may stand in for leave-one-out: while it ranked alike in the last calibrations.
-
-    Args:
-        least: Spearman correlation that counts as alike.
-        calibrations: How many in a row are asked for.
-    """
-
-    least: float = 0.6
-    calibrations: int = 3
-    seen: list[float] = field(default_factory=list)
-
-    def calibrate(self, cheap: Mapping[str, float], true: Mapping[str, float]) -> float:
-        """Compare two measures of the same components; their rank correlation, 0 where there is none to speak of."""
-        names = sorted(true)
-        if sorted(cheap) != names:
-            raise InvalidInput("a proxy measured other components", hint="measure both on the same ones")
-        found = rank_correlation([cheap[n] for n in names], [true[n] for n in names])
-        self.seen = [*self.seen, found][-self.calibrations :]
-        return found
-
-    @property
-    def is_trusted(self) -> bool:
-        """Whether it may stand in until the next calibration."""
-        return len(self.seen) == self.calibrations and min(self.seen) >= self.least
 
 
 def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,11 +23,12 @@ from toolkit.organism.behaviors import GradientShares, measure_behaviors, probe_
 from toolkit.organism.extractors import relative_fitness
 from toolkit.organism.organism import Organism
 from toolkit.organism.pseudopod import Stage
+from toolkit.organism.relief import with_relief
 from toolkit.organism.torch_compat import organisms_of
 from toolkit.rng import uniform
 from toolkit.training.organism.archiving import Elites, Offer, Parent
 from toolkit.training.organism.costs import HeadSizes, Prices
-from toolkit.training.organism.fitness import Price, leave_one_out, rotated
+from toolkit.training.organism.fitness import INPUTS, Price, check_apart, leave_one_out, rotated
 from toolkit.training.organism.lifecycle import ComponentView, Phase, PoolView, decide_births, decide_deaths
 from toolkit.training.organism.optimizing import PoolAdamW
 from toolkit.training.organism.probing import Probe, Seat, seats_of
@@ -36,6 +37,11 @@ from toolkit.training.organism.stability import Annealing, LossGate, Smoothed
 from toolkit.training.tending import Tending
 
 __all__ = ["Keeper", "Keeping"]
+
+T = TypeVar("T")
+
+_CULLED = 0.2
+"""Of a layer's components, where memory runs out."""
 
 _PROBED_SEQUENCES = 4
 """Unit normal ones that behaviours are measured on: the same at each time, whatever the layers below have become."""
@@ -50,8 +56,8 @@ class Keeper:
         digest: Of what the probe asks: part of the training's key.
         length: Tokens that costs are predicted for.
         causal: Whether components see only what came before: so their behaviours are measured.
-        noted: Told of each "birth" and each "fade" that begins: which, whose (layer/id), after how many steps, and the
-            model as it is, which it must not change.
+        noted: Told of each "birth", each "fade" that begins and each "measurement": which, whose (layer/id; "" for a
+            measurement), after how many steps, and the model as it is, which it must not change.
         elites: Makes the archive of a layer; None keeps none, and births from the archive are then fresh.
     """
 
@@ -77,6 +83,7 @@ class Keeper:
 
         Raises:
             TypeError: the optimizer does not follow a pool.
+            InvalidInput: an archive sorts by what fitness is made of.
         """
         if not isinstance(optimizer, PoolAdamW):
             raise TypeError(f"a pool is trained by PoolAdamW, not by {type(optimizer).__name__}")
@@ -95,10 +102,12 @@ class Keeping:
         self.gate = LossGate(cooldown=rules.cooldown)
         self.price = Price(rules.wanted_latency_s, rules.price, rules.price_rate)
         self.elites = {} if keeper.elites is None else {layer: keeper.elites(layer) for layer in sorted(self.layers)}
+        for elites in self.elites.values():
+            check_apart(INPUTS, elites.axes)
         self.history: list[dict[str, float]] = []
         """A row a medium step: components, births, deaths, probe loss, latency, archive's coverage."""
         self.seconds: dict[str, float] = defaultdict(float)
-        """Processor time that each clock took, for the overhead; part of no result."""
+        """Processor time that each clock took, on a GPU elapsed time, for the overhead; part of no result."""
         self._annealing = Annealing(start=rules.start, floor=rules.floor, steps=max(1, steps))
         self._draw = partial(uniform, keeper.seed)
         self._noted = keeper.noted
@@ -115,6 +124,23 @@ class Keeping:
         self.gate.see(loss)
         return loss - loss == 0  # neither infinite nor NaN
 
+    def relieved(self, step: int, run: Callable[[], T]) -> T:
+        """See `Tending`: of each layer a fifth of the components may go, one at least, the least fit first.
+
+        Raises:
+            BudgetExceeded: that did not suffice.
+        """
+        return with_relief(run, partial(self._cull, step))
+
+    def _cull(self, step: int) -> list[str]:
+        gone = []
+        for layer, organism in sorted(self.layers.items()):
+            pool = organism.pool
+            share = max(_CULLED, 1.5 / max(2, len(pool)))  # halfway between one and two: rounding cannot make it none
+            gone += [f"{layer}/{name}" for name in pool.cull_worst(share, step=step)]
+        self._follow()
+        return gone
+
     def spoiled(self, step: int) -> None:
         """See `Tending`."""
         self.gate.see(float("nan"))
@@ -123,9 +149,13 @@ class Keeping:
         """See `Tending`."""
         work = {"fast": self._fast, "medium": self._medium, "slow": self._slow}
         for clock in self.rules.clocks.due(step + 1):
-            begun = time.process_time()
+            begun = self._now_s()
             work[clock](step + 1)
-            self.seconds[clock] += time.process_time() - begun
+            self.seconds[clock] += self._now_s() - begun
+
+    def _now_s(self) -> float:
+        """A processor that waits for a GPU takes no time of its own; the fast clock is not worth waiting for it."""
+        return time.perf_counter() if self._device.type == "cuda" else time.process_time()
 
     # ---- the three clocks
 
@@ -147,6 +177,7 @@ class Keeping:
                 self._bear(layer, organism, done)
             self._follow()
         self.history.append(self._row(done, loss))
+        self._note("measurement", "", done)
 
     def _slow(self, done: int) -> None:
         for layer, organism in sorted(self.layers.items()):
@@ -154,7 +185,7 @@ class Keeping:
             organism.phase = str(phase)
             if self.rules.deaths:
                 for name in self._doomed(layer, organism, done, phase):
-                    self._note("fade", layer, name, done)
+                    self._note("fade", f"{layer}/{name}", done)
                     organism.pool.fade(name, steps=self.rules.fade_steps)
             if self.gate.is_open:
                 organism.pool.enforce_budget(organism.pool.nbytes, step=done)
@@ -236,7 +267,7 @@ class Keeping:
             except BudgetExceeded:
                 return  # what admission did not foresee: there is no birth
             self._parents[f"{layer}/{born.component_id}"] = () if of is None else (of.elite_id,)
-            self._note("birth", layer, born.component_id, done)
+            self._note("birth", f"{layer}/{born.component_id}", done)
 
     def _parent(self, layer: str, organism: Organism, done: int) -> Parent | None:
         if self.rules.births == "copy":
@@ -250,9 +281,9 @@ class Keeping:
 
     # ---- small things
 
-    def _note(self, kind: str, layer: str, name: str, done: int) -> None:
+    def _note(self, kind: str, whose: str, done: int) -> None:
         if self._noted is not None:
-            self._noted(kind, f"{layer}/{name}", done, self.model)
+            self._noted(kind, whose, done, self.model)
 
     def _view(self, organism: Organism, done: int) -> PoolView:
         pool = organism.pool
@@ -293,12 +324,10 @@ class Keeping:
 
     def state(self) -> dict[str, Any]:
         """See `Tending`."""
-        fading = {seat.name: {n: torch.from_numpy(a.copy()) for n, a in seat.pod.to_record().tensors.items()}
-                  for seat in seats_of(self.layers) if seat.pod.stage is Stage.FADING}  # fmt: skip
         return {
             "gate": self.gate.state(), "price": self.price.value, "turn": self._turn, "history": self.history,
             "fitness": {name: [held.total, held.weight] for name, held in self._fitness.items()},
-            "parents": {name: list(parents) for name, parents in self._parents.items()}, "fading": fading,
+            "parents": {name: list(parents) for name, parents in self._parents.items()},
             "elites": {layer: elites.state() for layer, elites in self.elites.items()},
             "shares": {layer: shares.state() for layer, shares in self._shares.items()},
         }  # fmt: skip
@@ -309,9 +338,6 @@ class Keeping:
         self.price.value, self._turn, self.history = state["price"], state["turn"], list(state["history"])
         self._fitness = {name: Smoothed(self.rules.smoothing, *held) for name, held in state["fitness"].items()}
         self._parents = {name: tuple(parents) for name, parents in state["parents"].items()}
-        seats = {seat.name: seat for seat in seats_of(self.layers)}
-        for name, tensors in state["fading"].items():
-            seats[name].pod.load_arrays({n: tensor.numpy() for n, tensor in tensors.items()})
         for layer, held in state["elites"].items():
             self.elites[layer].load(held)
         for layer, sums in state["shares"].items():

@@ -24,7 +24,8 @@ def pool_adamw(model: nn.Module, rate: float, weight_decay: float) -> PoolAdamW:
 class PoolAdamW(torch.optim.AdamW):
     """Groups by component, matrices apart from vectors and scalars, which do not decay; `share` scales a group's rate.
 
-    A newborn's group has `share` rise to 1 over `warm_up` calls of `grow`.
+    A newborn's group has `share` rise to 1 over `warm_up` calls of `grow`. Groups of one rate and decay are updated in
+    one call, which changes no bit: hundreds of small ones would take longer than the step that they follow.
 
     Source: Loshchilov and Hutter 2019, arXiv:1711.05101.
     """
@@ -51,6 +52,19 @@ class PoolAdamW(torch.optim.AdamW):
                 group["age"] += 1
                 group["share"] = min(1.0, (group["age"] + 1) / self._warm_up)
                 group["age"] = None if group["share"] == 1.0 else group["age"]
+
+    def step(self, closure: Any = None) -> Any:
+        """As AdamW's."""
+        apart = self.param_groups
+        alike: dict[tuple[float, float], dict[str, Any]] = {}
+        for group in apart:
+            held = alike.setdefault((group["lr"], group["weight_decay"]), {**group, "params": []})
+            held["params"] += group["params"]
+        self.param_groups = list(alike.values())
+        try:
+            return super().step(closure)
+        finally:
+            self.param_groups = apart
 
     def bytes_of(self, component: nn.Module) -> int:
         """What is kept for the parameters of `component`."""

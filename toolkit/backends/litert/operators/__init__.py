@@ -14,6 +14,7 @@ from toolkit.backends.litert.operators import (
     normalizations,
     pooling,
     products,
+    recurrence,
     reductions,
     resizing,
     rounding,
@@ -22,8 +23,8 @@ from toolkit.backends.litert.operators import (
 __all__ = ["OPERATORS"]
 
 _FAMILIES = (
-    arithmetic, branches, convolutions, functions, movements, normalizations, pooling, products, reductions, resizing,
-    rounding,
+    arithmetic, branches, convolutions, functions, movements, normalizations, pooling, products, recurrence, reductions,
+    resizing, rounding,
 )  # fmt: skip
 
 OPERATORS: Mapping[str, Lower] = {name: lower for family in _FAMILIES for name, lower in family.LOWERINGS.items()}
