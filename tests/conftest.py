@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 _config = tempfile.TemporaryDirectory(prefix="toolkit-config-")
@@ -15,6 +16,22 @@ os.environ["TOOLKIT_CONFIG"] = _config.name  # before tests are collected: they 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--accept", action="store_true", help="rewrite tests/replay/*.txt with what is compiled now")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The fast tests try a quarter of the examples of a property that says no number of its own."""
+    settings.register_profile("fast", max_examples=settings().max_examples // 4)
+    if config.getoption("markexpr") == "not slow":
+        settings.load_profile("fast")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The slow tests try properties again, with all examples."""
+    if config.getoption("markexpr") == "slow":
+        for item in items:
+            if hasattr(getattr(item, "obj", None), "hypothesis"):
+                item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True, scope="session")

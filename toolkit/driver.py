@@ -56,8 +56,8 @@ from toolkit.trainers import TRAINER, trainer_for, trains
 from toolkit.varying_sizes import check_sizes, size_notes
 
 __all__ = [
-    "Options", "compile_model", "estimate_model", "export_program", "float_program", "load_program", "program_on",
-    "sprawls",
+    "Options", "compile_model", "estimate_model", "export_program", "float_program", "load_model",
+    "load_program", "program_on", "sprawls",
 ]  # fmt: skip
 
 _PROOF_SAMPLES = 512  # a proof on more samples would cost more time than it narrows the interval
@@ -118,7 +118,7 @@ def compile_model(model: Any = None, *, target: str, **options: Any) -> Bundle:
     """Make a bundle of `model` for `target`.
 
     Args:
-        model: See `toolkit.sources.load_source`.
+        model: See `toolkit.sources.load_source`; or what `load_model` made of it.
         options: Fields of `Options`.
 
     Raises:
@@ -218,9 +218,14 @@ def _priced(program: Program, stack: Stack, *, as_is: bool) -> Estimate:
     return replace(estimate(program.static_model, stack, as_is=as_is), model=program.name)
 
 
+def load_model(model: Any = None, **options: Any) -> Source:
+    """`model` as it is loaded, with the data that come with it; `options` are those that say how."""
+    return _load(model, Options(**options))
+
+
 def load_program(model: Any = None, **options: Any) -> Program:
     """`model` as it is loaded, before any pass."""
-    return _load(model, Options(**options)).program
+    return load_model(model, **options).program
 
 
 def export_program(model: Any = None, *, opset: int | None = None, **options: Any) -> Program:
@@ -286,6 +291,8 @@ def _as_it_came(source: Source, stack: Stack, recipe: Recipe, outcome: Outcome, 
 
 
 def _load(model: Any, opts: Options) -> Source:
+    if isinstance(model, Source):
+        return model
     return load_source(model, inputs=opts.inputs, fixed=opts.fixed, sample=first_sample(opts.data), trust=opts.trust)
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from toolkit.backends.ahead_of_time.plan import ALIGNMENT, Plan, planned, scratch_name
 from toolkit.backends.ahead_of_time.trace import Call, Kernel, Tensor, Trace
 
-SETTINGS = settings(max_examples=150, deadline=None)
+SETTINGS = settings(deadline=None)
 
 
 @st.composite

@@ -54,6 +54,11 @@ def test_importing_the_library_is_light() -> None:
     assert done.stdout.split() == []
 
 
+def test_a_choice_that_there_is_not_is_told_with_those_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "--to", "onxx"]) == 2
+    assert capsys.readouterr().err.startswith("error: Invalid value for '--to': 'onxx' is not one of 'onnx',")
+
+
 def test_help_names_every_verb_in_the_order_of_the_road(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     commands = capsys.readouterr().out.partition("Commands:\n")[2].partition("\n\n")[0]

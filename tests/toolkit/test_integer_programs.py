@@ -144,7 +144,7 @@ def test_nothing_stays_from_one_sample_to_the_next(cases: Cases, here: Built) ->
 # The order of weights
 
 
-@settings(max_examples=60, deadline=None)
+@settings(deadline=None)
 @given(st.integers(1, 3), st.integers(1, 9), st.integers(1, 70))
 def test_packed_weights_are_read_in_their_order(groups: int, channels: int, products: int) -> None:
     rng = np.random.default_rng(products)

@@ -24,6 +24,7 @@ from toolkit.cli.options import (
     one_model,
     place,
     project,
+    samples_of,
 )
 from toolkit.cli.output import progress, say, show_json, table
 
@@ -76,14 +77,11 @@ def analyze_(
             before=before,
             target=device,
             stack=stack_name,
-            data=data or file.data,
             calibration=calibration,
-            preprocess=preprocess or file.preprocess,
-            inputs=inputs or file.input,
-            fixed=fix or file.fix,
             samples=samples,
             trust=trust,
             progress=report,
+            **samples_of(file, data=data, preprocess=preprocess, inputs=inputs, fix=fix),
         )
     if output is not None:
         from toolkit.geometry.analysis.page import render

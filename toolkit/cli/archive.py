@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from targets.errors import UsageError
+from targets.errors import InvalidInput, UsageError
 from toolkit.cli.app import app
 from toolkit.cli.options import JsonOpt, QuietOpt, VerboseOpt
 from toolkit.cli.output import say, show_json, table
@@ -21,7 +21,7 @@ __all__: list[str] = []
 
 @app.command("archive")
 def archive_(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder of an archive.")],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder of an archive, or of the atlas of a search.")],
     where: Annotated[
         list[str] | None,
         typer.Option("--where", metavar="LIMIT", help="Elites within a limit, as 'latency_s<=20ms'. May be repeated."),
@@ -41,9 +41,9 @@ def archive_(
 
     if (merge is None) != (output is None):
         raise UsageError("--merge and -o go together", hint="toolkit archive A --merge B -o NEW")
-    archive = load(path)
+    archive = load(_archive_in(path))
     if merge is not None and output is not None:
-        archive.merge(load(merge))
+        archive.merge(load(_archive_in(merge)))
         save(archive, output)
     found = archive.query(parse_limits(archive, where or ()))
     shown = found[: max(0, best)]
@@ -54,6 +54,30 @@ def archive_(
     if output is not None:
         say(f"merged: {output}")
     return 0
+
+
+def _archive_in(path: Path) -> Path:
+    """`path`, or the archive below it where it is the folder of a search, which holds one for each target.
+
+    Raises:
+        InvalidInput: there is no such folder, or it holds no archive.
+        UsageError: it holds several.
+    """
+    if not path.is_dir():
+        raise InvalidInput(f"there is no folder {path}", hint="name the folder of a search: atlas/MODEL")
+    if (path / "manifest.json").is_file():
+        return path
+    found = sorted(
+        manifest.parent for manifest in (*path.glob("archive/manifest.json"), *path.glob("*/archive/manifest.json"))
+    )
+    if not found:
+        raise InvalidInput(f"{path} is no archive, and holds none", hint="name the folder of a search: atlas/MODEL")
+    if len(found) > 1:
+        raise UsageError(
+            f"{path} holds {len(found)} archives, one for each target",
+            hint=f"name one: {', '.join(str(one) for one in found)}",
+        )
+    return found[0]
 
 
 def _document(archive: CVTArchive, elites: list[Elite]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from toolkit.cli.options import (
     one_model,
     place,
     project,
+    samples_of,
     stated_limits,
 )
 from toolkit.cli.output import progress, say, show_json, show_refusals, table
@@ -86,13 +87,10 @@ def check_(
             target=device,
             limits=limits,
             stack=stack_name,
-            inputs=inputs or file.input,
-            fixed=fix or file.fix,
-            data=data or file.data,
-            preprocess=file.preprocess if preprocess is None else preprocess,
             trust=trust,
             save=save,
             progress=report,
+            **samples_of(file, data=data, preprocess=preprocess, inputs=inputs, fix=fix),
         )
     show_json(answer.to_json()) if json else _show(answer, save is not None)
     return int(answer.outcome == "does not fit" or (strict and answer.outcome != "fits"))

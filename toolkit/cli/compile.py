@@ -12,7 +12,7 @@ import typer
 
 from targets.errors import UsageError
 from toolkit.cli.app import app
-from toolkit.cli.from_atlas import check_model_of, choose, parse_accuracy, show_chosen, show_kept
+from toolkit.cli.from_atlas import choose, load_model_of, parse_accuracy, show_chosen, show_kept
 from toolkit.cli.options import (
     ConfigOpt,
     DataOpt,
@@ -39,6 +39,7 @@ from toolkit.cli.options import (
     one_model,
     place,
     project,
+    samples_of,
     stated_limits,
 )
 from toolkit.cli.output import progress, say, show_json
@@ -151,18 +152,12 @@ def compile_(
         max_metric_drop=_limit("--accuracy-drop", _share(max_drop), file.budget.max_metric_drop),
     )
     with progress(quiet or json) as report:
-        if chosen is not None:
-            check_model_of(chosen.atlas, named, inputs=inputs or file.input, fixed=fix or file.fix, trust=trust,
-                           data=data or file.data)  # fmt: skip
+        samples = samples_of(file, data=data, preprocess=preprocess, inputs=inputs, fix=fix)
         bundle = compile_model(
-            named,
+            named if chosen is None else load_model_of(chosen.atlas, named, trust=trust, **samples),
             target=device,
             stack=stack_name,
-            data=data or file.data,
             validation=validation or file.validation,
-            preprocess=file.preprocess if preprocess is None else preprocess,
-            inputs=inputs or file.input,
-            fixed=fix or file.fix,
             output=output or file.output,
             recipe=recipe or file.recipe,
             passes=None if recipe else file.passes,
@@ -179,6 +174,7 @@ def compile_(
             dump=dump,
             progress=report,
             note=_log if verbose and not quiet else _ignore,
+            **samples,
         )
     if json:
         chose = {"chosen": chosen.to_json()} if chosen else {}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from toolkit.cli.app import app
-from toolkit.cli.options import DataOpt, JsonOpt, ModelOpt, QuietOpt, TrustOpt, VerboseOpt
+from toolkit.cli.options import JsonOpt, QuietOpt, TrustOpt, VerboseOpt
 from toolkit.cli.output import progress, say, show_json, table
 
 if TYPE_CHECKING:
@@ -22,8 +22,12 @@ _MOST = 0.3  # of the noise: worth a sentence, whatever the cause
 @app.command("explain")
 def explain_(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The folder that `toolkit compile` wrote.")],
-    model: ModelOpt = None,
-    data: DataOpt = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Where the model is now, if it was moved since the compile.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Where the calibration samples are now; images are prepared as they were then.")
+    ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Samples to look at; each runs once for every layer.")] = 16,
     rows: Annotated[int, typer.Option(min=0, help="Layers to list, the most harmful first.")] = 12,
     save: Annotated[

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from toolkit.config import Config
     from toolkit.search.atlas.points import Atlas, Point
     from toolkit.search.atlas.selecting import Miss, Selection
+    from toolkit.sources import Source
 
-__all__ = ["Chosen", "check_model_of", "choose", "parse_accuracy", "show_chosen", "show_kept"]
+__all__ = ["Chosen", "choose", "load_model_of", "parse_accuracy", "show_chosen", "show_kept"]
 
 _PARTS = re.compile(r"; (?=\w+: )")
 """Between what a provenance says of latency, of memory and of energy."""
@@ -147,21 +148,23 @@ def parse_accuracy(text: str | None) -> dict[str, float]:
     return {"quality": number}
 
 
-def check_model_of(atlas: Atlas, model: str | None, **options: Any) -> None:
-    """Refuse a model that the atlas was not made of: neither its accuracy nor its cost would hold.
+def load_model_of(atlas: Atlas, model: str | None, **options: Any) -> Source:
+    """`model`, loaded, if it is the one that the atlas was made of: of another neither accuracy nor cost would hold.
 
     Raises:
         InvalidInput: its digest is another one.
     """
-    from toolkit.driver import load_program
+    from toolkit.driver import load_model
 
-    program = load_program(model, **options)
+    source = load_model(model, **options)
+    program = source.program
     if program.digest != atlas.model.digest:
         raise InvalidInput(
             f"this atlas is of {atlas.model.name} ({atlas.model.digest[:12]}), not of {program.name} "
             f"({program.digest[:12]}): another model, or other weights",
             hint=f"name the model that was searched, {atlas.model.source}, or search this one: toolkit search MODEL",
         )
+    return source
 
 
 def _is_code(spec: str) -> bool:

@@ -65,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return fail(error.problem, error.hint, error.exit_code)
     except typer.TyperException as error:
         command = getattr(getattr(error, "ctx", None), "command_path", "toolkit")
-        return fail(" ".join(error.format_message().split()), f"see `{command} --help`", error.exit_code)
+        told = " ".join(error.format_message().split()).replace("Value error, ", "")  # pydantic's, by way of typer
+        return fail(told, f"see `{command} --help`", error.exit_code)
     except typer.Abort:
         return fail("interrupted", "run the same command again to go on", _INTERRUPTED)
     except ImportError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,12 +11,13 @@ from targets.errors import UsageError
 
 if TYPE_CHECKING:
     from toolkit.config import Config
+    from toolkit.search.deployment.search_file import SearchConfig
 
 __all__ = [
     "ConfigOpt", "DataOpt", "FixOpt", "FromOpt", "InputOpt", "JsonOpt", "MaxEnergyOpt", "MaxLatencyOpt", "MaxMemoryOpt",
     "MaxSizeOpt", "MinAccuracyOpt", "ModeOpt", "ModelArg", "ModelOpt", "PointOpt", "PreprocessOpt", "QuietOpt",
     "SeedOpt", "StackOpt", "StrictOpt", "SustainedOpt", "TargetOpt", "ThreadsOpt", "TrustOpt", "VerboseOpt",
-    "one_model", "place", "project", "stated_limits",
+    "one_model", "place", "project", "samples_of", "stated_limits",
 ]  # fmt: skip
 
 ModelArg = Annotated[
@@ -99,6 +100,15 @@ def project(path: Path | None) -> Config:
         return load_config(path)
     here = Path(PROJECT_FILE)
     return load_config(here) if here.is_file() else Config()
+
+
+def samples_of(
+    file: Config | SearchConfig, *, data: str | None, preprocess: str | None, inputs: list[str] | None,
+    fix: list[str] | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Samples and inputs from flags, then from the file, by their names in `toolkit.driver.Options`."""
+    return {"data": data or file.data, "preprocess": file.preprocess if preprocess is None else preprocess,
+            "inputs": inputs or file.input, "fixed": fix or file.fix}  # fmt: skip
 
 
 def stated_limits(latency: str | None, memory: str | None, energy: str | None, size: str | None) -> dict[str, float]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +12,6 @@ import typer
 
 from toolkit.cli.app import app
 from toolkit.cli.options import (
-    ConfigOpt,
     DataOpt,
     FixOpt,
     InputOpt,
@@ -29,16 +30,20 @@ from toolkit.cli.options import (
     VerboseOpt,
     one_model,
     place,
-    project,
+    samples_of,
     stated_limits,
 )
 from toolkit.cli.output import progress, say, show_json, table
 
 if TYPE_CHECKING:
+    from toolkit.observability import MetricsCollector
+    from toolkit.search.deployment.search_file import SearchConfig
     from toolkit.search.deployment.searching import Found
+    from toolkit.search.executors import Executor
 
 __all__: list[str] = []
 
+_EVALUATIONS = 500
 _SHOWN = 12
 _BYTES = ("peak_memory_bytes", "model_bytes")
 
@@ -70,19 +75,44 @@ def search_(
     max_size: MaxSizeOpt = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the atlas. [atlas/MODEL]")] = None,
     executor: Annotated[
-        str, typer.Option("--executor", help="Where candidates are evaluated: here, threads, processes or ray.")
-    ] = "",
-    workers: Annotated[int, typer.Option("--workers", help="Candidates at once.")] = 1,
+        str | None,
+        typer.Option("--executor", help="Where candidates are evaluated: here, threads, processes or ray. [here]"),
+    ] = None,
+    workers: Annotated[int | None, typer.Option("--workers", help="Candidates at once. [1]")] = None,
     address: Annotated[str | None, typer.Option("--address", help="Of a Ray cluster. [one on this machine]")] = None,
+    trial_seconds: Annotated[
+        float | None,
+        typer.Option(
+            "--trial-seconds",
+            help="Time for one evaluation, which has failed after it; the first of a worker loads the model. [none]",
+        ),
+    ] = None,
     fine_tune: Annotated[
-        int, typer.Option("--fine-tune", metavar="EPOCHS", help="Train what may be best after channels were removed.")
-    ] = 0,
+        int | None,
+        typer.Option(
+            "--fine-tune", metavar="EPOCHS", help="Train what may be best after channels were removed. [0: no]"
+        ),
+    ] = None,
     baselines: Annotated[
-        bool, typer.Option("--baselines/--no-baselines", help="Run stratified random and NSGA-II as well, to compare.")
-    ] = True,
-    config: ConfigOpt = None,
+        bool | None,
+        typer.Option(
+            "--baselines/--no-baselines", help="Run stratified random and NSGA-II as well, to compare. [baselines]"
+        ),
+    ] = None,
+    metrics: Annotated[
+        Path | None,
+        typer.Option("--metrics", metavar="FILE", help="Write there what was counted, and how long it took, as JSON."),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", help="A search as .yaml, or a project file; ./toolkit.yaml if it is there."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Any field, as executor.workers=4.")
+    ] = None,
     seed: SeedOpt = None,
     trust: TrustOpt = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be searched and stop.")] = False,
     json: JsonOpt = False,
     verbose: VerboseOpt = 0,
     quiet: QuietOpt = False,
@@ -94,32 +124,47 @@ def search_(
     is measured anew on samples that the search never saw. The same command goes on where a search was broken off, and
     with more --evaluations further. `toolkit compile --from ATLAS --max-latency 20ms` makes the best that fits.
     """
-    from toolkit.search.deployment.prices import LIMITED
+    from toolkit.search.deployment.search_file import load_search
 
-    file = project(config)
-    limits = {
-        LIMITED[name]: value for name, value in stated_limits(max_latency, max_memory, max_energy, max_size).items()
-    }
-    first, stack_name = place(target[0] if target else None, stack, file)
-    name = one_model(model, model_option) or file.model
-    evaluations = 500 if evaluations is None and seconds is None else evaluations
+    file = load_search(config, os.environ, settings or ())
+    targets, stack_name = _targets(target or [], stack, file)
+    limits = _limits(max_latency, max_memory, max_energy, max_size)
+    flags = {"model": one_model(model, model_option), "evaluations": evaluations, "seconds": seconds,
+             "validation": validation, "fine_tune": fine_tune, "baselines": baselines, "seed": seed}  # fmt: skip
+    where = {"kind": executor, "workers": workers, "address": address, "trial_s": trial_seconds}
+    samples = samples_of(file, data=data, preprocess=preprocess, inputs=inputs, fix=fix)
+    file = file.model_copy(update={
+        **_said(flags), "target": targets, "stack": stack_name, "limits": file.limits.model_copy(update=limits),
+        "executor": file.executor.model_copy(update=_said(where)), "data": samples["data"],
+        "preprocess": samples["preprocess"], "input": list(samples["inputs"]), "fix": list(samples["fixed"]),
+    })  # fmt: skip
+    if file.evaluations is None and file.seconds is None:
+        file = file.model_copy(update={"evaluations": _EVALUATIONS})
+    if dry_run:
+        return _dry_run(file, json)
+    return _search(file, output, metrics, trust=trust, json=json, quiet=quiet)
+
+
+def _search(
+    file: SearchConfig, output: Path | None, metrics: Path | None, *, trust: bool, json: bool, quiet: bool
+) -> int:
     from toolkit.search.deployment.problem import Problem
     from toolkit.search.deployment.searching import Wanted, search_deployments
-    from toolkit.search.executors import executor as executor_named
     from toolkit.sources import EXAMPLE
 
     problem = Problem(
-        model=name, data=data or file.data, validation=validation or file.validation,
-        preprocess=file.preprocess if preprocess is None else preprocess, inputs=tuple(inputs or file.input),
-        fixed=tuple(fix or file.fix), seed=file.seed if seed is None else seed, trust=trust,
+        model=file.model, data=file.data, validation=file.validation, preprocess=file.preprocess,
+        inputs=tuple(file.input), fixed=tuple(file.fix), seed=file.seed, trust=trust,
     )  # fmt: skip
-    wanted = Wanted(targets=tuple(target or [first]), stack=stack_name, evaluations=evaluations, seconds=seconds,
-                    limits=limits, seed=problem.seed, epochs=fine_tune, baselines=baselines)  # fmt: skip
-    folder = output or Path("atlas") / Path((name or EXAMPLE).replace(":", "-")).stem
-    pool = executor_named(executor or ("processes" if workers > 1 else "here"), workers=workers, address=address)
+    wanted = Wanted(targets=tuple(file.target), stack=file.stack, evaluations=file.evaluations, seconds=file.seconds,
+                    limits=file.limits.stated(), seed=file.seed, epochs=file.fine_tune,
+                    baselines=file.baselines)  # fmt: skip
+    named = output or (Path(file.output) if file.output else None)
+    folder = named or Path("atlas") / Path((file.model or EXAMPLE).replace(":", "-")).stem
+    pool = _pool(file)
     try:
-        with progress(quiet or json) as report:
-            found = search_deployments(problem, wanted, folder, executor=pool, progress=report)
+        with _counted(metrics) as collector, progress(quiet or json) as report:
+            found = search_deployments(problem, wanted, folder, executor=pool, metrics=collector, progress=report)
     finally:
         pool.close()
     if json:
@@ -130,6 +175,63 @@ def search_(
     for one in found:
         _show(one)
     say(f"atlas: {folder}  (`toolkit report {folder}` to look at it, `toolkit compile --from {folder}` for the best)")
+    return 0
+
+
+@contextmanager
+def _counted(path: Path | None) -> Iterator[MetricsCollector | None]:
+    """A collector that is written to `path`, however the search ends; none where nobody asks for one."""
+    if path is None:
+        yield None
+        return
+    from toolkit.observability import MetricsCollector
+    from toolkit.search.atlas.page import replace_text
+
+    replace_text(path, "")  # where nothing can be written, that is said before hours of search
+    collector = MetricsCollector()
+    try:
+        yield collector
+    finally:
+        replace_text(path, collector.snapshot().to_json() + "\n")
+
+
+def _targets(flags: list[str], stack: str | None, file: SearchConfig) -> tuple[list[str], str | None]:
+    """Devices from flags, then from the file; a stack written target/stack names both."""
+    from toolkit.config import Config
+
+    usual = Config(target=file.target[0] if file.target else None, stack=file.stack)
+    first, stack_name = place(flags[0] if flags else None, stack, usual)
+    return flags or ([first] if "/" in (stack or "") else file.target), stack_name
+
+
+def _limits(latency: str | None, memory: str | None, energy: str | None, size: str | None) -> dict[str, float]:
+    """What the flags say, by measure."""
+    said = stated_limits(latency, memory, energy, size)
+    if not said:
+        return {}
+    from toolkit.search.deployment.prices import LIMITED
+
+    return {LIMITED[name]: value for name, value in said.items()}
+
+
+def _said(flags: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in flags.items() if value is not None}
+
+
+def _pool(file: SearchConfig) -> Executor:
+    from toolkit.search.executors import executor
+
+    where = file.executor
+    return executor(where.name, workers=where.workers, limit_s=where.trial_s, address=where.address)
+
+
+def _dry_run(file: SearchConfig, json: bool) -> int:
+    if json:
+        show_json({"schema": "toolkit.search.config/1", "search": file.to_data()})
+        return 0
+    for name, value in file.to_data().items():
+        if value not in ([], {}):
+            say(f"{name}: {value}")
     return 0
 
 
@@ -167,6 +269,9 @@ def _show_standing(found: Found) -> None:
     ]
     headings = [f"{found.finished} evaluations each", f"of {len(found.archive.cells)} cells", "QD score", "hypervolume"]
     table(headings, rows, right=(1, 2, 3))
+    if found.emitters:
+        say("stayed in the archive, of what each proposed: "
+            + ", ".join(f"{name} {share:.0%} of {n}" for name, (n, share) in found.emitters.items()))  # fmt: skip
     error = found.table_error
     say(f"cells over {', '.join(found.archive.space.names)}")
     say(f"{found.ground.priced_per_minute:,.0f} candidates a minute are drawn and priced from tables,")

@@ -11,7 +11,7 @@ import typer
 
 from targets.errors import UsageError
 from toolkit.cli.app import app
-from toolkit.cli.options import DataOpt, JsonOpt, PreprocessOpt, QuietOpt, SeedOpt, VerboseOpt
+from toolkit.cli.options import JsonOpt, PreprocessOpt, QuietOpt, SeedOpt, VerboseOpt
 from toolkit.cli.output import progress, say, show_json
 
 if TYPE_CHECKING:
@@ -32,7 +32,13 @@ def train_(
         ),
     ],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder. [trained/MODEL]")] = None,
-    data: DataOpt = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Labelled samples to train on: .npz, .npy, a folder of .npy or of images (see --preprocess), "
+            "module:factory. [what the network brings]"
+        ),
+    ] = None,
     validation: Annotated[str | None, typer.Option(help="Labelled samples that judge; the forms of --data.")] = None,
     preprocess: PreprocessOpt = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data at most. [20]")] = None,

@@ -18,12 +18,15 @@ __all__ = ["JsonLines", "chrome_trace", "read_spans"]
 class JsonLines:
     """Appends each finished span to a file, a line each; use it as a context manager, or `close` it.
 
+    What a killed process left of a last line is cut off first, so that the next span begins a line of its own.
+
     Raises:
-        InvalidInput: the file cannot be written.
+        InvalidInput: the file cannot be written, or is another one.
     """
 
     def __init__(self, path: Path) -> None:
         try:
+            _cut_torn_end(path)
             self._file: IO[str] = path.open("a", encoding="utf-8")
         except OSError as error:
             raise InvalidInput(f"cannot write {path}: {error.strerror}", hint="choose another file") from error
@@ -42,6 +45,21 @@ class JsonLines:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _cut_torn_end(path: Path) -> None:
+    """
+    Raises:
+        InvalidInput: it ends in what was no span: another file, which stays as it is.
+    """
+    if not path.is_file():
+        return
+    with path.open("r+b") as file:
+        content = file.read()
+        end = content.rfind(b"\n") + 1
+        if content[end:] and not content[end:].startswith(b"{"):
+            raise InvalidInput(f"{path} is no file of spans", hint="choose another file")
+        file.truncate(end)
 
 
 def read_spans(path: Path) -> list[Span]:

@@ -8,36 +8,31 @@ candidates alone, not on their order, their batches, or the way in which archive
 
 from __future__ import annotations
 
-import logging
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.errors import ArchiveFormatError, BudgetExceeded, DescriptorError
+from toolkit.errors import ArchiveFormatError, DescriptorError
+from toolkit.search.archive_view import ArchiveView
 from toolkit.search.behavior import CLIPPED, NOT_FINITE, BehaviorSpace
 from toolkit.search.cells import Cells
-from toolkit.search.columns import Columns
-from toolkit.search.crowding import least_missed
-from toolkit.search.elites import AddReport, Candidate, Elite, Evaluation, Outcome, merged
-from toolkit.search.fronts import kept_of_front
+from toolkit.search.clipping import ClippingWatch
+from toolkit.search.contests import Contest
+from toolkit.search.crowding import make_room
+from toolkit.search.elites import AddReport, Candidate, Evaluation, Outcome, merged
 from toolkit.search.genomes import Genome, genome_bytes, genome_id
 from toolkit.search.incoming import Incoming
 from toolkit.search.measures import Floats
-from toolkit.search.preference import Policy, paired_is_better, rounded_one, scores
+from toolkit.search.preference import Policy, rounded_one, scores
 from toolkit.search.winners import is_preferred, winners
 
 __all__ = ["CVTArchive"]
 
-_log = logging.getLogger(__name__)
-_WATCHED, _TOO_MANY = 200, 0.05
-"""Of so many candidates seen last, more clipped than this share are worth a warning."""
 
-
-class CVTArchive:
+class CVTArchive(ArchiveView):
     """Cells over a behaviour space; each keeps the best candidate, or a small front.
 
     Args:
@@ -61,10 +56,10 @@ class CVTArchive:
         policy: Policy = "mean", z: float = 1.0, front_size: int = 1, objectives: Sequence[str] = (),
         budget_bytes: int | None = None, over_budget: Literal["refuse", "evict"] = "refuse",
     ) -> None:  # fmt: skip
-        self.space, self.cells = space, Cells(centroids)
-        if self.cells.centroids.shape[1] != len(space):
+        cells = Cells(centroids)
+        if cells.centroids.shape[1] != len(space):
             raise DescriptorError(
-                f"centroids of {self.cells.centroids.shape[1]} measures in a space of {len(space)}",
+                f"centroids of {cells.centroids.shape[1]} measures in a space of {len(space)}",
                 hint="make them with cvt_centroids(cells, len(space))",
             )
         if not quality_min < quality_max or front_size < 1 or z < 0:
@@ -72,16 +67,16 @@ class CVTArchive:
                 f"qualities from {quality_min} to {quality_max}, {front_size} elites a cell, z = {z}",
                 hint="quality_min below quality_max, front_size from 1, z from 0",
             )
+        super().__init__(space, cells, front_size=front_size)
         self.quality_min, self.quality_max = quality_min, quality_max
-        self.policy, self.z, self.front_size = policy, z, front_size
+        self.policy, self.z = policy, z
         self.objectives = tuple(objectives)
         self.budget_bytes, self.over_budget = budget_bytes, over_budget
-        self._senses = _senses(space, self.objectives)
+        self._contest = Contest(space, front_size=front_size, objectives=self.objectives, z=z,
+                                quality_range=(quality_min, quality_max))  # fmt: skip
         self._has_total_order = front_size == 1 and policy != "paired"
-        self._columns = Columns(len(self.cells) * front_size, len(space))
+        self._clipping = ClippingWatch(space)
         self._seen = 0
-        self._recent: deque[bool] = deque(maxlen=_WATCHED)
-        self._warned = False
 
     # ---- what comes in
 
@@ -125,14 +120,15 @@ class CVTArchive:
         report.outcome[~valid] = Outcome.INVALID
         report.cell[valid] = self.cells.of(unit if valid.all() else unit[valid])
         chosen = self._in_order(incoming, report.cell, valid)
-        self._make_room(incoming, report.cell, chosen)
+        if self.budget_bytes is not None and chosen:
+            self._make_room(self.budget_bytes, incoming, report.cell, chosen)
         if self._has_total_order:
             self._place(incoming, np.array(chosen, np.intp), report)
         else:
             for row in chosen:
                 self._offer(incoming, row, report)
         self._credit(incoming, report)
-        self._watch(report.clipped.tolist(), raw)
+        self._clipping.see(report.clipped.tolist(), raw)
         self._seen += count
         return report
 
@@ -150,7 +146,7 @@ class CVTArchive:
         unit, flag = self.space.normalize_one(raw)
         report = AddReport.of(1)
         self._seen += 1
-        self._watch([flag == CLIPPED], raw[None])
+        self._clipping.see([flag == CLIPPED], raw[None])
         if flag == NOT_FINITE:
             report.outcome[0] = Outcome.INVALID
             return report
@@ -223,93 +219,6 @@ class CVTArchive:
             if kept is not None:
                 self._columns.rehouse(slot, kept)
 
-    # ---- what is asked
-
-    def __len__(self) -> int:
-        return int(self._columns.taken.sum())
-
-    def __iter__(self) -> Iterator[Elite]:
-        """Elites by cell, those of a front by their place in it."""
-        return (self._elite(int(slot)) for slot in np.flatnonzero(self._columns.taken))
-
-    def cell_of(self, measures: Floats) -> NDArray[np.intp]:
-        """Cells (n,) of raw measures (n, m); -1 for what is not finite."""
-        unit, flags = self.space.normalize(measures)
-        cells = np.full(len(unit), -1, np.intp)
-        finite = flags != NOT_FINITE
-        cells[finite] = self.cells.of(unit[finite])
-        return cells
-
-    def get(self, cell: int) -> Elite | None:
-        """The best elite of a cell."""
-        columns = self._columns
-        slots = [s for s in self._slots(cell) if columns.taken[s]]
-        best = max(slots, key=lambda s: (-float(columns.violation[s]), float(columns.score[s])), default=None)
-        return None if best is None else self._elite(best)
-
-    def nearest(self, measures: Floats, k: int = 1) -> list[Elite]:
-        """The `k` elites whose own measures lie nearest to raw `measures` (m,) in the unit cube, nearest first.
-
-        Raises:
-            DescriptorError: the measures are not finite.
-        """
-        unit, flags = self.space.normalize(np.asarray(measures, np.float64)[None])
-        if flags[0] == NOT_FINITE:
-            raise DescriptorError(f"no elite is near {measures}", hint="give finite measures")
-        slots = np.flatnonzero(self._columns.taken)
-        distances = np.square(self._columns.unit[slots] - unit).sum(1)
-        return [self._elite(int(slots[i])) for i in np.argsort(distances, kind="stable")[:k]]
-
-    def query(self, where: Mapping[str, tuple[float, float]], order_by: str = "quality") -> list[Elite]:
-        """Elites whose raw measures (or quality) lie within `where`, best quality first, or by a measure, rising.
-
-        Raises:
-            DescriptorError: a measure of this name does not exist.
-        """
-        columns = self._columns
-        values = dict(zip(self.space.names, columns.measures.T, strict=True)) | {"quality": columns.quality}
-        if unknown := sorted({*where, order_by} - set(values)):
-            raise DescriptorError(f"no measure {unknown[0]!r}", hint=f"measures: {', '.join(values)}")
-        kept = columns.taken.copy()
-        for name, (low, high) in where.items():
-            kept &= (values[name] >= low) & (values[name] <= high)
-        slots = np.flatnonzero(kept)
-        keys = -values[order_by][slots] if order_by == "quality" else values[order_by][slots]
-        return [self._elite(int(slots[i])) for i in np.argsort(keys, kind="stable")]
-
-    def sample(
-        self, n: int, rng: np.random.Generator, *, weights: Literal["uniform", "curiosity", "quality"] = "uniform"
-    ) -> list[Elite]:
-        """`n` elites drawn with replacement: evenly, by how often their children stayed, or by quality.
-
-        Raises:
-            DescriptorError: the archive is empty.
-        """
-        slots = np.flatnonzero(self._columns.taken)
-        if not len(slots):
-            raise DescriptorError("nothing to sample: the archive is empty", hint="add candidates first")
-        share = None
-        if weights != "uniform":
-            worth = self._columns.curiosity[slots] if weights == "curiosity" else self._columns.quality[slots]
-            rising = worth - worth.min() + 1e-3 * (np.ptp(worth) or 1.0)
-            share = rising / rising.sum()
-        return [self._elite(int(slot)) for slot in rng.choice(slots, n, p=share)]
-
-    @property
-    def qualities(self) -> Floats:
-        """Of all elites, by cell."""
-        return self._columns.quality[self._columns.taken]
-
-    @property
-    def occupied(self) -> NDArray[np.intp]:
-        """Cells that hold an elite, rising."""
-        return np.unique(np.flatnonzero(self._columns.taken) // self.front_size)
-
-    @property
-    def nbytes(self) -> int:
-        """Of all genomes."""
-        return int(self._columns.nbytes.sum())
-
     @property
     def seen(self) -> int:
         """Candidates ever offered."""
@@ -325,6 +234,15 @@ class CVTArchive:
         rows: list[int] = np.flatnonzero(valid).tolist()
         return sorted(rows, key=lambda row: genome_id(incoming.genomes[row]))
 
+    def _make_room(self, budget_bytes: int, incoming: Incoming, cell: NDArray[np.intp], chosen: list[int]) -> None:
+        """Let elites go for what was chosen, or refuse all of it."""
+        sizes = [genome_bytes(incoming.genomes[row]) for row in chosen]
+        replaced = self._columns.nbytes[cell[chosen]] if self._has_total_order else np.zeros(1)
+        make_room(
+            self._columns, self.cells, self.front_size, coming=sum(sizes), leaving=int(replaced.sum()),
+            budget_bytes=budget_bytes, may_evict=self.over_budget == "evict", spared=set(cell[chosen].tolist()),
+        )  # fmt: skip
+
     def _place(self, incoming: Incoming, rows: NDArray[np.intp], report: AddReport) -> None:
         cell, columns = report.cell[rows], self._columns
         is_first = ~columns.taken[cell]
@@ -334,7 +252,7 @@ class CVTArchive:
 
     def _offer(self, incoming: Incoming, row: int, report: AddReport) -> None:
         cell = int(report.cell[row])
-        slot = self._slot_for(incoming, row, cell)
+        slot = self._contest.slot_for(self._columns, incoming, row, cell)
         if slot is None:
             return
         columns = self._columns
@@ -344,80 +262,6 @@ class CVTArchive:
         rows = np.array([row], np.intp)
         columns.place(np.array([slot], np.intp), incoming, rows, birth=self._seen + rows)
 
-    def _slot_for(self, incoming: Incoming, row: int, cell: int) -> int | None:
-        """Where a row goes; None where it goes nowhere."""
-        if self._has_total_order:
-            return cell
-        return (
-            self._slot_in_front(incoming, row, cell)
-            if self.front_size > 1
-            else self._slot_if_better(incoming, row, cell)
-        )
-
-    def _slot_if_better(self, incoming: Incoming, row: int, cell: int) -> int | None:
-        columns = self._columns
-        new = None if incoming.examples is None else incoming.examples[row]
-        old = columns.examples_of(cell)
-        if new is None or (old is not None and len(new) != len(old)):
-            raise DescriptorError(
-                "the policy 'paired' compares qualities on the same examples", hint="give `examples` (v,) with each"
-            )
-        if old is None or incoming.violation[row] < columns.violation[cell]:
-            return cell
-        is_even = incoming.violation[row] == columns.violation[cell]
-        return cell if is_even and paired_is_better(np.asarray(new), old, self.z) else None
-
-    def _slot_in_front(self, incoming: Incoming, row: int, cell: int) -> int | None:
-        """A place in the cell's front, if the row is one of those that stay; who does not leaves its own."""
-        columns = self._columns
-        slots = [s for s in self._slots(cell) if columns.taken[s]]
-        names = [*(columns.id_of(s) for s in slots), genome_id(incoming.genomes[row])]
-        if names[-1] in names[:-1]:
-            return None
-        violation = np.append(columns.violation[slots], incoming.violation[row])
-        goals = [self._goals(float(columns.score[s]), columns.unit[s]) for s in slots]
-        goals.append(self._goals(float(incoming.score[row]), incoming.unit[row]))
-        kept = kept_of_front(np.array(goals), violation == violation.min(), names, self.front_size)
-        if len(slots) not in kept:
-            return None
-        for position, slot in enumerate(slots):
-            if position not in kept:
-                columns.clear(slot)
-        return next(s for s in self._slots(cell) if not columns.taken[s])
-
-    def _goals(self, score: float, unit: Floats) -> list[float]:
-        """Quality and objectives, larger is better, on scales of about 1."""
-        share = (score - self.quality_min) / (self.quality_max - self.quality_min)
-        return [share, *(float(unit[k]) if is_better else 1 - float(unit[k]) for k, is_better in self._senses)]
-
-    def _make_room(self, incoming: Incoming, cell: NDArray[np.intp], chosen: list[int]) -> None:
-        """Let elites go for what was chosen, or refuse all of it."""
-        if self.budget_bytes is None or not chosen:
-            return
-        coming = sum(genome_bytes(incoming.genomes[row]) for row in chosen)
-        leaving = int(self._columns.nbytes[cell[chosen]].sum()) if self._has_total_order else 0
-        over = self.nbytes - leaving + coming - self.budget_bytes
-        spared = set(cell[chosen].tolist())
-        while over > 0 and self.over_budget == "evict" and coming <= self.budget_bytes:
-            slot = least_missed(self._columns, self.cells, self.front_size, spared)
-            if slot is None:
-                break
-            over -= int(self._columns.nbytes[slot])
-            self._columns.clear(slot)
-        if over > 0:
-            raise BudgetExceeded(
-                f"{coming} bytes of genomes do not fit into the {self.budget_bytes} bytes of this archive",
-                hint="store factors of lower rank, raise budget_bytes, or let the worst go: over_budget='evict'",
-            )
-
-    # ---- small things
-
-    def _slots(self, cell: int) -> range:
-        return range(cell * self.front_size, (cell + 1) * self.front_size)
-
-    def _elite(self, slot: int) -> Elite:
-        return self._columns.elite(slot, slot // self.front_size)
-
     def _credit(self, incoming: Incoming, report: AddReport) -> None:
         """A child that stays makes its parents likelier to be drawn, one that goes less. Cully and Demiris 2018."""
         for row, names in enumerate(incoming.parents or ()):
@@ -425,25 +269,3 @@ class CVTArchive:
                 slot = self._columns.slot_of(name)
                 if slot is not None:
                     self._columns.curiosity[slot] += 1.0 if report.outcome[row] > Outcome.REJECTED else -0.5
-
-    def _watch(self, clipped: Sequence[bool], measures: Floats) -> None:
-        """Say once that the space is too small."""
-        if self._warned:
-            return
-        self._recent.extend(clipped[-_WATCHED:])
-        if len(self._recent) == _WATCHED and any(clipped) and sum(self._recent) > _TOO_MANY * _WATCHED:
-            self._warned = True
-            outside = measures[np.array(clipped)]
-            ends = zip(self.space.measures, outside.min(0), outside.max(0), strict=True)
-            ranges = ", ".join(f"{m.name} {low:g} to {high:g} {m.unit}" for m, low, high in ends)
-            _log.warning("warning: more than 5 %% of the candidates lie outside the space: %s", ranges)
-
-
-def _senses(space: BehaviorSpace, objectives: Sequence[str]) -> list[tuple[int, bool]]:
-    """(column, whether larger is better) of each objective."""
-    known = {m.name: (k, m.larger_is == "better") for k, m in enumerate(space.measures) if m.larger_is != "neutral"}
-    if unknown := [name for name in objectives if name not in known]:
-        raise DescriptorError(
-            f"{unknown[0]!r} is no objective", hint=f"measures that say what is better: {', '.join(known) or 'none'}"
-        )
-    return [known[name] for name in objectives]

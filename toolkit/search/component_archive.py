@@ -56,6 +56,11 @@ class ComponentArchive:
     def __init__(self, archive: CVTArchive, seed: int, layer: str, *, columns: Sequence[int] | None = None) -> None:
         self.archive, self._seed, self._layer, self._columns = archive, seed, layer, columns
 
+    @property
+    def axes(self) -> Sequence[str]:
+        """See `Elites`."""
+        return [measure.name for measure in self.archive.space.measures]
+
     def offer(self, offers: Sequence[Offer], *, step: int) -> int:
         """See `Elites`."""
         report = self.archive.add([

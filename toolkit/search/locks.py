@@ -9,7 +9,9 @@ from pathlib import Path
 
 from toolkit.errors import SlimeError
 
-__all__ = ["locked"]
+__all__ = ["LOCK", "locked"]
+
+LOCK = "lock"
 
 
 @contextmanager
@@ -19,11 +21,12 @@ def locked(path: Path) -> Iterator[None]:
     Raises:
         SlimeError: another process holds it.
     """
-    with (path / "lock").open("w") as file:
+    with (path / LOCK).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise SlimeError(
-                f"another process writes to {path}", hint="wait for it, or load the archive to read it"
+                f"another process writes to {path}",
+                hint="wait until it ends, or name another folder; reading what is there needs no lock",
             ) from error
         yield

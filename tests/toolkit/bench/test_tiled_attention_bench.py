@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from passes.dataset import Dataset
+from toolkit.bench import characters
 from toolkit.bench.tiled_attention.__main__ import _judged, main
-from toolkit.bench.tiled_attention.learning import recall_data
+from toolkit.bench.tiled_attention.device import measured
+from toolkit.bench.tiled_attention.learning import mean_interval
+from toolkit.bench.tiled_attention.peers import PEERS, Compressed, bigbird, peer, window
+from toolkit.bench.tiled_attention.recall import recall, recall_data
 from toolkit.bench.tiled_attention.speed import _christoffel, _diffusion, layers, tokens
+from toolkit.bench.tiled_attention.text import Size, text
+from toolkit.models import geometric, transformer
 
 
 def test_what_is_asked_for_was_said_before() -> None:
@@ -62,6 +70,8 @@ def test_without_a_gpu_nothing_is_claimed(capsys: pytest.CaptureFixture[str]) ->
         (["speed"], "known:"),
         (["--scores", "cosine"], "known:"),
         (["--lengths", "0"], "a length of 0: choose 1 or more"),
+        (["--seeds", "0"], "a number of seeds of 0: choose 1 or more"),
+        (["--workers", "0"], "a number of workers of 0: choose 1 or more"),
     ],
 )
 def test_what_is_no_argument_is_refused(wrong: tuple[list[str], str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -82,12 +92,12 @@ def test_a_goal_is_reached_by_the_lower_end_of_the_interval_alone() -> None:
     row = {"way": "tiled dot", "causal": False, "length": 4096, "unfused_ratio": 5.0, "unfused_interval": (4.0, 6.0),
            "sdpa_ratio": 1.1, "sdpa_interval": (0.9, 1.3)}  # fmt: skip
     used = {"way": "tiled dot", "length": 2048, "under_dense": 0.59}
-    on_gpu = {"shape": "s", "ratio": 1.9, "goal": 2.0, "causal": False, "note": ""}
+    on_gpu = {"shape": "s", "ratio": 2.1, "interval": (1.9, 2.3), "goal": 2.0, "causal": True, "note": ""}
     assert list(_judged({"time": [row], "memory": [used], "device": [on_gpu]})) == [
         "tiled dot, 4,096 tokens: faster than unfused dense attention, 5.00x",
         "tiled dot, 4,096 tokens: NOT faster than sdpa dense attention, 1.10x",
         "tiled dot: 59.0% under unfused dense attention, MISSES 60%",
-        "s: 1.90x flash, MISSES 2.0x",
+        "s causal: 2.10x flash, MISSES 2.0x",
     ]
     assert not list(_judged({"time": [{**row, "length": 2048}], "memory": [{**used, "length": 1024}]}))
 
@@ -97,3 +107,111 @@ def test_tokens_are_the_same_twice_and_neither_constant_nor_unrelated() -> None:
     assert np.array_equal(x, tokens(500)[0].numpy())
     near = np.mean([np.corrcoef(x[i], x[i + 1])[0, 1] for i in range(400, 498)])
     assert 0.2 < near < 0.9
+
+
+# ---- peers
+
+
+def test_masks_show_no_later_token_and_as_many_as_they_say() -> None:
+    seen = window(40, 16)
+    assert seen.sum(1).tolist() == [min(i + 1, 16) for i in range(40)]
+    sparse = bigbird(40, 4, 0)
+    assert not sparse.triu(1).any()
+    assert sparse.diagonal().all()
+    tiles = sparse.unflatten(0, (10, 4)).unflatten(2, (10, 4))[:, 3].any(-1)  # what a tile's last token sees
+    assert tiles[:, 0].all()
+    assert tiles[1:].diagonal().all()
+    assert (tiles.sum(1) <= 4).all()
+    assert not torch.equal(sparse, bigbird(40, 4, 1))
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_peers_are_causal_and_have_as_many_parameters_as_tiles(name: str) -> None:
+    config = transformer.Config(vocabulary=40, context=40, hidden=256)
+    made, read = peer(name, config, 4), torch.arange(40)[None]
+    changed = read.clone()
+    changed[:, 21:] = (changed[:, 21:] + 3) % 40
+    with torch.no_grad():
+        before, after = made(read), made(changed)
+    torch.testing.assert_close(after[:, :21], before[:, :21], rtol=1e-5, atol=1e-5)
+    assert (after[:, 21] - before[:, 21]).abs().max() > 1e-3
+    tiled = geometric.build(geometric.Config(vocabulary=40, context=40, hidden=256, score="dot"))
+    count, other = (sum(p.numel() for p in x.parameters()) for x in (made, tiled))
+    assert abs(count - other) < 0.02 * other
+
+
+def test_compressed_tiles_are_seen_once_they_are_whole() -> None:
+    """With the gates of the other two closed, tokens of the first tile see nothing, those of the second its mean."""
+    made = Compressed(8, 2, 4).double()
+    with torch.no_grad():
+        made.gate.weight.zero_()
+        made.gate.bias.copy_(torch.tensor([40.0, -400, -400]).repeat_interleave(2))
+        x = torch.randn(1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        found = made(x)
+        mean = made.out(made.value(x[:, :4]).mean(1))
+    torch.testing.assert_close(found[0, :4], made.out.bias.expand(4, -1).detach())
+    torch.testing.assert_close(found[0, 4:], mean.detach().expand(4, -1))
+
+
+# ---- train dense, deploy tiled
+
+
+@pytest.mark.slow
+def test_recall_says_what_each_way_remembers_over_all_seeds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("toolkit.bench.tiled_attention.learning.cache_folder", lambda: tmp_path)
+    monkeypatch.setattr("toolkit.bench.tiled_attention.recall._STEPS", 2)
+    monkeypatch.setattr("toolkit.bench.tiled_attention.recall._ASKED", 8)
+    monkeypatch.setattr("toolkit.bench.tiled_attention.recall.PEERS", ("nsa",))
+    rows = list(recall(("born", "dot"), 2))
+    assert {row.way for row in rows} == {"nsa", "born", "dot"}
+    tiled = {(row.refine, row.choose_by): row for row in rows if row.way == "dot"}
+    assert set(tiled) == {(0, "")} | {(r, by) for r in range(1, 11) for by in ("own", "earlier")}
+    dense = tiled[0, ""]
+    assert (dense.seeds, len(dense.each), dense.kept) == (2, 2, 1.0)
+    assert dense.right_interval is not None
+    assert dense.right_interval[0] <= dense.right <= dense.right_interval[1]
+    assert tiled[10, "own"].each == dense.each  # all tiles are dense attention
+    assert (dense.flops_ratio, tiled[10, "own"].promised) == (None, 0.0)
+    some = tiled[2, "own"]
+    assert some.promised is not None
+    assert some.error is not None
+    assert 0 < some.error < some.promised  # of an untrained network the error is far below the bound
+
+
+def test_tiles_cost_a_text_what_the_same_windows_say(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def windows(part: str, *, context: int) -> Dataset:
+        held = np.random.default_rng(len(part)).integers(0, 90, (4, context + 1))
+        return Dataset.of_arrays(part, {"characters": held[:, :-1]}, held[:, 1:])
+
+    monkeypatch.setattr("toolkit.bench.tiled_attention.learning.cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(characters, "windows", windows)
+    size = Size(context=64, tile=16, width=16, blocks=1, heads=2, batch=2, epochs=1, rate=1e-2)
+    rows = list(text(("metric",), size=size))
+    dense = next(row for row in rows if row.score == "metric" and not row.refine)
+    tiled = {(row.refine, row.tiles_are): row for row in rows if row.refine}
+    assert set(tiled) == {(r, which) for r in (1, 2, 4) for which in ("chosen", "recent")}
+    assert (dense.worse, dense.characters) == (0.0, 4 * 64)
+    for row in tiled.values():
+        assert row.worse_interval[0] <= row.worse <= row.worse_interval[1]
+        assert row.loss == pytest.approx(dense.loss + row.worse)
+    assert tiled[1, "chosen"].loss == tiled[1, "recent"].loss  # the own tile alone, either way
+    assert abs(tiled[1, "chosen"].worse) > 1e-5
+    assert tiled[2, "chosen"].loss != tiled[2, "recent"].loss
+    assert abs(tiled[4, "chosen"].worse) < 1e-6  # all tiles are dense attention, to rounding
+    assert abs(tiled[4, "recent"].worse) < 1e-6
+
+
+def test_an_interval_of_a_mean_is_students() -> None:
+    assert mean_interval([1.0]) is None
+    low, high = mean_interval([1.0, 2.0, 3.0]) or (0.0, 0.0)
+    assert (low, high) == pytest.approx((2 - 2.4841, 2 + 2.4841), abs=1e-4)  # 4.3027 / √3
+
+
+def test_on_another_device_the_same_is_measured_and_agrees() -> None:
+    row = measured((1, 1, 16 * 128, 16), True, torch.device("cpu"))
+    assert (row.refine, row.tiles, row.device) == (2, 16, "cpu")
+    assert row.error is not None
+    assert row.error < 0.05  # of bfloat16
+    assert row.means_error == 0.0  # plain torch both times
+    assert row.interval is not None
+    assert row.interval[0] <= row.interval[1]

@@ -333,7 +333,7 @@ def test_what_is_no_array(tmp_path: Path) -> None:
         assert "module:factory" in caught.value.hint
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None)
 @given(st.data(), st.sampled_from(["npy", "npz", "deflated"]))
 def test_random_damage_is_an_invalid_input_or_nothing(data: st.DataObject, kind: str) -> None:
     file = io.BytesIO()

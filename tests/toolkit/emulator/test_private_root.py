@@ -166,6 +166,7 @@ def test_packages_of_a_system_that_is_one_with_usr_find_their_libraries(tmp_path
 CONTROL = "Package: one\nVersion: 1\nArchitecture: all\nMaintainer: me <me@example.com>\nDescription: one\n"
 
 
+@pytest.mark.slow
 def test_a_wheel_that_does_not_exist_is_told_in_pips_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     with pytest.raises(MissingDependency, match=r"pip: No matching distribution found for onnxruntime==0\.0\.1"):

@@ -19,7 +19,7 @@ RATIONALS = st.builds(Fraction, st.integers(-(10**6), 10**6), st.integers(1, 10*
 square = ar.RationalMap.polynomial
 
 
-@settings(max_examples=60, derandomize=True, deadline=None)
+@settings(derandomize=True, deadline=None)
 @given(RATIONALS)
 def test_height_is_the_sum_over_places(x: Fraction) -> None:
     assert sum(ar.local_heights(x).values()) == pytest.approx(ar.arithmetic_height(x), abs=1e-12)

@@ -138,6 +138,7 @@ def test_sphere_shrinks_to_a_point_on_time() -> None:
     assert gf.detect_singularities(gf.ricci_flow(forms((3,), (0,), 1.0), 0.1, 20), 9.0).blow_up_time == math.inf
 
 
+@pytest.mark.slow
 def test_normalized_flow_keeps_volume_and_round_spheres() -> None:
     run = gf.ricci_flow(forms((3,), (1,), 2.0), 0.01, 30)
     assert gf.normalize_flow(run, "none") is run
@@ -159,6 +160,7 @@ def test_normalized_flow_keeps_volume_and_round_spheres() -> None:
 # --- conformal metrics
 
 
+@pytest.mark.slow
 def test_conformal_torus_becomes_flat() -> None:
     metric = bumpy_torus(16)
     dt = gf.measure(metric).suggested_dt

@@ -52,7 +52,7 @@ def test_flow_sums_to_one(seed: int) -> None:
     torch.testing.assert_close(rolled, expected)
 
 
-@pytest.mark.parametrize("error", [0.1, 0.3])
+@pytest.mark.parametrize("error", [0.1, pytest.param(0.3, marks=pytest.mark.slow)])
 def test_transfer_entropy_of_a_noisy_copy(error: float) -> None:
     length = 40_000
     generator = torch_generator(3)
@@ -140,6 +140,7 @@ def test_lyapunov_of_the_logistic_map() -> None:
     assert float(found.birkhoff) == pytest.approx(0.5, abs=4 * math.sqrt(1 / 8 / (500 * 200)))
 
 
+@pytest.mark.slow
 def test_lyapunov_of_henon() -> None:
     def henon(x: Tensor) -> Tensor:
         return torch.stack([1 - 1.4 * x[0] ** 2 + x[1], 0.3 * x[0]])

@@ -172,6 +172,7 @@ def test_a_seeded_mode_grows_as_predicted():
     assert rate == pytest.approx(found.growth_rate, rel=2e-3)
 
 
+@pytest.mark.slow
 def test_arnoldi_finds_the_growth_that_modes_predict():
     reaction, rest, d = schnakenberg(0.1, 0.9), row(1.0, 0.9), row(1.0, 12.0)
     rates, modes = pattern_growth(rest[:, None, None].expand(2, 8, 8), d, reaction, count=2)
@@ -241,6 +242,7 @@ def test_hopf_of_the_brusselator():
     assert branch.points[0].parameter == pytest.approx(2, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_period_doublings_of_the_logistic_map():
     def logistic(u, m):
         return m * u * (1 - u)
@@ -264,6 +266,7 @@ def test_maps_leave_the_unit_circle_in_pairs():
     assert point.parameter == pytest.approx(2, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_saddle_node_of_gray_scott():
     feed, kill = 0.06, 0.06  # F > 4 (F + k)^2 = 0.0576
     root = sqrt(1 - 4 * (feed + kill) ** 2 / feed)

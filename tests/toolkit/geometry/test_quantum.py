@@ -219,6 +219,7 @@ def test_witnesses_of_bell_werner_and_damped_states():
     assert entanglement_witness(density_matrix(product), (2, 2, 2)).schmidt_rank == 1
 
 
+@pytest.mark.slow
 @few
 @given(seeds)
 def test_random_states_agree_with_qutip(seed):

@@ -226,6 +226,7 @@ def test_half_plane_geodesics_are_semicircles() -> None:
     near(states[:, 0, 0], times.tanh(), 1e-8)
 
 
+@pytest.mark.slow
 def test_clairaut() -> None:
     donut = RiemannianManifold(metrics.torus_of_revolution(3.0, 1.0), 2)
     start, velocity = draw(21, 4, 2), draw(22, 4, 2)
@@ -236,6 +237,7 @@ def test_clairaut() -> None:
     near(kept, kept[:1].expand(7, 4), 1e-4)
 
 
+@pytest.mark.slow
 def test_distance_and_logarithm() -> None:
     points = torch.stack([0.8 + draw(23, 5), draw(24, 5)], dim=1)
     target = points + torch.tensor([0.3, 0.5], dtype=F64) * (draw(25, 5, 2) + 0.2)
@@ -243,8 +245,8 @@ def test_distance_and_logarithm() -> None:
     expected = (embed(points) * embed(target)).sum(1).acos()
     near(SPHERE.distance(points, target, steps=24), expected, 1e-7)  # 24 steps of order four over less than one radian
     vector = torch.tensor([0.4, -0.3], dtype=F64)
-    end = SPHERE.exp(points, vector, steps=24)
-    near(SPHERE.log(points, end, steps=24), vector.expand(5, 2), 1e-9)
+    end = SPHERE.exp(points, vector, steps=8)
+    near(SPHERE.log(points, end, steps=8), vector.expand(5, 2), 1e-9)
     near(SPHERE.distance(points[0], points[0], steps=4), 0.0)
     half = RiemannianManifold(metrics.hyperbolic_half_space(), 2)
     a, b = torch.tensor([[0.0, 1.0], [0.5, 2.0]], dtype=F64)

@@ -87,7 +87,7 @@ def test_what_autograd_saved_keeps_its_block() -> None:
     assert arena.get_allocated_memory() == 0
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(deadline=None, derandomize=True)
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 200)), max_size=40))
 def test_blocks_never_overlap_and_all_come_back(steps: list[tuple[bool, int]]) -> None:
     arena = MemoryManager(2048)

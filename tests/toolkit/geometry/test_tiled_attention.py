@@ -16,6 +16,7 @@ from toolkit.errors import GeometryError
 from toolkit.geometry.neural.attention import QuantumGeometricAttention, audit, make_score
 from toolkit.geometry.neural.attention.born import born, born_weights
 from toolkit.geometry.neural.attention.certificate import diameter, exact_rows
+from toolkit.geometry.neural.attention.choosing import log_sum_exp
 from toolkit.geometry.neural.attention.flow import dirichlet_energy, flow
 from toolkit.geometry.neural.attention.metrics import attention_flops, forman_curvature, tile_chain
 from toolkit.models.seeded import seeded
@@ -47,6 +48,21 @@ def in_plan(model: QuantumGeometricAttention, x: Tensor, plan: str, refine: int 
 
 
 # ---- what it shares with dense attention
+
+
+@over_scores
+def test_a_logit_is_what_states_say_and_what_keys_add_written_over_or_not(score: str) -> None:
+    """Without a gradient what was computed is written over; with one it is kept. Neither changes its input."""
+    made = make_score(score, 2, 4).double()
+    given = [tokens(5, seed=i).reshape(2, 2, 5, 8)[..., :4] for i in (0, 1)]
+    with torch.no_grad():
+        q, k = made.vectors(*given)
+        k[..., -1] += torch.arange(5)
+        before = q.clone(), k.clone()
+        alone = made.bare(q, k)
+        torch.testing.assert_close(made.logits(q, k), alone + k[..., -1].unsqueeze(-2), rtol=ROUNDING, atol=ROUNDING)
+    torch.testing.assert_close((q, k), before, rtol=0, atol=0)
+    torch.testing.assert_close(made.bare(q.requires_grad_(), k).detach(), alone, rtol=ROUNDING, atol=ROUNDING)
 
 
 @over_causal
@@ -531,3 +547,11 @@ def test_states_that_do_not_go_together_are_refused(q: object, k: object, v: obj
 def test_born_has_no_tiles_to_report_on() -> None:
     with pytest.raises(GeometryError, match="the score born has no tiles"):
         layer("born")(tokens(8), return_metrics=True)
+
+
+@pytest.mark.parametrize("below", [0.0, -50.0, -100.0, -3e4])
+def test_sums_of_exponentials_are_torchs_to_rounding(below: float) -> None:
+    """What is cut off, terms of e^-80 beside 1, float64 does not see."""
+    x = torch.tensor([[1.0, 2.0, 3.0 + below], [below, below, below]], dtype=torch.float64)
+    for dim in (0, 1):
+        torch.testing.assert_close(log_sum_exp(x, dim), x.logsumexp(dim, keepdim=True), rtol=1e-15, atol=0)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from toolkit.errors import GeometryError
-from toolkit.geometry.neural.attention.block_sparse import TILE, _chosen, block_sparse_attention
+from toolkit.geometry.neural.attention.block_sparse import TILE, block_sparse_attention, chosen_tiles
 from toolkit.rng import torch_generator
 
 over_causal = pytest.mark.parametrize("causal", [False, True])
@@ -16,14 +16,6 @@ over_causal = pytest.mark.parametrize("causal", [False, True])
 
 def inputs(length: int = 4 * TILE, width: int = 16) -> list[Tensor]:
     return [torch.randn(2, 2, length, width, generator=torch_generator(0, name), dtype=torch.float64) for name in "qkv"]
-
-
-def seen(q: Tensor, k: Tensor, refine: int, causal: bool) -> Tensor:
-    """The map of tiles that is handed to the kernel."""
-    keys = k.unflatten(2, (-1, TILE))
-    centres = keys.mean(3)
-    coarse = (q @ centres.mT) * q.shape[3] ** -0.5
-    return _chosen(q, keys, centres, coarse, refine, q.shape[3] ** -0.5, causal)
 
 
 @over_causal
@@ -38,7 +30,7 @@ def test_with_all_tiles_it_is_dense(causal: bool) -> None:
 def test_refined_tiles_are_exact_and_the_others_are_seen_as_means(causal: bool, refine: int) -> None:
     """One softmax over exact logits of the map's tiles and the means of the others, written down row by row."""
     q, k, v = inputs()
-    chosen = seen(q, k, refine, causal)
+    chosen = chosen_tiles(q, k, refine, causal=causal)
     exact = q @ k.mT * 0.25
     place = torch.arange(4 * TILE)
     tile = place // TILE
@@ -54,7 +46,7 @@ def test_refined_tiles_are_exact_and_the_others_are_seen_as_means(causal: bool, 
 def test_each_tile_looks_into_its_own_and_into_no_later_one(causal: bool) -> None:
     q, k, _ = inputs()
     for refine in (1, 2, 4):
-        chosen = seen(q, k, refine, causal)
+        chosen = chosen_tiles(q, k, refine, causal=causal)
         assert chosen.diagonal().all()
         assert (chosen.sum(1) <= refine).all()
         assert not causal or not chosen.triu(1).any()
@@ -65,7 +57,7 @@ def test_the_tile_that_holds_what_is_looked_for_is_chosen() -> None:
     q, k, _ = (0.01 * x for x in inputs())
     q[:, :, :TILE, 0] += 3
     k[:, :, 2 * TILE : 3 * TILE, 0] += 3
-    assert seen(q, k, 2, False)[0].tolist() == [True, False, True, False]
+    assert chosen_tiles(q, k, 2)[0].tolist() == [True, False, True, False]
 
 
 def test_sizes_that_do_not_fit_are_refused_by_their_value() -> None:

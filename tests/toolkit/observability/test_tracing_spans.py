@@ -152,6 +152,27 @@ def test_lines_survive_a_kill_and_browsers_draw_them(tmp_path: Path) -> None:
         read_spans(tmp_path / "none")
     with pytest.raises(InvalidInput, match="cannot write"):
         JsonLines(tmp_path / "none" / "x")
+    (tmp_path / "thesis").write_text("years of work")
+    with pytest.raises(InvalidInput, match="is no file of spans"):
+        JsonLines(tmp_path / "thesis")
+    assert (tmp_path / "thesis").read_text() == "years of work"
+
+
+def test_a_file_cut_at_every_byte_of_its_last_line_takes_further_spans(tmp_path: Path) -> None:
+    file = tmp_path / "spans.jsonl"
+
+    def write(name: str) -> None:
+        with JsonLines(file) as lines, Tracer(lines).span(name, note="ümlaut"):
+            pass
+
+    for name in ("first", "second"):
+        write(name)
+    content = file.read_bytes()
+    for end in range(content.index(b"\n") + 1, len(content)):
+        file.write_bytes(content[:end])
+        assert [span.name for span in read_spans(file)] == ["first"]
+        write("third")
+        assert [span.name for span in read_spans(file)] == ["first", "third"]
 
 
 def test_a_tracer_that_nobody_reads() -> None:

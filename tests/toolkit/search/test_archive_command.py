@@ -86,7 +86,27 @@ def test_a_slip_is_told(folder, words, code, problem, capsys):
 
 def test_what_is_no_archive_is_told(tmp_path, capsys):
     assert main(["archive", str(tmp_path)]) == 5
-    assert "is no archive" in capsys.readouterr().err
+    assert f"{tmp_path} is no archive, and holds none" in capsys.readouterr().err
+    assert main(["archive", str(tmp_path / "nowhere")]) == 5
+    assert f"there is no folder {tmp_path / 'nowhere'}" in capsys.readouterr().err
+    (tmp_path / "manifest.json").write_text("[]", "utf-8")
+    assert main(["archive", str(tmp_path)]) == 5
+
+
+def test_the_folder_of_a_search_stands_for_its_archive(tmp_path, capsys):
+    save(archive(1), tmp_path / "board" / "archive")
+    for name in (tmp_path, tmp_path / "board", tmp_path / "board" / "archive"):
+        assert main(["archive", str(name)]) == 0
+        assert "20 cells of latency_s" in capsys.readouterr().out
+    save(archive(2), tmp_path / "other" / "archive")
+    assert main(["archive", str(tmp_path)]) == 2
+    err = capsys.readouterr().err
+    assert "holds 2 archives, one for each target" in err
+    assert f"{tmp_path / 'board' / 'archive'}, {tmp_path / 'other' / 'archive'}" in err
+    assert (
+        main(["archive", str(tmp_path / "board"), "--merge", str(tmp_path / "other"), "-o", str(tmp_path / "n")]) == 0
+    )
+    assert len(load(tmp_path / "n")) >= len(archive(1))
 
 
 def test_no_torch_is_loaded_for_it(folder):

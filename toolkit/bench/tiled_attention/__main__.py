@@ -1,12 +1,13 @@
 """Attention over adaptive tiles beside dense attention: what it keeps, what it takes.
 
-    python -m toolkit.bench.tiled_attention [--json] [--device cuda] [--scores dot,metric] [--seeds 1] [PART ...]
+    python -m toolkit.bench.tiled_attention [--json] [--device cuda] [--scores dot,metric] [--seeds 5] [PART ...]
 
 `recall`, `characters`: networks trained dense and deployed with fewer and fewer tiles, beside a transformer by torch's
-fused attention. `time`, `memory`: the layer at 1,024 to 8,192 tokens on one thread, beside dense attention unfused and
-fused; seconds in turns, live bytes counted. `runtime`: vectorised forms beside the best plain ones of torch.
-`threads`: the layer on one thread and on all. `device`: 1/8 of the tiles at 16,384 tokens by the block-sparse kernel,
-beside flash attention; on a GPU alone. Training is checkpointed in the cache folder.
+fused attention; recall beside other sparse attentions as well. On a GPU the characters' network is a larger one.
+`time`, `memory`: the layer at 1,024 to 8,192 tokens on one thread, beside dense attention unfused and fused; seconds in
+turns, live bytes counted. `runtime`: vectorised forms beside the best plain ones of torch. `threads`: the layer on one
+thread and on all. `device`: 1/8 of the tiles at 16,384 tokens by the block-sparse kernel, beside flash attention; on a
+GPU alone. Training is checkpointed in the cache folder.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from toolkit.bench.tiled_attention import learning, speed
+from toolkit.bench.tiled_attention import speed
 from toolkit.bench.tiled_attention.device import on_device
+from toolkit.bench.tiled_attention.recall import recall
+from toolkit.bench.tiled_attention.text import text
 
 _LENGTHS = (1024, 2048, 4096, 8192)
 _SCORES = ("dot", "metric", "fidelity", "hyperbolic", "born")
@@ -36,16 +39,19 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m toolkit.bench.tiled_attention", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(_PARTS)}; all where none is named")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of the part device")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of the parts device and characters")
     parser.add_argument("--scores", default="dot,metric", help=f"that are trained, of {','.join(_SCORES)}")
-    parser.add_argument("--seeds", type=int, default=1, help="of the recall task")
+    parser.add_argument("--seeds", type=int, default=5, help="of the recall task")
+    parser.add_argument("--workers", type=int, default=1, help="processes that train the recall task at the same time")
     parser.add_argument("--lengths", type=int, nargs="+", default=_LENGTHS, help="of the parts time and memory")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     given = parser.parse_args(arguments)
     if unknown := set(given.parts) - set(_PARTS):
         parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(_PARTS)}")
-    if min(given.lengths) < 1:
-        parser.error(f"a length of {min(given.lengths)}: choose 1 or more")
+    for name, value in {"length": min(given.lengths), "number of seeds": given.seeds,
+                        "number of workers": given.workers}.items():  # fmt: skip
+        if value < 1:
+            parser.error(f"a {name} of {value}: choose 1 or more")
     given.scores = given.scores.split(",")
     if wrong := set(given.scores) - set(_SCORES):
         parser.error(f"unknown scores: {', '.join(sorted(wrong))}; known: {', '.join(_SCORES)}")
@@ -72,8 +78,8 @@ def _said(part: str, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 _PARTS: Mapping[str, Callable[[argparse.Namespace], Iterable[Mapping[str, Any]]]] = {
-    "recall": lambda given: map(asdict, learning.learned_recall(given.scores, range(given.seeds))),
-    "characters": lambda given: map(asdict, learning.learned_characters(given.scores)),
+    "recall": lambda given: map(asdict, recall(("born", *given.scores), given.seeds, workers=given.workers)),
+    "characters": lambda given: map(asdict, text(given.scores, device=given.device)),
     "time": lambda given: map(asdict, speed.times(given.lengths)),
     "memory": lambda given: map(asdict, speed.memory(given.lengths)),
     "runtime": lambda given: map(asdict, speed.forms()),
@@ -101,8 +107,9 @@ def _judged(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterable[str]:
         if row["ratio"] is None:
             yield f"{row['shape']}{' causal' if row['causal'] else ''}: {row['note']}"
         else:
-            verdict = "reaches" if row["ratio"] >= row["goal"] else "MISSES"
-            yield f"{row['shape']}: {row['ratio']:.2f}x flash, {verdict} {row['goal']}x"
+            verdict = "reaches" if row["interval"][0] >= row["goal"] else "MISSES"
+            causal = " causal" if row["causal"] else ""
+            yield f"{row['shape']}{causal}: {row['ratio']:.2f}x flash, {verdict} {row['goal']}x"
 
 
 def _show(part: str, rows: Sequence[Mapping[str, Any]]) -> None:

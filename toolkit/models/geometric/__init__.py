@@ -8,44 +8,26 @@ allow. For short contexts tiles cost more than they save; they are for thousands
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, ClassVar
 
-from pydantic import Field, model_validator
-from torch import Tensor, nn
-from torch.nn.functional import gelu
+from pydantic import Field
+from torch import nn
 
 from passes.dataset import Array, Dataset
-from targets.errors import InvalidInput
 from toolkit.geometry.neural.attention.quantum_geometric import ChooseBy, Plan, QuantumGeometricAttention
 from toolkit.geometry.neural.attention.scores import ScoreName
-from toolkit.models import help_text
-from toolkit.models.blueprints.config import BlueprintConfig
-from toolkit.models.norm import Norm
+from toolkit.models import decoder
+from toolkit.models.decoder import Count, Decoder, DecoderConfig
 from toolkit.models.seeded import seeded
-from toolkit.models.token_ids import check_ids
 
 __all__ = ["Config", "Geometric", "build", "calibration", "example", "training", "validation"]
 
-_CALIBRATION = 32
 
-Count = Annotated[int, Field(ge=1, le=2**20)]
-
-
-class Config(BlueprintConfig):
+class Config(DecoderConfig):
     """The defaults compile for every board."""
 
-    vocabulary: Annotated[int, Field(ge=2, le=2**20)] = 128
-    """Ids are below it."""
-    width: Count = 64
-    """Features of a token."""
-    blocks: Annotated[int, Field(ge=1, le=256)] = 2
-    """Blocks, one after another."""
-    heads: Annotated[int, Field(ge=1, le=4096)] = 4
-    """Attention heads in a block; they share the width."""
-    hidden: Count = 256
-    """Hidden features at a position."""
-    context: Annotated[int, Field(ge=1, le=2**24)] = 256
-    """Rows of the position table: the longest sequence."""
+    model: ClassVar[str] = "geometric"
+
     score: ScoreName = "metric"
     """What attention takes the softmax of."""
     state_width: Annotated[int, Field(ge=1, le=4096)] = 16
@@ -65,61 +47,20 @@ class Config(BlueprintConfig):
     flow_share: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Of a step."""
 
-    @model_validator(mode="after")
-    def _fits_together(self) -> Config:
-        if self.width % self.heads:
-            raise InvalidInput(
-                f"geometric: {self.heads} heads cannot share a width of {self.width}",
-                hint="choose a width that is a multiple of heads",
-            )
-        return self
 
-
-class _Block(nn.Module):
-    """Attention, then two layers at each position, each added to what it read."""
+class Geometric(Decoder):
+    """The decoder whose attention is over tiles."""
 
     def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.attention_norm = Norm(config.width)
-        self.attention = QuantumGeometricAttention(
-            config.width, config.heads, manifold_dim=config.state_width, motive_rank=config.metric_rank,
-            num_layers=config.flow_steps, flow_share=config.flow_share, tile_size=config.tile, refine=config.refine,
-            score=config.score, plan=config.plan, causal=True, choose_by=config.choose_by,
-        )  # fmt: skip
-        self.hidden_norm = Norm(config.width)
-        self.up, self.down = nn.Linear(config.width, config.hidden), nn.Linear(config.hidden, config.width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attention(self.attention_norm(x))
-        y: Tensor = x + self.down(gelu(self.up(self.hidden_norm(x))))
-        return y
+        super().__init__(config, (_attention(config) for _ in range(config.blocks)))
 
 
-class Geometric(nn.Module):
-    """Embeddings of ids and places, blocks, norm, linear."""
-
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.config = config
-        self.embed = nn.Embedding(config.vocabulary, config.width)
-        self.place = nn.Embedding(config.context, config.width)
-        self.blocks = nn.ModuleList(_Block(config) for _ in range(config.blocks))
-        self.norm = Norm(config.width)
-        self.classify = nn.Linear(config.width, config.vocabulary)
-        nn.init.normal_(self.place.weight, std=0.02)
-
-    def forward(self, characters: Tensor) -> Tensor:
-        """Logits (B, N, vocabulary) of ids (B, N) int64.
-
-        Raises:
-            InvalidInput: as `token_ids.check_ids` does.
-        """
-        check_ids(characters, self.embed.num_embeddings, self.config.context)
-        x = self.embed(characters) + self.place.weight[: characters.shape[1]]
-        for block in self.blocks:
-            x = block(x)
-        logits: Tensor = self.classify(self.norm(x))
-        return logits
+def _attention(config: Config) -> nn.Module:
+    return QuantumGeometricAttention(
+        config.width, config.heads, manifold_dim=config.state_width, motive_rank=config.metric_rank,
+        num_layers=config.flow_steps, flow_share=config.flow_share, tile_size=config.tile, refine=config.refine,
+        score=config.score, plan=config.plan, causal=True, choose_by=config.choose_by,
+    )  # fmt: skip
 
 
 def build(config: Config = Config()) -> nn.Module:
@@ -130,19 +71,19 @@ def build(config: Config = Config()) -> nn.Module:
 
 def example(config: Config = Config()) -> Mapping[str, Array]:
     """The first ids of the calibration text, as many as the context has."""
-    return next(iter(calibration(config)))
+    return decoder.example(config)
 
 
 def calibration(config: Config = Config()) -> Dataset:
     """Windows of the training text; ids outside of a smaller vocabulary are taken modulo its size."""
-    return help_text.windows("training", config.context, vocabulary=config.vocabulary, most=_CALIBRATION)
+    return decoder.calibration(config)
 
 
 def training(config: Config = Config()) -> Dataset:
     """All windows of the training text, labelled with the ids behind each."""
-    return help_text.windows("training", config.context, vocabulary=config.vocabulary)
+    return decoder.training(config)
 
 
 def validation(config: Config = Config()) -> Dataset:
     """Every tenth window, kept from training."""
-    return help_text.windows("validation", config.context, vocabulary=config.vocabulary)
+    return decoder.validation(config)

@@ -11,11 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from targets.errors import InvalidInput, UsageError
 from toolkit.config import Config
+from toolkit.search.atlas.sealing import ATLAS, VERSION, unsealed
 
 __all__ = ["ATLAS", "MEASURES", "Atlas", "Measures", "Point", "read_atlas"]
 
-ATLAS = "atlas.json"
-_VERSION = 1
 _MOST_BYTES = 1 << 29  # a point takes 3 kB: this is more than 100,000 of them
 _SHORTEST = 4  # letters of an id that stand for all of it
 
@@ -173,7 +172,7 @@ def read_atlas(path: str | Path) -> Atlas:
     """The atlas in folder `path`, or in the file itself.
 
     Raises:
-        InvalidInput: there is none, it is of another version, or it is damaged.
+        InvalidInput: there is none, it is of another version, cut off, changed, or says what cannot be.
     """
     given = Path(path)
     file = given / ATLAS if given.is_dir() else given
@@ -187,12 +186,12 @@ def read_atlas(path: str | Path) -> Atlas:
             hint="name the folder that `toolkit search` wrote",
         ) from error
     try:
-        atlas = Atlas.model_validate_json(content)
+        atlas = Atlas.model_validate_json(unsealed(content, str(file)))
     except ValidationError as error:
         raise _damaged(file, error) from error
-    if atlas.version != _VERSION:
+    if atlas.version != VERSION:
         raise InvalidInput(
-            f"{file} is of version {atlas.version}; this toolkit reads {_VERSION}",
+            f"{file} is of version {atlas.version}; this toolkit reads {VERSION}",
             hint="read it with the toolkit that wrote it, or search again",
         )
     if len({(p.target, p.id) for p in atlas.points}) < len(atlas.points):

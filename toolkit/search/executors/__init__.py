@@ -31,11 +31,10 @@ def executor(name: str, *, workers: int, limit_s: float | None = None, address: 
     if address is not None and name != "ray":
         raise UsageError(f"an address is for Ray, and {name!r} has none", hint="add --executor ray, or leave it out")
     if name == "here":
-        if workers != 1 or limit_s is not None:
-            raise UsageError(
-                f"here is one trial at a time without a limit, not {workers} within {limit_s} s",
-                hint="take processes for several, or for a limit",
-            )
+        if workers != 1:
+            raise UsageError(f"'here' makes one evaluation at a time, not {workers}", hint="add --executor processes")
+        if limit_s is not None:
+            raise UsageError("'here' cannot end an evaluation that takes too long", hint="add --executor processes")
         return Here()
     if name == "ray":
         return RayCluster("local" if address is None else address, workers=workers, limit_s=limit_s)

@@ -36,8 +36,10 @@ def check_workers(workers: int, limit_s: float | None) -> None:
     Raises:
         UsageError: no worker, or no time.
     """
-    if workers < 1 or (limit_s is not None and limit_s <= 0):
-        raise UsageError(f"no search on {workers} workers within {limit_s} s", hint="1 worker or more, above 0 s")
+    if workers < 1:
+        raise UsageError(f"no search on {workers} workers", hint="1 worker or more")
+    if limit_s is not None and not limit_s > 0:
+        raise UsageError(f"no evaluation ends within {limit_s:g} s", hint="a limit above 0 s")
 
 
 @dataclass(eq=False)

@@ -8,6 +8,7 @@ loopback interface alone, without dashboard, metrics and usage statistics; it en
 from __future__ import annotations
 
 import os
+import socket
 import time
 import traceback
 from collections.abc import Iterator, Mapping
@@ -24,6 +25,9 @@ __all__ = ["RayCluster"]
 
 _AGAIN = 1
 _PORT = 6379
+_REACHED_S = 10.0
+_STARTS = 2
+"""Ray gives a cluster of its own 30 s to start, which a busy machine may need twice."""
 _SILENT = {"RAY_USAGE_STATS_ENABLED": "0"}
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Ray takes the loopback address where it is told that other machines cannot join. It reads this when it is imported:
@@ -136,6 +140,7 @@ class RayCluster:
 
 def _joined(address: str, workers: int | None) -> tuple[Any, bool]:
     """The module ray, connected; and whether the connection is ours to end."""
+    _check_reached(address)
     with _environment(_SILENT | (_LOOPBACK if address == "local" else {})):
         try:
             import ray
@@ -145,14 +150,36 @@ def _joined(address: str, workers: int | None) -> tuple[Any, bool]:
             ) from error
         if ray.is_initialized():
             return ray, False
-        try:
-            ray.init(**_how(address, workers), log_to_driver=False, configure_logging=False)
-        except Exception as error:  # Ray has no class for a cluster that does not start
-            hint = (
-                "try again when this machine is less busy" if address == "local" else "start it by `ray start --head`"
-            )
-            raise SlimeError(f"no Ray cluster at {address!r}: {error}", hint=hint) from error
+        for start in reversed(range(_STARTS if address == "local" else 1)):
+            try:
+                ray.init(**_how(address, workers), log_to_driver=False, configure_logging=False)
+                break
+            except Exception as error:  # Ray has no class for a cluster that does not start
+                ray.shutdown()
+                if start:
+                    continue
+                hint = "try again when this machine is less busy"
+                hint = hint if address == "local" else "start it by `ray start --head`"
+                raise SlimeError(f"no Ray cluster at {address!r}: {error}", hint=hint) from error
     return ray, True
+
+
+def _check_reached(address: str) -> None:
+    """Ray itself tries for more than ten minutes to reach an address where nobody answers.
+
+    Raises:
+        SlimeError: nobody does.
+    """
+    host, colon, port = address.rpartition(":")
+    if address in ("local", "auto") or "/" in address or (colon and not port.isdecimal()):
+        return
+    try:
+        socket.create_connection((host, int(port)) if colon else (address, _PORT), timeout=_REACHED_S).close()
+    except (OSError, OverflowError) as error:
+        raise SlimeError(
+            f"no Ray cluster at {address!r}: {getattr(error, 'strerror', None) or error}",
+            hint="start it by `ray start --head`, and see that this machine reaches its port",
+        ) from error
 
 
 def _how(address: str, workers: int | None) -> Mapping[str, Any]:

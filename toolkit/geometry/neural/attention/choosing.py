@@ -20,8 +20,13 @@ import torch
 from torch import Tensor
 
 from toolkit.geometry.neural.attention.tiles import HIDDEN
+from toolkit.models.exporting import exporting
 
 __all__ = ["Choice", "by_ranks", "by_topk", "given", "hidden_tiles", "log_sum_exp", "priority"]
+
+_LEAST = -80.0
+"""What is as far below the largest adds nothing; a CPU takes up to seventy times as long where an exponential is too
+small to be a normal number."""
 
 # Legend: n tiles of queries, R tiles refined, T tiles of keys, B tokens in a tile
 
@@ -58,14 +63,17 @@ def priority(coarse: Tensor, slack: Tensor, hidden: Tensor, own: Tensor) -> Tens
         hidden: (n, T), HIDDEN for tiles that are not to be seen and for the own.
         own: (n, T), 1 for the own tile.
     """
-    share = coarse - log_sum_exp(coarse, -1)
+    share = coarse - log_sum_exp(coarse, -1) if exporting() else coarse.log_softmax(-1)
     return log_sum_exp(share + slack, 1).squeeze(1) + hidden + own * HIDDEN
 
 
 def log_sum_exp(x: Tensor, dim: int) -> Tensor:
     """The logarithm of the sum of exponentials, the axis kept; in operators that every runtime has."""
     top = x.amax(dim, keepdim=True)
-    return top + (x - top).exp().sum(dim, keepdim=True).log()
+    below = x - top
+    if not exporting():
+        below = below.clamp_min(_LEAST)
+    return top + below.exp().sum(dim, keepdim=True).log()
 
 
 def by_topk(wanted: Tensor, count: int, hidden: Tensor) -> Choice:

@@ -34,6 +34,7 @@ from toolkit.geometry.neural.attention.refining import (
     coarse_logits,
     fused,
     later_tokens,
+    spelled,
     weights,
 )
 from toolkit.geometry.neural.attention.scores import ScoreName, make_score
@@ -47,7 +48,7 @@ Plan = Literal["dense", "topk", "ranked", "static", "threshold"]
 
 ChooseBy = Literal["own", "earlier"]
 
-_AT_ONCE = 2**20
+_AT_ONCE = 2**19
 """Logits that exist at a time where nothing needs them all."""
 
 # Legend: b samples, H heads, N tokens, G = b · H, T tiles, B tokens in a tile, m numbers of a state, D of a value
@@ -250,8 +251,7 @@ class QuantumGeometricAttention(nn.Module):
         choice = self._choice(rows, coarse, refine)
         if self.score.is_linear:
             return fused(rows, choice, self.causal)
-        found = weights(self.score, rows, coarse, choice, self.causal, False)
-        return _mixed(found, rows)
+        return spelled(self.score, rows, coarse, choice, self.causal)
 
     def _until_certain(self, state: AttentionState) -> Tensor:
         """Twice as many tiles for those tiles of queries that are not certain yet, until all are."""

@@ -196,20 +196,43 @@ def weights(score: Score, rows: Rows, coarse: Tensor, choice: Choice, causal: bo
 
 
 def fused(rows: Rows, choice: Choice, causal: bool) -> Tensor:
-    """(n, B, D) by torch's own attention kernel; of scores whose logits are inner products."""
+    """(n, B, D) by torch's own attention kernel, from refined keys and centres side by side; where logits are products.
+
+    What keys add goes in by the mask, which costs the kernel nothing; a further column of the keys would cost eight.
+    """
     state = rows.state
-    q, tile, refined = rows.own(state.q), state.tile, choice.count
-    k, v = [rows.own(state.k)], [rows.own(state.v)]
-    if refined:
-        late = choice.hidden.unsqueeze(-1).expand(-1, -1, tile).reshape(-1, refined * tile)
-        k.append(_added(rows.chosen(state.k, choice), late))
-        v.append(rows.chosen(state.v, choice))
-    bias = choice.unseen.squeeze(1) + _log_count(rows)
-    k.append(_added(rows.of_head(state.c), bias))
-    v.append(rows.of_head(state.vbar))
-    keys, values = torch.cat(k, 1), torch.cat(v, 1)
-    mask = pad(later_tokens(tile, q), (0, keys.shape[1] - tile)) if causal else None
-    return attended(q, keys, values, mask)
+    keys_of = [*_tokens(rows, state.k, choice), rows.of_head(state.c)]
+    keys = torch.cat([x[..., :-1] for x in keys_of], 1)
+    values = torch.cat([*_tokens(rows, state.v, choice), rows.of_head(state.vbar)], 1)
+    added = torch.cat([x[..., -1] for x in keys_of], 1)
+    added = added + torch.cat([_late(rows, choice), choice.unseen.squeeze(1) + _log_count(rows)], 1)
+    mask = added.unsqueeze(1)
+    if causal:
+        mask = mask + pad(later_tokens(state.tile, keys), (0, keys.shape[1] - state.tile))
+    return attended(rows.own(state.q)[..., :-1], keys, values, mask.unsqueeze(1))
+
+
+def spelled(score: Score, rows: Rows, coarse: Tensor, choice: Choice, causal: bool) -> Tensor:
+    """(n, B, D) of any score: `weights` applied, without keeping them."""
+    state = rows.state
+    keys = torch.cat(_tokens(rows, state.k, choice), 1)
+    exact = score.bare(rows.own(state.q), keys).add_((keys[..., -1] + _late(rows, choice)).unsqueeze(1))
+    if causal:
+        exact[..., : state.tile].add_(later_tokens(state.tile, keys))
+    p = torch.softmax(torch.cat([exact, coarse + choice.unseen], -1), -1)
+    count = keys.shape[1]
+    return p[..., :count] @ torch.cat(_tokens(rows, state.v, choice), 1) + p[..., count:] @ rows.of_head(state.vbar)
+
+
+def _tokens(rows: Rows, x: Tensor, choice: Choice) -> list[Tensor]:
+    """(G, T, B, E) to what each tile of queries sees token by token: (n, B, E) of its own, (n, (R − 1) · B, E)."""
+    return [rows.own(x), rows.chosen(x, choice)] if choice.count else [rows.own(x)]
+
+
+def _late(rows: Rows, choice: Choice) -> Tensor:
+    """(n, R · B) of `_tokens`: HIDDEN where a tile was chosen that is not to be seen."""
+    tile = rows.state.tile
+    return pad(choice.hidden.repeat_interleave(tile, 1), (tile, 0))
 
 
 def attended(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -218,11 +241,6 @@ def attended(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     q_wide, k_wide, v_wide = (pad(x, (0, width - x.shape[-1])).unsqueeze(1) for x in (q, k, v))
     mixed = scaled_dot_product_attention(q_wide, k_wide, v_wide, attn_mask=mask, scale=1.0)
     return mixed.squeeze(1)[..., : v.shape[-1]]
-
-
-def _added(k: Tensor, bias: Tensor) -> Tensor:
-    """Keys whose last number is raised by `bias`."""
-    return torch.cat([k[..., :-1], k[..., -1:] + bias.unsqueeze(-1)], -1)
 
 
 def _log_count(rows: Rows) -> Tensor | float:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from toolkit.errors import GeometryError
+from toolkit.models.exporting import exporting
 
 __all__ = ["Score", "ScoreName", "make_score"]
 
@@ -70,7 +71,11 @@ class Score(nn.Module):
 
     def logits(self, q: Tensor, k: Tensor) -> Tensor:
         """(..., Q, E) and (..., K, E) to (..., Q, K), with what a key's last number adds."""
-        return q @ k.transpose(-1, -2)
+        return q @ k.transpose(-1, -2) if self.is_linear else self.bare(q, k) + k[..., -1:].transpose(-1, -2)
+
+    def bare(self, q: Tensor, k: Tensor) -> Tensor:
+        """The same without what keys add; nobody else holds the answer."""
+        return q[..., :-1] @ k[..., :-1].transpose(-1, -2)
 
     def features(self, x: Tensor) -> Tensor:
         """Of queries' or keys' vectors, (..., F)."""
@@ -134,9 +139,8 @@ class _Fidelity(Score):
     def vectors(self, q: Tensor, k: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
         return _with_one(_unit(q) * (self.tau() * scale).sqrt()), _with_zero(_unit(k))
 
-    def logits(self, q: Tensor, k: Tensor) -> Tensor:
-        overlap = q[..., :-1] @ k[..., :-1].transpose(-1, -2)
-        return overlap * overlap + k[..., -1:].transpose(-1, -2)
+    def bare(self, q: Tensor, k: Tensor) -> Tensor:
+        return _square(q[..., :-1] @ k[..., :-1].transpose(-1, -2))
 
     def features(self, x: Tensor) -> Tensor:
         """Products of pairs: their inner product is the squared one of the vectors, and a tile's mean is its density
@@ -152,12 +156,11 @@ class _Fidelity(Score):
 class _ComplexFidelity(_Fidelity):
     """The first half of a state are real parts, the second imaginary ones."""
 
-    def logits(self, q: Tensor, k: Tensor) -> Tensor:
+    def bare(self, q: Tensor, k: Tensor) -> Tensor:
         half = self.width // 2
         turned = torch.cat([-q[..., half : 2 * half], q[..., :half]], -1)
         kt = k[..., :-1].transpose(-1, -2)
-        real, imaginary = q[..., :-1] @ kt, turned @ kt
-        return real * real + imaginary * imaginary + k[..., -1:].transpose(-1, -2)
+        return _square(q[..., :-1] @ kt) + _square(turned @ kt)
 
     def features(self, x: Tensor) -> Tensor:
         """|x⟩⟨x|, Hermitian: its diagonal, and real and imaginary parts above it times √2."""
@@ -187,11 +190,12 @@ class _Hyperbolic(Score):
             [torch.zeros_like(k[..., :1]), _raised(k), k, torch.zeros_like(k[..., :1])], -1
         )
 
-    def logits(self, q: Tensor, k: Tensor) -> Tensor:
-        return self.coarse(q, k) + k[..., -1:].transpose(-1, -2)
+    def bare(self, q: Tensor, k: Tensor) -> Tensor:
+        return self.coarse(q, k)
 
     def coarse(self, f: Tensor, c: Tensor) -> Tensor:
-        return -f[..., :1] * _arcosh(f[..., 1:-1] @ c[..., 1:-1].transpose(-1, -2))
+        inner = f[..., 1:-1] @ c[..., 1:-1].transpose(-1, -2)
+        return _arcosh_(inner).mul_(-f[..., :1]) if _is_ours(inner) else -f[..., :1] * _arcosh(inner)
 
     def centre(self, mean: Tensor) -> Tensor:
         time, space = mean[..., 1:2], mean[..., 2:-1]
@@ -255,3 +259,18 @@ def _raised(x: Tensor) -> Tensor:
 def _arcosh(x: Tensor) -> Tensor:
     above = (x - 1).clamp_min(_APART)
     return (1 + above + (above * (above + 2)).sqrt()).log()
+
+
+def _square(x: Tensor) -> Tensor:
+    return x.square_() if _is_ours(x) else x * x
+
+
+def _arcosh_(x: Tensor) -> Tensor:
+    """`_arcosh` in the place of x."""
+    above = x.sub_(1).clamp_min_(_APART)
+    return (above + 2).mul_(above).sqrt_().add_(above).log1p_()
+
+
+def _is_ours(x: Tensor) -> bool:
+    """Whether what was computed just now may be written over: a CPU waits for memory longer than it calculates."""
+    return not (x.requires_grad or exporting())
