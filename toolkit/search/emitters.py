@@ -15,7 +15,7 @@ from toolkit.search.config_space import Config, ConfigSpace
 from toolkit.search.elites import Candidate, Elite
 from toolkit.search.genes import Value
 from toolkit.search.genomes import Genome, genome_id
-from toolkit.search.measures import Floats
+from toolkit.search.leading import goals_of
 from toolkit.search.nsga2 import crowding_order
 from toolkit.search.variation import block_moved, crossed, mutated, sample_stratified
 
@@ -124,20 +124,10 @@ class Front:
         self._members += candidates
         if not self._members:
             return
-        goals = np.array([self._goals(member, archive) for member in self._members])
+        goals = goals_of(archive.space, self.objectives, self._members)
         violation = np.array([member.violation for member in self._members])
         kept = crowding_order(goals, violation)[: self.population].tolist()
         self._members = [self._members[k] for k in kept]
-
-    def _goals(self, candidate: Candidate, archive: CVTArchive) -> list[float]:
-        """Quality and objectives, larger is better, each on the scale on which its steps are even."""
-        goals = [float(candidate.quality)]
-        for measure, raw in zip(archive.space.measures, candidate.measures, strict=True):
-            if measure.name in self.objectives:
-                inside: Floats = np.clip(np.array([raw]), measure.low, measure.high)
-                place = float(measure.stretch(inside)[0])
-                goals.append(place if measure.larger_is == "better" else -place)
-        return goals
 
 
 def _config(genome: Genome) -> Mapping[str, Value]:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequenc
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,15 +23,19 @@ from toolkit.digests import canonical_digest
 from toolkit.errors import ArchiveFormatError, SlimeError, UsageError
 from toolkit.rng import numpy_generator
 from toolkit.search.archive import CVTArchive
-from toolkit.search.bandit import UCB1
+from toolkit.search.bandit import UCB1Tuned
 from toolkit.search.config_space import Config, ConfigSpace
 from toolkit.search.elites import AddReport, Candidate, Outcome
 from toolkit.search.emitters import Emitter, Stratified, standard
 from toolkit.search.evaluation_journal import EvaluationJournal, Record
 from toolkit.search.executors import Executor, Here
+from toolkit.search.leading import Leading
 from toolkit.search.locks import locked
 from toolkit.search.trials import Budget, Evaluate, Evaluated, Result, Trial, checked
 from toolkit.search.variation import sample_uniform
+
+if TYPE_CHECKING:
+    from toolkit.search.counting import SearchCounts
 
 __all__ = ["SearchRunner", "SearchStopped", "Settings"]
 
@@ -96,6 +100,7 @@ class SearchRunner:
         archive: Empty; filled by the search.
         emitters: Who proposes after the start; `emitters.standard` if None.
         cache: Results by content; may be shared by searches.
+        counts: What is told of all that happens; nothing is if None.
         clock: Seconds, for timeouts and budgets alone.
 
     Raises:
@@ -104,16 +109,19 @@ class SearchRunner:
 
     def __init__(
         self, space: ConfigSpace, archive: CVTArchive, settings: Settings, *, emitters: Sequence[Emitter] | None = None,
-        cache: MutableMapping[str, Evaluated] | None = None, clock: Callable[[], float] = time.monotonic,
+        cache: MutableMapping[str, Evaluated] | None = None, counts: SearchCounts | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         _check_names(archive, settings)
         self.space, self.archive, self.settings = space, archive, settings
         self.emitters = {e.name: e for e in (standard(settings.objectives) if emitters is None else emitters)}
-        self.bandit = UCB1(list(self.emitters))
+        self.bandit, self.leaders = UCB1Tuned(list(self.emitters)), UCB1Tuned(list(self.emitters))
+        """Yields of who proposes: what came into the archive, and what advanced the front of the first objective."""
+        self._leading = Leading(archive.space, settings.objectives[:1])
         self.finished, self.evaluated, self.hits, self.failures = 0, 0, 0, 0
         self._cache = {} if cache is None else cache
         self._context = canonical_digest(settings.context)
-        self._clock = clock
+        self._clock, self._counts = clock, counts
         self._journal: EvaluationJournal | None = None
         self._next_id = 0
         self._known: set[str] = set()
@@ -159,6 +167,9 @@ class SearchRunner:
             found = self._found_before(trial)
             if found is not None:
                 self.hits += 1
+                self._streak = ("", 0)  # else known results between failures, which are not kept, would not count
+                if self._counts is not None:
+                    self._counts.found(trial)
                 if not self._climbs(*found):
                     self._take(found, is_new=False)
                 continue
@@ -183,8 +194,10 @@ class SearchRunner:
         outcome = checked(result, self.archive.space.names)
         self._count_failures(outcome)
         trial = self._unfinished[trial_id]
-        del self._issued[trial_id]
+        since = self._issued.pop(trial_id)
         self.evaluated += 1
+        if self._counts is not None:
+            self._counts.told(trial, outcome, self._clock() - since)
         if isinstance(outcome, Evaluated):
             self._cache[self._content(trial)] = outcome
         return None if self._climbs(trial, outcome) else self._take(Record(trial, outcome), is_new=True)
@@ -241,7 +254,7 @@ class SearchRunner:
         """A configuration that was never tried; None where there is no other."""
         number, seed_path = self._next_id, (self.settings.seed, "trial", self._next_id)
         rng = numpy_generator(*seed_path)
-        name = _START if number < self.settings.start else self.bandit.choose(self._unrewarded())
+        name = _START if number < self.settings.start else self._bandit(number).choose(self._unrewarded())
         emitter = self.emitters.get(name) or Stratified()
         for _ in range(_TRIES):
             config, parents = emitter.propose(self.space, self.archive, rng)
@@ -253,6 +266,10 @@ class SearchRunner:
             return None
         key = self.space.key(other)
         return Trial(number, other, key, self.settings.fidelity, seed_path, name, is_fallback=True)
+
+    def _bandit(self, number: int) -> UCB1Tuned:
+        """The archive and the front in turn. Counted together, who fills cells would leave nothing to the front."""
+        return self.leaders if self.settings.objectives and number % 2 else self.bandit
 
     def _never_tried(self, rng: np.random.Generator) -> Config | None:
         """Any configuration, as nobody's merit."""
@@ -347,7 +364,10 @@ class SearchRunner:
     def _close_group(self, records: Sequence[Record]) -> AddReport:
         if self._journal is not None:
             self._journal.close_group(records)
-        return self._absorb(records)
+        report = self._absorb(records)
+        if self._counts is not None:
+            self._counts.taken(records, report)
+        return report
 
     def _absorb(self, records: Sequence[Record]) -> AddReport:
         """Let the archive and all who propose learn of a group; nothing else changes what they know."""
@@ -358,8 +378,10 @@ class SearchRunner:
             record.trial.id: outcome > Outcome.REJECTED and candidate.violation == 0
             for record, candidate, outcome in zip(good, candidates, report.outcome.tolist(), strict=True)
         }
+        leads = dict(zip((record.trial.id for record in good), self._leading.told(candidates).tolist(), strict=True))
         for trial, _ in records:
-            self.bandit.reward(trial.emitter, float(stayed.get(trial.id, False) and not trial.is_fallback))
+            for bandit, did in ((self.bandit, stayed), (self.leaders, leads)):
+                bandit.reward(trial.emitter, float(did.get(trial.id, False) and not trial.is_fallback))
             self._known.add(trial.key)
             self._unfinished.pop(trial.id, None)
             self._next_id = max(self._next_id, trial.id + 1)

@@ -94,11 +94,11 @@ class Budget:
     seconds: float | None = None
 
     def __post_init__(self) -> None:
-        ends = [end for end in (self.evaluations, self.seconds) if end is not None]
-        if not ends or min(ends) <= 0:
-            raise UsageError(
-                f"no search of {self.evaluations} evaluations in {self.seconds} seconds", hint="ask for one or more"
-            )
+        if self.evaluations is None and self.seconds is None:
+            raise UsageError("a search without an end", hint="say how many evaluations, or for how many seconds")
+        for count, what in ((self.evaluations, "evaluations"), (self.seconds, "seconds")):
+            if count is not None and not count > 0:
+                raise UsageError(f"no search of {count:g} {what}", hint=f"ask for more {what} than 0")
 
 
 def checked(result: object, names: tuple[str, ...]) -> Result:

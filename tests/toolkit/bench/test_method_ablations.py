@@ -34,7 +34,10 @@ def ran(name: str, arm: str, seed: int) -> list[Point]:
     return meter.points
 
 
-@pytest.mark.parametrize("name", sorted(_SMALL))
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name.startswith("koopman") else ()) for name in sorted(_SMALL)],
+)
 def test_every_arm_runs_from_its_seed_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     module = import_module(f"{_METHODS}.{name}")
     for constant, value in _SMALL[name].items():
@@ -62,6 +65,7 @@ def test_autograd_and_the_analytic_gradient_learn_the_same(monkeypatch: pytest.M
     assert frozen[-1].quality < exact[-1].quality - 0.1
 
 
+@pytest.mark.slow
 def test_the_stages_of_both_koopman_ablations_end_without_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a schedule of the last stage alone no FLOPs of a backward pass are counted."""
     flops = {}

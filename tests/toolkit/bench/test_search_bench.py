@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from toolkit.bench.search import tables
 from toolkit.bench.search.__main__ import main, summary
 from toolkit.bench.search.asking import Asked, Enough
 from toolkit.bench.search.judging import holm, qd_score, standings, volume
-from toolkit.bench.search.methods import METHODS, Prices, blind, ours, stratified
+from toolkit.bench.search.methods import ABLATION, METHODS, Prices, blind, ours, stratified
 from toolkit.bench.search.problems import Point, Problem, problem, problem_names
 from toolkit.errors import MissingDependency, UnknownName
 from toolkit.rng import generator
@@ -29,7 +30,7 @@ def toy():
     return Problem("toy", genes, lambda at: Point(0.2 * at[0], 1e-3 * 10 ** (at[0] / 4), 100.0 * (1 + at[1])))
 
 
-@pytest.mark.parametrize("method", [ours, blind, stratified])
+@pytest.mark.parametrize("method", [ours, blind, stratified, ABLATION["with genetic"]])
 def test_no_method_evaluates_more_than_it_may(method):
     asked = Asked(problem("synthetic"), EVALUATIONS)
     method(asked, 0)
@@ -128,12 +129,40 @@ def test_a_target_without_integers_has_no_genes_of_precision():
     assert {"synthetic", "digits/coral_tpu"} <= set(problem_names())
 
 
+def test_a_table_that_was_broken_off_goes_on_where_it_was(tmp_path):
+    from toolkit.bench.search.tabulate import TARGETS, Row, tabulated
+
+    made = []
+
+    def rows(done):
+        for number in range(4):
+            if number not in done:
+                made.append(number)
+                yield number, Row(number, 100 + number, dict.fromkeys(TARGETS, float(number) or float("nan")))
+
+    digests = SimpleNamespace(digest="of something")
+    task = SimpleNamespace(program=digests, asked=digests, calibration=digests)
+    network = SimpleNamespace(name="toy", genes={"a": (0, 1), "b": (0, 1)}, rows=rows, task=task, asked=([], [0] * 9))
+    journal = tmp_path / "toy.jsonl"
+    whole = tabulated(network, journal)
+    lines = [line for line in journal.read_text("utf-8").splitlines() if line]
+    journal.write_text("\n".join([*lines[:2], lines[2][:10]]), "utf-8")
+    again = tabulated(network, journal)
+    assert made == [0, 1, 2, 3, 2, 3]
+    assert again.right.tolist() == whole.right.tolist() == [0, 1, 2, 3]
+    assert again.weight_bytes.tolist() == [100, 101, 102, 103]
+    for name in TARGETS:
+        np.testing.assert_array_equal(again.latency_s[name], whole.latency_s[name])
+    assert tabulated(network, journal).right.tolist() == [0, 1, 2, 3]
+    assert made == [0, 1, 2, 3, 2, 3]
+
+
 @pytest.mark.slow
-def test_rows_of_the_digits_network_come_out_again():
+@pytest.mark.parametrize("name", ["digits", "transformer"])
+def test_rows_of_a_network_come_out_again(name):
     from toolkit.bench.search.tabulate import NETWORKS
 
-    table = tables.load("digits")
-    network = NETWORKS["digits"]
+    table, network = tables.load(name), NETWORKS[name]
     assert dict(table.genes) == network.genes
     rng = generator(0, "test", "rows")
     for number in [0, len(table) - 1, *rng.integers(0, len(table), 6).tolist()]:

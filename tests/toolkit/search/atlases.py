@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from toolkit.search.atlas.sealing import VERSION, sealed
+
 HOSTILE = "</script><img src=x onerror=\"document.title='broken'\"><!-- ' \" & {{ 7*7 }} ${7*7} \u2028"
 _STACKS = {
     "raspberry_pi_4": ("tflite-int8", "tflite-fp32"),
@@ -55,7 +57,7 @@ def document(
     """An atlas with `count` points for each target."""
     rng = np.random.default_rng(seed)
     return {
-        "version": 1,
+        "version": VERSION,
         "model": {"name": "digits", "source": "digits", "digest": "0" * 64},
         "data": {"digest": "1" * 32, "samples": 180},
         "metric": "top-1 accuracy",
@@ -66,5 +68,5 @@ def document(
 
 def write(folder: Path, content: dict[str, Any]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "atlas.json").write_text(json.dumps(content), "utf-8")
+    (folder / "atlas.json").write_bytes(sealed(json.dumps(content, indent=1)))
     return folder

@@ -55,7 +55,7 @@ candidates = st.lists(
 
 
 @given(offered=candidates, policy=st.sampled_from(["mean", "lcb"]), data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(deadline=None)
 def test_what_it_holds_depends_on_the_set_of_candidates_alone(offered, policy, data):
     at_once, one_by_one, left, right = (archive(policy=policy) for _ in range(4))
     at_once.add(offered)
@@ -72,7 +72,7 @@ def test_what_it_holds_depends_on_the_set_of_candidates_alone(offered, policy, d
 
 
 @given(offered=candidates)
-@settings(max_examples=60, deadline=None)
+@settings(deadline=None)
 def test_score_and_coverage_never_fall(offered):
     kept = archive()
     before = (0, 0.0)
@@ -85,7 +85,7 @@ def test_score_and_coverage_never_fall(offered):
 
 
 @given(offered=candidates)
-@settings(max_examples=60, deadline=None)
+@settings(deadline=None)
 def test_reports_say_what_became_of_each(offered):
     kept = archive()
     report = kept.add(offered)

@@ -161,12 +161,27 @@ def test_an_atlas_of_other_weights_is_refused(atlas, tmp_path, capsys):
     assert not (tmp_path / "made").exists()
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"version": 2}'])
+@pytest.mark.parametrize("text", ["", "{}", '{"version": 2}', '{\n "checksum": "0123456789abcdef0123456789abcdef",\n}'])
 def test_a_damaged_atlas_exits_with_5(tmp_path, text, capsys):
     (tmp_path / "atlas.json").write_text(text)
     for words in (["compile", "--from", str(tmp_path)], ["report", str(tmp_path)]):
         assert main(words) == 5
         assert "atlas.json is damaged" in capsys.readouterr().err
+
+
+def test_the_model_is_loaded_once(atlas, tmp_path, monkeypatch):
+    """To be held against the atlas and to be compiled: a model of some gigabytes is read once."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "counting_loads.py").write_text(
+        "import torch\ndef make():\n    print('made', file=open('loads', 'a'))\n    torch.manual_seed(0)\n"
+        "    return torch.nn.Linear(64, 10), (torch.zeros(1, 64),)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    content = atlas | {"model": atlas["model"] | {"digest": load_program("counting_loads:make").digest}}
+    (tmp_path / "loads").unlink()
+    words = ["counting_loads:make", "--from", str(write(tmp_path / "a", content)), "--point", "float", "-o", "made"]
+    assert main(["compile", *words, "-q"]) == 0
+    assert (tmp_path / "loads").read_text() == "made\n"
 
 
 def test_an_empty_atlas_exits_with_5(tmp_path, capsys):

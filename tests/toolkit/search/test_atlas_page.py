@@ -201,6 +201,7 @@ def some_limits(atlas, rng):
     return limits
 
 
+@pytest.mark.slow
 @CHROMIUM
 def test_a_link_chooses_what_python_chooses(browser, folder):
     atlas, rng, empty = read_atlas(folder), np.random.default_rng(0), 0
@@ -217,6 +218,7 @@ def test_a_link_chooses_what_python_chooses(browser, folder):
     assert browser.troubles() == []
 
 
+@pytest.mark.slow
 @CHROMIUM
 def test_without_a_word_the_limits_are_the_devices(browser, folder):
     atlas = read_atlas(folder)
@@ -225,6 +227,7 @@ def test_without_a_word_the_limits_are_the_devices(browser, folder):
     agree(browser, atlas, "jetson_nano", device_limits("jetson_nano"))
 
 
+@pytest.mark.slow
 @CHROMIUM
 def test_a_slider_moves_by_keys_and_the_link_keeps_it(browser, folder):
     atlas = read_atlas(folder)
@@ -250,6 +253,7 @@ def test_a_slider_moves_by_keys_and_the_link_keeps_it(browser, folder):
     agree(browser, atlas, "raspberry_pi_4", {})
 
 
+@pytest.mark.slow
 @CHROMIUM
 def test_a_limit_can_be_typed(browser, folder):
     atlas = read_atlas(folder)
@@ -265,6 +269,7 @@ def test_a_limit_can_be_typed(browser, folder):
     agree(browser, atlas, "raspberry_pi_4", {"latency_s": 0.0025})
 
 
+@pytest.mark.slow
 @CHROMIUM
 def test_everything_is_reached_with_tab_and_has_a_name(browser, folder):
     browser.open(address(folder))
@@ -283,6 +288,7 @@ def test_everything_is_reached_with_tab_and_has_a_name(browser, folder):
     assert set(rows) <= set(ids)
 
 
+@pytest.mark.slow
 @CHROMIUM
 def test_points_are_walked_by_keys_and_told(browser, folder):
     browser.open(address(folder, target="raspberry_pi_4"))
@@ -300,6 +306,7 @@ def test_points_are_walked_by_keys_and_told(browser, folder):
     assert browser.evaluate("state.point") is None
 
 
+@pytest.mark.slow
 @CHROMIUM
 def test_a_chosen_point_shows_its_recipe_its_numbers_and_its_command(browser, folder):
     atlas = read_atlas(folder)
@@ -314,6 +321,7 @@ def test_a_chosen_point_shows_its_recipe_its_numbers_and_its_command(browser, fo
         assert said in text
 
 
+@pytest.mark.slow
 @CHROMIUM
 def test_a_click_chooses_the_mark_under_it(browser, folder):
     browser.open(address(folder, target="raspberry_pi_4"))
@@ -322,6 +330,7 @@ def test_a_click_chooses_the_mark_under_it(browser, folder):
     assert browser.evaluate("state.point") == wanted
 
 
+@pytest.mark.slow
 @CHROMIUM
 def test_numbers_are_written_as_the_command_line_writes_them(browser, folder):
     browser.open(address(folder))
@@ -331,6 +340,7 @@ def test_numbers_are_written_as_the_command_line_writes_them(browser, folder):
     assert shown == [units.seconds(v) for v in values]
 
 
+@pytest.mark.slow
 @CHROMIUM
 def test_hostile_names_stay_text(browser, tmp_path):
     folder = write(tmp_path / "a", hostile_document())
@@ -349,6 +359,7 @@ def test_hostile_names_stay_text(browser, tmp_path):
     assert browser.troubles() == []
 
 
+@pytest.mark.slow
 @CHROMIUM
 @pytest.mark.parametrize(
     "link",
@@ -364,6 +375,7 @@ def test_a_strange_link_does_no_harm(browser, folder, link):
     assert browser.troubles() == []
 
 
+@pytest.mark.slow
 @CHROMIUM
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (800, "dark"), (400, "light")])
 def test_it_fits_a_desk_a_tablet_and_a_phone(browser, folder, width, scheme):
@@ -375,6 +387,7 @@ def test_it_fits_a_desk_a_tablet_and_a_phone(browser, folder, width, scheme):
     assert not browser.evaluate(moving)
 
 
+@pytest.mark.slow
 @CHROMIUM
 def test_it_prints_on_a_few_pages(browser, folder):
     browser.open(address(folder))
@@ -382,6 +395,7 @@ def test_it_prints_on_a_few_pages(browser, folder):
     assert 2 <= pages <= 5
 
 
+@pytest.mark.slow
 @CHROMIUM
 def test_thousands_of_points_are_a_few_elements(browser, tmp_path, folder):
     count = "document.querySelectorAll('#front svg *, #map svg *').length"
@@ -394,6 +408,7 @@ def test_thousands_of_points_are_a_few_elements(browser, tmp_path, folder):
     assert browser.evaluate("document.querySelectorAll('#list tbody tr').length") == 25
 
 
+@pytest.mark.slow
 @CHROMIUM
 @pytest.mark.parametrize("count", [0, 1])
 def test_an_atlas_of_next_to_nothing_is_a_page_too(browser, tmp_path, count):
@@ -405,6 +420,7 @@ def test_an_atlas_of_next_to_nothing_is_a_page_too(browser, tmp_path, count):
     assert ("no deployment" in said) if count == 0 else ("The best within these limits" in said)
 
 
+@pytest.mark.slow
 @CHROMIUM
 def test_points_that_are_equal_in_everything_are_drawn(browser, tmp_path):
     content = document(1, targets=("raspberry_pi_4",))
@@ -414,3 +430,23 @@ def test_points_that_are_equal_in_everything_are_drawn(browser, tmp_path):
     browser.open(address(folder))
     assert browser.troubles() == []
     assert "NaN" not in browser.evaluate("document.querySelector('main').innerHTML")
+
+
+@pytest.mark.slow
+@CHROMIUM
+@pytest.mark.parametrize("most", [1.003, 1.02, 1.4, 30.0])
+def test_every_axis_has_numbers_that_differ(browser, tmp_path, most):
+    """Also where all deployments take nearly the same: no round number lies between 465 and 466 µs."""
+    content = document(5, targets=("raspberry_pi_4",))
+    for k, point in enumerate(content["points"]):
+        for name, start in (("latency_s", 465.1e-6), ("model_bytes", 9.98e3)):
+            value = start * most ** (k / 4)
+            point["measures"][name], point["intervals"][name] = value, [value, value]
+    folder = write(tmp_path / "a", content)
+    write_page(folder)
+    browser.open(address(folder))
+    assert browser.troubles() == []
+    axes = "plots.flatMap((p) => [[p.across, p.x], [p.up, p.y]].map(([s, x]) => s.ticks.map((v) => tickText(x, v))))"
+    for said in browser.evaluate(axes):
+        assert len(said) >= 2
+        assert len(set(said)) == len(said)

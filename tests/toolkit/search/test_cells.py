@@ -16,7 +16,7 @@ from toolkit.search.centroids import cvt_centroids
 @given(
     seed=st.integers(0, 1_000), cells=st.integers(1, 300), measures=st.integers(1, 6), levels=st.sampled_from([2, 5, 0])
 )
-@settings(max_examples=60, deadline=None)
+@settings(deadline=None)
 def test_the_nearest_centroid_and_of_equals_the_first(seed, cells, measures, levels):
     rng = np.random.default_rng(seed)
     points, centroids = rng.random((300, measures)), rng.random((cells, measures))

@@ -53,7 +53,7 @@ def operators(space, seed):
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=60, deadline=None)
+@settings(deadline=None)
 def test_all_operators_stay_in_the_space_and_are_legal(seed):
     for config in operators(SPACE, seed):
         SPACE.validate(config)
@@ -62,7 +62,7 @@ def test_all_operators_stay_in_the_space_and_are_legal(seed):
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=60, deadline=None)
+@settings(deadline=None)
 def test_repair_leaves_alone_what_it_repaired_and_says_what_it_changed(seed):
     wild = sample_uniform(ConfigSpace(GENES), np.random.default_rng(seed))
     repaired, changes = SPACE.repair(wild)

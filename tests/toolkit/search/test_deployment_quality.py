@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import binomtest
@@ -9,10 +11,11 @@ from scipy.stats import binomtest
 from passes.dataset import Dataset
 from tests.toolkit.search.small_network import fitted, write
 from toolkit.errors import UsageError
+from toolkit.search.deployment.evaluator import Evaluator
 from toolkit.search.deployment.kept import Kept, KeptResults
 from toolkit.search.deployment.problem import Opened, Problem
-from toolkit.search.deployment.quality import Judge, wilson
-from toolkit.search.trials import Evaluated
+from toolkit.search.deployment.quality import Judge, Quality, wilson
+from toolkit.search.trials import Evaluated, Trial
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +55,33 @@ def test_without_labels_quality_is_agreement_with_the_float_model(tmp_path):
     assert judge.metric(alone.parts.searched) == "agreement with the float model"
     assert judge.quality(alone.program, alone.parts.searched).mean == 1
     assert not alone.parts.calibration_is_apart
+
+
+def test_the_floor_is_the_share_of_the_most_frequent_class(small, tmp_path):
+    classes = fitted()[2][1000:1240:2]
+    judge = Judge(small.program, Kept(tmp_path))
+    assert judge.floor(small.parts.searched) == np.bincount(classes).max() / len(classes)
+    assert judge.floor(small.parts.searched.take(16)) == np.bincount(classes[:16]).max() / 16
+
+
+def test_where_all_labels_are_one_no_floor_is_drawn(small):
+    one = replace(small.parts.searched, labels=np.full(120, 3), identity=None)
+    assert Judge(small.program, Kept(None)).floor(one) == 0
+
+
+def test_what_is_no_better_than_a_constant_answer_breaks_a_constraint(small, tmp_path, monkeypatch):
+    evaluator = Evaluator(small.problem, "raspberry_pi_4", folder=tmp_path)
+    config = {"stack": "tflite-fp32"}
+    good = evaluator(Trial(0, config, "", 2, (0,), "start"))
+    assert good.quality > good.meta["quality_floor"] > 0
+    assert good.violation == 0
+    floor = good.meta["quality_floor"]
+    for mean, is_refused in ((floor, True), (floor - 0.01, True), (floor + 0.01, False)):
+        worth = Quality(mean, wilson(mean, 120), 120, 0.0, 0.0, (0.0, 0.0))
+        monkeypatch.setattr(Judge, "quality", lambda self, program, data, worth=worth: worth)
+        assert (evaluator(Trial(0, config, "", 2, (0,), "start")).violation > 0) == is_refused
+    # of few samples only the upper end of the interval counts: more of them may tell otherwise
+    assert evaluator(Trial(0, config, "", 1, (0,), "start")).violation == 0
 
 
 def test_equal_graphs_are_judged_once_whoever_asks(small, tmp_path, monkeypatch):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -10,26 +12,29 @@ import numpy as np
 import pytest
 
 from passes.context import Budget as Drift
-from targets.errors import UnknownName
+from targets.errors import InvalidInput, UnknownName
 from tests.toolkit.search.small_network import write
 from toolkit.driver import compile_model
-from toolkit.errors import ArchiveFormatError, UsageError
+from toolkit.errors import ArchiveFormatError, BudgetExceeded, SlimeError, UsageError
 from toolkit.rng import numpy_generator
 from toolkit.search.archive import CVTArchive
 from toolkit.search.behavior import BehaviorSpace
 from toolkit.search.centroids import cvt_centroids
 from toolkit.search.config_space import ConfigSpace
+from toolkit.search.deployment import searching
 from toolkit.search.deployment.atlas_file import read_atlas
 from toolkit.search.deployment.describing import recipe_of
 from toolkit.search.deployment.evaluator import Evaluator
-from toolkit.search.deployment.guided import Guided, coded
+from toolkit.search.deployment.guided import guides
 from toolkit.search.deployment.kept import Kept, KeptResults
+from toolkit.search.deployment.predicted import coded
 from toolkit.search.deployment.problem import Problem
 from toolkit.search.deployment.quality import wilson
 from toolkit.search.deployment.searching import Wanted, ground_of, search_deployments
 from toolkit.search.executors import Processes, Threads
 from toolkit.search.folder import load
 from toolkit.search.genes import Choice
+from toolkit.search.locks import locked
 from toolkit.search.measures import Measure
 from toolkit.search.runner import SearchRunner, Settings
 from toolkit.search.trials import Budget, Evaluated, Trial
@@ -66,6 +71,7 @@ def every(ground):
 # ---- the search
 
 
+@pytest.mark.slow
 def test_a_fifth_of_all_evaluations_comes_within_the_margin_of_the_best(small, ground):
     problem, kept = small
     everything = {key: ground.evaluator(trial(ground, config)) for key, config in every(ground).items()}
@@ -86,18 +92,20 @@ def test_a_fifth_of_all_evaluations_comes_within_the_margin_of_the_best(small, g
 
 def test_the_same_search_finds_nothing_to_evaluate_again(small, tmp_path):
     problem, kept = small
-    first = search_deployments(problem, wanted(kept), tmp_path / "a")[0]
-    again = search_deployments(problem, wanted(kept), tmp_path / "b")[0]
+    first = search_deployments(problem, wanted(kept, evaluations=12), tmp_path / "a")[0]
+    again = search_deployments(problem, wanted(kept, evaluations=12), tmp_path / "b")[0]
     assert again.evaluated == 0
     assert again.hits >= first.evaluated
     assert (tmp_path / "a" / "atlas.json").read_bytes() == (tmp_path / "b" / "atlas.json").read_bytes()
 
 
-def test_a_search_that_stopped_goes_on_to_the_same_atlas(small, tmp_path):
+@pytest.mark.parametrize(
+    ("first", "all_", "stack"), [(6, 12, "tflite-int8"), pytest.param(32, 64, None, marks=pytest.mark.slow)]
+)
+def test_a_search_that_stopped_goes_on_to_the_same_atlas(small, tmp_path, first, all_, stack):
     problem, _ = small
-    search_deployments(problem, wanted(tmp_path / "k1", evaluations=64), tmp_path / "whole")
-    search_deployments(problem, wanted(tmp_path / "k2", evaluations=32), tmp_path / "parts")
-    search_deployments(problem, wanted(tmp_path / "k2", evaluations=64), tmp_path / "parts")
+    for kept, evaluations, folder in (("k1", all_, "whole"), ("k2", first, "parts"), ("k2", all_, "parts")):
+        search_deployments(problem, wanted(tmp_path / kept, evaluations=evaluations, stack=stack), tmp_path / folder)
     assert (tmp_path / "whole" / "atlas.json").read_bytes() == (tmp_path / "parts" / "atlas.json").read_bytes()
 
 
@@ -107,7 +115,7 @@ def test_the_page_of_the_atlas_is_there_and_equal_for_equal_searches(small, tmp_
     for name in ("here", "elsewhere"):
         (tmp_path / name).mkdir()
         monkeypatch.chdir(tmp_path / name)
-        search_deployments(problem, wanted(kept), Path("atlas"))
+        search_deployments(problem, wanted(kept, evaluations=12), Path("atlas"))
         pages.append(Path("atlas", "atlas.html").read_bytes())
     assert pages[0] == pages[1]
     point = read_atlas(Path("atlas"))["points"][0]
@@ -126,22 +134,21 @@ def test_a_search_says_how_far_it_is_before_the_first_trial(small, tmp_path):
 
 def test_targets_share_what_their_candidates_are_worth(small, tmp_path):
     problem, _ = small
-    found = search_deployments(problem, wanted(tmp_path / "k", targets=[PI, "raspberry_pi_5", "coral_dev_board"]),
-                               tmp_path / "atlas")  # fmt: skip
+    targets = [PI, "raspberry_pi_5", "coral_dev_board"]
+    found = search_deployments(problem, wanted(tmp_path / "k", targets=targets, evaluations=8), tmp_path / "atlas")
     judge = found[0].ground.evaluator.judge
     assert all(one.ground.evaluator.judge is judge for one in found)
     assert judge._kept.hits > judge._kept.misses / 2
-    targets = {point["target"] for point in read_atlas(tmp_path / "atlas")["points"]}
-    assert targets == {PI, "raspberry_pi_5", "coral_dev_board"}
+    assert {point["target"] for point in read_atlas(tmp_path / "atlas")["points"]} == set(targets)
 
 
 @pytest.mark.parametrize("pool", [lambda: Threads(2), pytest.param(lambda: Processes(2), marks=pytest.mark.slow)])
 def test_several_workers_find_what_one_finds(small, tmp_path, pool):
     problem, kept = small
-    search_deployments(problem, wanted(kept), tmp_path / "one")
+    search_deployments(problem, wanted(kept, evaluations=12), tmp_path / "one")
     workers = pool()
     try:
-        search_deployments(problem, wanted(tmp_path / "own"), tmp_path / "many", executor=workers)
+        search_deployments(problem, wanted(tmp_path / "own", evaluations=12), tmp_path / "many", executor=workers)
     finally:
         workers.close()
     assert (tmp_path / "one" / "atlas.json").read_bytes() == (tmp_path / "many" / "atlas.json").read_bytes()
@@ -154,12 +161,59 @@ def test_a_folder_keeps_the_search_that_it_began(small, tmp_path):
         search_deployments(problem, wanted(kept, evaluations=8, limits={"latency_s": 1e-4}), tmp_path)
 
 
+# ---- the folder
+
+
+def test_two_searches_do_not_write_one_atlas(small, tmp_path):
+    problem, kept = small
+    with locked(tmp_path), pytest.raises(SlimeError, match="another process writes to"):
+        search_deployments(problem, wanted(kept, evaluations=4), tmp_path)
+    search_deployments(problem, wanted(kept, evaluations=4), tmp_path)
+
+
+def test_a_search_that_finds_no_data_leaves_no_folder(small, tmp_path):
+    problem, kept = small
+    with pytest.raises(UsageError, match="needs data"):
+        search_deployments(Problem(problem.model), wanted(kept), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes").touch()
+    with pytest.raises(UsageError, match="needs data"):
+        search_deployments(Problem(problem.model), wanted(kept), tmp_path / "mine")
+    assert (tmp_path / "mine" / "notes").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_said(small, tmp_path):
+    problem, kept = small
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/atlas")):
+        with pytest.raises(InvalidInput, match="cannot make the folder"):
+            search_deployments(problem, wanted(kept), folder)
+
+
+@pytest.mark.parametrize("name", ["save", "write_atlas"])
+def test_a_full_disk_at_the_end_keeps_what_was_finished(small, tmp_path, monkeypatch, name):
+    problem, kept = small
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(searching, name, full)
+        with pytest.raises(BudgetExceeded, match="cannot be written: No space left on device"):
+            search_deployments(problem, wanted(kept, evaluations=8), tmp_path / "a")
+    again = search_deployments(problem, wanted(kept, evaluations=8), tmp_path / "a")[0]
+    assert (again.evaluated, again.hits, again.finished) == (0, 0, 8)
+    search_deployments(problem, wanted(kept, evaluations=8), tmp_path / "b")
+    assert (tmp_path / "a" / "atlas.json").read_bytes() == (tmp_path / "b" / "atlas.json").read_bytes()
+
+
 # ---- the atlas
 
 
 def test_points_say_what_they_are_and_the_front_what_it_is_worth_elsewhere(small, tmp_path):
     problem, kept = small
-    found = search_deployments(problem, wanted(kept, baselines=True), tmp_path)[0]
+    found = search_deployments(problem, wanted(kept, evaluations=12, baselines=True), tmp_path)[0]
     atlas = read_atlas(tmp_path)
     assert set(atlas["targets"][PI]["standing"]) == {"this search", "stratified random", "NSGA-II"}
     elites = {elite.id: elite for elite in load(tmp_path / PI / "archive")}
@@ -218,7 +272,7 @@ def test_what_was_trained_compiles_to_the_graph_that_was_judged(tmp_path):
 
 def test_a_limit_that_nothing_keeps_leaves_no_front(small, tmp_path):
     problem, kept = small
-    found = search_deployments(problem, wanted(kept, limits={"latency_s": 1e-9}), tmp_path)[0]
+    found = search_deployments(problem, wanted(kept, evaluations=8, limits={"latency_s": 1e-9}), tmp_path)[0]
     assert found.points
     assert all(point.violation > 0 and not point.is_on_front for point in found.points)
 
@@ -269,16 +323,18 @@ def test_codes_tell_every_configuration_from_every_other(ground):
     assert len(np.unique(coded(ground.space, configs), axis=0)) == len(configs)
 
 
-def test_the_guided_emitter_proposes_what_was_not_evaluated(ground):
-    emitter = Guided(ground.tables, {})
+def test_who_asks_a_model_proposes_what_was_not_evaluated(small, ground):
+    emitters = guides(ground.tables, {}, ground.objectives)
     runner = SearchRunner(ground.space, ground.archive.empty(), Settings(seed=0, start=30, fidelity=2),
-                          emitters=[emitter])  # fmt: skip
+                          emitters=emitters, cache=KeptResults(Kept(small[1])))  # fmt: skip
     archive = runner.run(ground.evaluator, Budget(40))
-    seen = {ground.space.key(config) for config, _ in emitter._seen.values()}
-    proposal = emitter.propose(ground.space, archive, numpy_generator(0, "next"))
-    assert ground.space.key(proposal.config) not in seen
-    again = emitter.propose(ground.space, archive, numpy_generator(0, "next"))
-    assert again == proposal
+    seen = {ground.space.key(elite.genome) for elite in archive}
+    assert [emitter.name for emitter in emitters] == ["guided", "guided front"]
+    for emitter in emitters:
+        proposal = emitter.propose(ground.space, archive, numpy_generator(0, "next"))
+        assert ground.space.key(proposal.config) not in seen
+    again = emitters[0].propose(ground.space, archive, numpy_generator(0, "next"))
+    assert again == emitters[0].propose(ground.space, archive, numpy_generator(0, "next"))
 
 
 # ---- what is asked for
@@ -292,7 +348,7 @@ def test_the_guided_emitter_proposes_what_was_not_evaluated(ground):
         ({"targets": [PI, PI]}, "named twice"),
         ({"targets": [PI, "jetson_nano"], "stack": "tflite-int8"}, "one stack for several targets"),
         ({"epochs": -1}, "-1 epochs"),
-        ({"evaluations": None}, "no search of None"),
+        ({"evaluations": None}, "without an end"),
     ],
 )
 def test_what_cannot_be_searched_is_refused_before_anything_is_loaded(fields, said):

@@ -21,6 +21,9 @@ from toolkit.search.deployment.space import deployment_space, mixes, stacks_of
 from toolkit.search.deployment.tables import Tables
 from toolkit.search.variation import sample_uniform
 
+QUICK = ("coral_tpu", "desktop_cpu", "jetson_nano", "raspberry_pi_4")
+"""One of each kind of stacks; the rest runs with the slow tests."""
+
 
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory):
@@ -39,7 +42,9 @@ def drawn(space, count):
     return [sample_uniform(space, numpy_generator(0, "drawn", k)) for k in range(count)]
 
 
-@pytest.mark.parametrize("target", target_names())
+@pytest.mark.parametrize(
+    "target", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in target_names()]
+)
 def test_what_is_drawn_for_a_target_is_legal_there_and_has_a_price(workshop, target):
     stacks = {stack.name: stack for stack in stacks_of(load_target(target), workshop)}
     space = deployment_space(workshop, list(stacks.values()))

@@ -112,7 +112,14 @@ def test_here_is_one_after_the_other():
     assert Here().wait() == []
 
 
-@pytest.mark.parametrize("make", [lambda: Threads(0), lambda: Processes(1, limit_s=0.0)])
-def test_no_worker_and_no_time(make):
-    with pytest.raises(UsageError, match="no search on"):
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Threads(0), "no search on 0 workers"),
+        (lambda: Processes(1, limit_s=0.0), "no evaluation ends within 0 s"),
+        (lambda: Processes(1, limit_s=float("nan")), "no evaluation ends within nan s"),
+    ],
+)
+def test_no_worker_and_no_time(make, said):
+    with pytest.raises(UsageError, match=said):
         make()

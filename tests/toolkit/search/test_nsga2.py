@@ -1,4 +1,4 @@
-"""Fronts and crowding against the definition and by hand; the choice among emitters against UCB1's formula."""
+"""Fronts and crowding against the definition and by hand; the choice among emitters against UCB1-tuned's formula."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toolkit.search.archive import CVTArchive
-from toolkit.search.bandit import UCB1
+from toolkit.search.bandit import UCB1Tuned
 from toolkit.search.behavior import BehaviorSpace
 from toolkit.search.config_space import ConfigSpace
 from toolkit.search.elites import Candidate
@@ -23,7 +23,7 @@ from toolkit.search.nsga2 import crowding, crowding_order, fronts
 
 
 @given(st.lists(st.tuples(*[st.integers(0, 5)] * 3), min_size=1, max_size=30))
-@settings(max_examples=60, deadline=None)
+@settings(deadline=None)
 def test_fronts_are_what_is_left_when_the_ones_before_are_taken_away(rows):
     goals = np.array(rows, np.float64)
     rank = fronts(goals, np.zeros(len(goals)))
@@ -67,20 +67,30 @@ def test_the_population_follows_the_front():
 
 
 def test_the_bound_by_hand():
-    bandit = UCB1(["a", "b"])
+    bandit = UCB1Tuned(["a", "b"])
     assert bandit.choose(Counter()) == "a"
     assert bandit.choose(Counter(a=1)) == "b"
     for name, value in [("a", 1.0), ("a", 0.0), ("b", 0.25), ("start", 1.0)]:
         bandit.reward(name, value)
     assert (bandit.pulls, bandit.mean("a"), bandit.mean("b")) == ({"a": 2, "b": 1}, 0.5, 0.25)
-    bounds = {"a": 0.5 + sqrt(2 * log(3) / 2), "b": 0.25 + sqrt(2 * log(3) / 1)}
-    assert bandit.choose(Counter()) == max(bounds, key=bounds.__getitem__) == "b"
-    assert bandit.choose(Counter(b=3)) == "a"
+    # so few pulls leave the variance at the most that there is
+    bounds = {"a": 0.5 + sqrt(log(3) / 2 * 0.25), "b": 0.25 + sqrt(log(3) / 1 * 0.25)}
+    assert bandit.choose(Counter()) == max(bounds, key=bounds.__getitem__) == "a"
+    assert bandit.choose(Counter(a=3)) == "b"
+
+
+def test_an_arm_whose_rewards_do_not_vary_is_known_sooner():
+    bandit = UCB1Tuned(["steady", "varying"])
+    for k in range(800):
+        bandit.reward("steady", 0.5)
+        bandit.reward("varying", float(k % 2))
+    assert bandit.mean("steady") == bandit.mean("varying") == 0.5
+    assert bandit.choose(Counter()) == "varying"
 
 
 @pytest.mark.parametrize("at_once", [1, 16])
 def test_the_better_arm_is_pulled_most_and_no_arm_is_forgotten(at_once):
-    bandit, rng = UCB1(["poor", "good"]), np.random.default_rng(0)
+    bandit, rng = UCB1Tuned(["poor", "good"]), np.random.default_rng(0)
     for _ in range(800 // at_once):
         waiting: Counter[str] = Counter()
         for _ in range(at_once):
@@ -88,4 +98,5 @@ def test_the_better_arm_is_pulled_most_and_no_arm_is_forgotten(at_once):
         for name in waiting.elements():
             bandit.reward(name, float(rng.random() < (0.6 if name == "good" else 0.1)))
     assert bandit.pulls["good"] > 600
-    assert bandit.pulls["poor"] > 8
+    # with n pulls and no reward its bound is sqrt(log(800) / 4n): above 0.6, and so pulled, up to the fourth
+    assert bandit.pulls["poor"] >= 4

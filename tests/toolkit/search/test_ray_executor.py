@@ -44,8 +44,12 @@ def test_executors_by_name():
         executor("clouds", workers=1)
     with pytest.raises(UsageError, match="an address is for Ray"):
         executor("processes", workers=1, address="auto")
-    with pytest.raises(UsageError, match="one trial at a time"):
+    with pytest.raises(UsageError, match="one evaluation at a time"):
         executor("here", workers=2)
+    with pytest.raises(UsageError, match="cannot end an evaluation"):
+        executor("here", workers=1, limit_s=1.0)
+    with pytest.raises(SlimeError, match="Connection refused"):
+        executor("ray", workers=1, address="127.0.0.1:1")
     with pytest.raises(UsageError, match="no search on 0 workers"):
         executor("ray", workers=0)
     assert EXECUTORS == ("here", "threads", "processes", "ray")

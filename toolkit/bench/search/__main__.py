@@ -12,7 +12,7 @@ from time import process_time
 from targets.errors import ToolkitError
 from toolkit.bench.search.asking import Asked, Enough
 from toolkit.bench.search.judging import Standing, qd_score, standings, volume
-from toolkit.bench.search.methods import METHODS
+from toolkit.bench.search.methods import ABLATION, METHODS
 from toolkit.bench.search.problems import problem, problem_names
 
 __all__ = ["compared", "main", "summary"]
@@ -37,7 +37,7 @@ def compared(
                 asked = Asked(task, evaluations)
                 start = process_time()
                 with suppress(Enough):  # a peer asks for whole generations
-                    METHODS[method](asked, seed)
+                    {**METHODS, **ABLATION}[method](asked, seed)
                 seconds[method] += process_time() - start
                 asked_of[method] += len(asked.points)
                 for score, of in _SCORES.items():
@@ -81,14 +81,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the comparison."""
     parser = argparse.ArgumentParser(prog="python -m toolkit.bench.search", description=__doc__)
     parser.add_argument("problems", nargs="*", metavar="PROBLEM", help="all by default")
-    parser.add_argument("--methods", default=",".join(METHODS), help="names, by commas (all)")
+    parser.add_argument("--methods", help="names, by commas (all searches)")
+    parser.add_argument("--ablation", action="store_true", help="ours against itself, with others proposing")
     parser.add_argument("--seeds", type=int, default=5, help="paired runs of each (5)")
     parser.add_argument("--evaluations", type=int, default=500, help="of each run (500)")
     parser.add_argument("--json", action="store_true", help="one document instead of a table")
     given = parser.parse_args(arguments)
-    methods = given.methods.split(",")
-    if given.seeds < 2 or given.evaluations < 1 or not set(methods) <= set(METHODS):
-        parser.error(f"--seeds from 2, --evaluations from 1, --methods of {', '.join(METHODS)}")
+    known = ABLATION if given.ablation else METHODS
+    methods = given.methods.split(",") if given.methods else list(known)
+    if given.seeds < 2 or given.evaluations < 1 or not set(methods) <= set(known):
+        parser.error(f"--seeds from 2, --evaluations from 1, --methods of {', '.join(known)}")
     try:
         chosen = given.problems or [name for name in problem_names() if _is_search(name, given.evaluations)]
         found, seconds = compared(chosen, methods, given.seeds, given.evaluations)

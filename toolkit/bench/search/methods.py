@@ -13,7 +13,7 @@ from toolkit.bench.search.problems import Indices, Problem
 from toolkit.errors import MissingDependency
 from toolkit.search.archive import CVTArchive
 from toolkit.search.config_space import Config, ConfigSpace
-from toolkit.search.deployment.guided import Guided
+from toolkit.search.deployment.guided import guides
 from toolkit.search.deployment.prices import MEASURES
 from toolkit.search.emitters import Emitter, Stratified, standard
 from toolkit.search.genes import Choice, Value
@@ -21,18 +21,32 @@ from toolkit.search.measures import Floats
 from toolkit.search.runner import SearchRunner, Settings
 from toolkit.search.trials import Budget, Evaluated, Trial
 
-__all__ = ["METHODS", "Prices", "blind", "ours", "searched", "stratified"]
+__all__ = ["ABLATION", "METHODS", "Prices", "blind", "ours", "searched", "stratified"]
 
 _OBJECTIVES = ("latency_s",)
+_OURS = ("front", "guided", "guided front")
 
 
 def ours(asked: Asked, seed: int) -> None:
-    """As `toolkit search` has it: prices are known beforehand, and a model of the quality is one of those who propose.
+    """As `toolkit search` has it: prices are known beforehand, and two of those who propose ask a model of the quality.
 
     A price is no evaluation: the cost model gives thousands in the time of one look at a network's answers.
     """
-    prices: Any = Prices(asked.problem)
-    searched(asked, seed, [*standard(_OBJECTIVES), Guided(prices, {})])
+    _with(_OURS)(asked, seed)
+
+
+def _emitters(problem: Problem) -> dict[str, Emitter]:
+    """All there are, by name."""
+    prices: Any = Prices(problem)
+    return {emitter.name: emitter for emitter in (*guides(prices, {}, _OBJECTIVES), *standard(_OBJECTIVES))}
+
+
+def _with(names: Sequence[str]) -> Method:
+    def run(asked: Asked, seed: int) -> None:
+        emitters = _emitters(asked.problem)
+        searched(asked, seed, [emitters[name] for name in names])
+
+    return run
 
 
 def blind(asked: Asked, seed: int) -> None:
@@ -104,3 +118,10 @@ METHODS: Mapping[str, Method] = {
     "pymoo NSGA-II": _peer(nsga2, "pymoo"),
     "Optuna TPE": _peer(tpe, "Optuna"),
 }
+
+ABLATION: Mapping[str, Method] = {
+    "ours": ours,
+    **{f"without {one}": _with([name for name in _OURS if name != one]) for one in _OURS},
+    **{f"with {one}": _with([*_OURS, one]) for one in ("genetic", "blocks", "stratified")},
+}
+"""Ours with each of those who propose left out, and with each that is left out of it put in."""

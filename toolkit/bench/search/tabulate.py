@@ -1,16 +1,20 @@
 """Make a table of `tables` anew: `python -m toolkit.bench.search.tabulate NETWORK`.
 
-Every row is a graph that is made, answered by onnxruntime and priced by the cost model. That takes minutes.
+Every row is a graph that is made, answered by onnxruntime and priced by the cost model. That takes minutes; rows that
+an interrupted run had finished are read again from a file beside the table.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -23,7 +27,7 @@ from targets.cost import estimate
 from targets.grouping import ANCHORS
 from targets.target import load_target
 from toolkit.bench.search.candidates import floating, in_integers, narrowed
-from toolkit.bench.search.tables import Table, save
+from toolkit.bench.search.tables import ROWS, Table, save
 from toolkit.bench.trained import Task
 
 __all__ = ["NETWORKS", "TARGETS", "Network", "Row", "tabulated"]
@@ -81,13 +85,14 @@ class Network:
         assert self.task.asked.labels is not None
         return list(self.task.asked), np.asarray(self.task.asked.labels)
 
-    def rows(self) -> Iterator[tuple[int, Row]]:
-        """Every row by its number."""
+    def rows(self, done: Collection[int] = ()) -> Iterator[tuple[int, Row]]:
+        """Every row by its number, but those `done`."""
         precisions = list(product(_PRECISIONS, repeat=len(self.layers)))
         for k, width in enumerate(product(*self.kept.values())):
-            thin = narrowed(self.floating, width, trunk=self.trunk)
-            for n, precision in enumerate(precisions):
-                yield k * len(precisions) + n, self._row(thin, precision)
+            left = [n for n in range(len(precisions)) if k * len(precisions) + n not in done]
+            if left:
+                thin = narrowed(self.floating, width, trunk=self.trunk)
+                yield from ((k * len(precisions) + n, self._row(thin, precisions[n])) for n in left)
 
     def row(self, number: int) -> Row:
         """One row alone."""
@@ -147,17 +152,22 @@ NETWORKS = {
 }  # fmt: skip
 
 
-def tabulated(network: Network) -> Table:
-    """Evaluate every row."""
+def tabulated(network: Network, journal: Path) -> Table:
+    """Evaluate every row that `journal` does not hold, and put it there."""
+    found = _read(journal)
     total = int(np.prod([len(values) for values in network.genes.values()]))
-    right, stored = np.zeros(total, np.uint16), np.zeros(total, np.int32)
-    latency = {name: np.zeros(total, np.float32) for name in TARGETS}
-    for number, row in network.rows():
-        right[number], stored[number] = row.right, row.weight_bytes
-        for name, seconds in row.latency_s.items():
-            latency[name][number] = seconds
-        if number % 100 == 0:
-            print(f"{network.name}: {number} of {total}", file=sys.stderr, flush=True)
+    with journal.open("a", encoding="utf-8") as lines:
+        lines.write("\n")  # ends a line that was cut off
+        for number, row in network.rows(found):
+            found[number] = row
+            lines.write(json.dumps({"number": number, **asdict(row)}) + "\n")
+            lines.flush()
+            if len(found) % 100 == 0:
+                print(f"{network.name}: {len(found)} of {total}", file=sys.stderr, flush=True)
+    rows = [found[number] for number in range(total)]
+    right = np.array([row.right for row in rows], np.uint16)
+    stored = np.array([row.weight_bytes for row in rows], np.int32)
+    latency = {name: np.array([row.latency_s[name] for row in rows], np.float32) for name in TARGETS}
     provenance = {
         "model": network.task.program.digest, "asked": network.task.asked.digest,
         "calibration": network.task.calibration.digest, "onnxruntime": import_onnxruntime().__version__,
@@ -166,13 +176,26 @@ def tabulated(network: Network) -> Table:
     return Table(network.name, network.genes, right, len(network.asked[1]), stored, latency, provenance)
 
 
+def _read(journal: Path) -> dict[int, Row]:
+    """Rows by number; a line that was cut off is none."""
+    found: dict[int, Row] = {}
+    for line in journal.read_text("utf-8").splitlines() if journal.exists() else ():
+        with suppress(json.JSONDecodeError):
+            document = json.loads(line)
+            number = document.pop("number")
+            found[number] = Row(**document)
+    return found
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Write a table, or show a row of it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("network", choices=[*NETWORKS, "efficientnet-lite0"])
     wanted = parser.parse_args(arguments)
     if wanted.network in NETWORKS:
-        save(tabulated(NETWORKS[wanted.network]))
+        journal = ROWS / f"{wanted.network}.jsonl"
+        save(tabulated(NETWORKS[wanted.network], journal))
+        journal.unlink()
     else:
         from toolkit.bench.search.segments import table
 

@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 
 from toolkit.search.archive import CVTArchive
+from toolkit.search.atlas.sealing import ATLAS, sealed, unsealed
 from toolkit.search.deployment.prices import MEASURES
 from toolkit.search.elites import Elite
 from toolkit.search.hypervolume import non_dominated
 
-__all__ = ["ATLAS", "VERSION", "Point", "front_of", "read_atlas", "write_atlas"]
-
-ATLAS, VERSION = "atlas.json", 1
+__all__ = ["Point", "front_of", "read_atlas", "write_atlas"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,12 +65,18 @@ def write_atlas(folder: Path, document: Mapping[str, Any]) -> Path:
     """Write `atlas.json` into `folder`, whole or not at all; equal atlases are equal files."""
     path = folder / ATLAS
     beside = path.with_suffix(".new")
-    beside.write_text(json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n", "utf-8")
+    beside.write_bytes(sealed(json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n"))
     beside.replace(path)
     return path
 
 
 def read_atlas(folder: Path) -> dict[str, Any]:
-    """The document that `write_atlas` wrote into `folder`."""
-    document: dict[str, Any] = json.loads((folder / ATLAS).read_text("utf-8"))
+    """The document that `write_atlas` wrote into `folder`.
+
+    Raises:
+        InvalidInput: it was cut off or changed since.
+    """
+    path = folder / ATLAS
+    document: dict[str, Any] = json.loads(unsealed(path.read_bytes(), str(path)))
+    del document["checksum"]
     return document

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from targets.target import load_target
 from toolkit.bundle.manifest import portable, recipe_data
 from toolkit.search.archive import CVTArchive
-from toolkit.search.deployment.atlas_file import VERSION, Point, front_of
+from toolkit.search.atlas.sealing import VERSION
+from toolkit.search.deployment.atlas_file import Point, front_of
 from toolkit.search.deployment.evaluator import Evaluator
 from toolkit.search.deployment.making import UNBOUNDED
 from toolkit.search.deployment.problem import Problem
@@ -83,6 +84,7 @@ def document(
             "calibration_is_apart": parts.calibration_is_apart,
         },
         "metric": evaluator.judge.metric(parts.searched),
+        "quality_floor": evaluator.judge.floor(parts.searched),
         "seed": seed,
         "limits": dict(limits),
         "targets": {f.target: _summary(f) for f in found},
@@ -98,4 +100,5 @@ def _summary(found: Found) -> dict[str, Any]:
         "finished": found.finished,
         "table_error": dict(found.table_error),
         "standing": {name: asdict(value) for name, value in found.standing.items()},
+        "emitters": {name: {"candidates": n, "yield": share} for name, (n, share) in found.emitters.items()},
     }

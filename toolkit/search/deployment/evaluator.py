@@ -62,22 +62,28 @@ class Evaluator:
         return min(LEVELS), TRAINED if self.epochs else max(LEVELS)
 
     def __call__(self, trial: Trial) -> Evaluated:
-        """Of `trial` at its fidelity: 1 on few samples, 2 on all that a search may see, 3 on those after training."""
+        """Of `trial` at its fidelity: 1 on few samples, 2 on all that a search may see, 3 on those after training.
+
+        What is no better than a constant answer breaks a constraint, like what exceeds a limit: no front has it.
+        """
         stack = load_target(self.target).stack(str(trial.config["stack"]))
         epochs = self.epochs if trial.fidelity == TRAINED else 0
         program = self.workshop.made(trial.config, stack, epochs=epochs)
         found = priced(program, stack)
-        data = self.workshop.problem.parts.searched
-        quality = self.judge.quality(program, data.take(LEVELS[min(trial.fidelity, max(LEVELS))]))
+        data = self.workshop.problem.parts.searched.take(LEVELS[min(trial.fidelity, max(LEVELS))])
+        quality, floor = self.judge.quality(program, data), self.judge.floor(data)
+        upper = self._upper(trial, quality)
         meta = {
             "measures": dict(found.measures), "intervals": {n: list(i) for n, i in found.intervals.items()},
             "provenance": found.provenance, "extrapolated": found.extrapolated,
             "quality_interval": list(quality.interval), "drop": quality.drop,
             "drop_interval": list(quality.drop_interval), "epochs": epochs, "graph": program.digest,
+            "quality_floor": floor,
         }  # fmt: skip
         violation = broken(self.limits, found.measures) + self.workshop.slowdown(program, trial.config, stack)
-        return Evaluated(quality.mean, found.measures, quality.n, quality.m2, violation, meta,
-                         self._upper(trial, quality))  # fmt: skip
+        if max(quality.mean, upper or 0.0) <= floor:  # and no higher fidelity may find it better
+            violation += 1 + floor - quality.mean
+        return Evaluated(quality.mean, found.measures, quality.n, quality.m2, violation, meta, upper)
 
     def _upper(self, trial: Trial, quality: Quality) -> float | None:
         """What a higher fidelity may find: more samples the end of the interval, training what the float model has."""

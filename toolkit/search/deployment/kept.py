@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, MutableMapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -72,11 +72,13 @@ class Kept:
 
 
 def _write(path: Path, content: bytes) -> None:
-    with suppress(OSError):
+    with suppress(OSError), ExitStack() as undone:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", delete=False) as file:
+            undone.callback(os.unlink, file.name)  # what a full disk cut off is not left behind
             file.write(content)
         os.replace(file.name, path)
+        undone.pop_all()
 
 
 class KeptResults(MutableMapping[str, Evaluated]):

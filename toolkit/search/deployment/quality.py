@@ -8,7 +8,7 @@ from math import sqrt
 
 import numpy as np
 
-from passes.dataset import Array, Dataset
+from passes.dataset import UNASKED, Array, Dataset
 from passes.metric import TOP1, each_label, paired_interval
 from passes.program import Program
 from toolkit.cache import fingerprint
@@ -59,6 +59,24 @@ class Judge:
         """What is measured, for people."""
         return TOP1.name if data.labels is not None else "agreement with the float model"
 
+    def floor(self, data: Dataset) -> float:
+        """Quality of the best constant class on `data`; what is no better has learnt nothing that is left.
+
+        0 where the model that came is no better either, or answers no classes: nothing can be told by it there.
+        """
+        key = canonical_digest(["floor", fingerprint(), self.reference.digest, data.digest])
+        constant: float = self._kept.found(key, lambda: _constant(self._classes(data)))
+        return constant if float(np.mean(self._scores(self.reference, data))) > constant else 0.0
+
+    def _classes(self, data: Dataset) -> Array:
+        """Those that would be right."""
+        if data.labels is not None:
+            labels = np.concatenate([np.ravel(label) for label in each_label(data.labels)])
+            asked: Array = labels[labels != UNASKED]
+            return asked
+        answers = [next(iter(answer.values())) for answer in self.reference.answers(data)]
+        return np.array([answer.argmax(1)[0] for answer in answers if _are_classes(answer)])
+
     def quality(self, program: Program, data: Dataset) -> Quality:
         """Of `program` on `data`."""
         scores, before = self._scores(program, data), self._scores(self.reference, data)
@@ -85,12 +103,21 @@ def _answers(program: Program, data: Dataset) -> Sequence[dict[str, Array]]:
 
 
 def _agreement(want: Array, have: Array) -> float:
-    if want.ndim == 2 and want.shape[1] > 1:
+    if _are_classes(want):
         return float(want.argmax(1)[0] == have.argmax(1)[0])
     signal = float(np.square(want.astype(np.float64)).sum())
     noise = float(np.square(want.astype(np.float64) - have).sum())
     left = 1 - noise / signal if signal > 0 else float(noise == 0)
     return max(0.0, left) if np.isfinite(left) else 0.0
+
+
+def _are_classes(answer: Array) -> bool:
+    return answer.ndim == 2 and answer.shape[1] > 1
+
+
+def _constant(classes: Array) -> float:
+    """Share of the most frequent one; 0 of none."""
+    return float(np.unique(classes, return_counts=True)[1].max() / len(classes)) if len(classes) else 0.0
 
 
 def wilson(mean: float, n: int, z: float = _Z_90) -> tuple[float, float]:

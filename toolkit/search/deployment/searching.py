@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from targets.stack import Stack
 from targets.target import digest_of, load_target
 from toolkit.cache import SEARCH, cache_folder, fingerprint
-from toolkit.errors import UsageError
+from toolkit.errors import BudgetExceeded, InvalidInput, UsageError
 from toolkit.rng import numpy_generator
 from toolkit.search.archive import CVTArchive
 from toolkit.search.atlas.page import write_page
 from toolkit.search.config_space import Config, ConfigSpace
+from toolkit.search.counting import SearchCounts
 from toolkit.search.deployment.atlas_file import write_atlas
 from toolkit.search.deployment.cells import archive_for
 from toolkit.search.deployment.describing import Point, document, points_of
 from toolkit.search.deployment.evaluator import Evaluator
-from toolkit.search.deployment.guided import Guided
+from toolkit.search.deployment.guided import guides
 from toolkit.search.deployment.kept import Kept, KeptResults
 from toolkit.search.deployment.prices import MEASURES
 from toolkit.search.deployment.problem import Problem
@@ -32,16 +36,21 @@ from toolkit.search.deployment.space import deployment_space, stacks_of
 from toolkit.search.deployment.standing import Standing, standing
 from toolkit.search.deployment.structures import Progress, silent
 from toolkit.search.deployment.tables import Tables
-from toolkit.search.emitters import Emitter, Front, Stratified, standard
+from toolkit.search.emitters import Emitter, Front, Stratified
 from toolkit.search.executors import Executor, Here, Threads
 from toolkit.search.folder import save
+from toolkit.search.locks import LOCK, locked
 from toolkit.search.runner import SearchRunner, Settings
 from toolkit.search.trials import Budget, Evaluate, Trial
 from toolkit.search.variation import sample_stratified
 
+if TYPE_CHECKING:
+    from toolkit.observability import MetricsCollector
+
 __all__ = ["BASELINES", "Found", "Ground", "Wanted", "ground_of", "search_deployments"]
 
 _DESIGN = 1000
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 BASELINES: Mapping[str, Callable[[tuple[str, ...]], list[Emitter]]] = {
     "stratified random": lambda objectives: [Stratified()],
@@ -126,8 +135,8 @@ class Ground:
                         context=json.dumps(context))  # fmt: skip
 
     def emitters(self) -> list[Emitter]:
-        """All who propose."""
-        return [*standard(self.objectives), Guided(self.tables, self.evaluator.limits)]
+        """All who propose. Others raise neither score (`python -m toolkit.bench.search --ablation`)."""
+        return [Front(self.objectives), *guides(self.tables, self.evaluator.limits, self.objectives)]
 
 
 @dataclass(frozen=True)
@@ -138,6 +147,7 @@ class Found:
         evaluated: Evaluations that were made now, at any fidelity; `hits` were known, `failures` came to nothing.
         table_error: Largest error of tabulated prices, by measure, on what is in the archive; see `Tables.error`.
         standing: Of the search and of each baseline, by name.
+        emitters: By name, how many candidates each proposed after the start, and the share of them that stayed.
     """
 
     target: str
@@ -150,6 +160,7 @@ class Found:
     points: Sequence[Point]
     table_error: Mapping[str, float]
     standing: Mapping[str, Standing]
+    emitters: Mapping[str, tuple[int, float]]
 
 
 def ground_of(problem: Problem, target: str, wanted: Wanted, progress: Progress = silent) -> Ground:
@@ -175,9 +186,12 @@ def ground_of(problem: Problem, target: str, wanted: Wanted, progress: Progress 
 
 def search_deployments(
     problem: Problem, wanted: Wanted, folder: Path, *, executor: Executor | None = None,
-    progress: Progress = silent,
+    metrics: MetricsCollector | None = None, progress: Progress = silent,
 ) -> list[Found]:  # fmt: skip
     """Search every target in turn, and write the atlas and its page. A folder with this search in it is resumed.
+
+    Args:
+        metrics: Where the search of each target is counted, its baselines aside; see `SearchCounts`.
 
     Raises:
         ToolkitError: with what happened and what to do next; what was finished is kept.
@@ -190,24 +204,61 @@ def search_deployments(
             "a model or data in memory cannot be sent to other processes",
             hint="name them by text, such as module:factory, or search with threads",
         )
-    found = [_searched(problem, target, wanted, folder, pool, progress) for target in wanted.targets]
-    write_atlas(folder, document(problem, wanted.seed, wanted.limits, found))
-    write_page(folder)
+    found = []
+    with _written_to(folder):
+        for target in wanted.targets:
+            counts = None if metrics is None else SearchCounts(metrics, target=target)
+            found.append(_searched(problem, target, wanted, folder, pool, counts, progress))
+        write_atlas(folder, document(problem, wanted.seed, wanted.limits, found))
+        write_page(folder)
     return found
 
 
+@contextmanager
+def _written_to(folder: Path) -> Iterator[None]:
+    """Hold `folder` for the one search that writes its atlas. A new one into which nothing came is taken away again.
+
+    Raises:
+        InvalidInput: it cannot be made.
+        SlimeError: another process holds it.
+        BudgetExceeded: there is no room in it; what was finished is kept.
+    """
+    is_new = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInput(f"cannot make the folder {folder}: {error.strerror}", hint="name another one") from error
+    try:
+        with locked(folder):
+            try:
+                yield
+            finally:
+                if is_new and [path.name for path in folder.iterdir()] == [LOCK]:
+                    shutil.rmtree(folder)
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        raise BudgetExceeded(
+            f"{folder} cannot be written: {error.strerror}",
+            hint="make room, or name another folder; the same command goes on from what was finished",
+        ) from error
+
+
 def _searched(
-    problem: Problem, target: str, wanted: Wanted, folder: Path, pool: Executor, progress: Progress
+    problem: Problem, target: str, wanted: Wanted, folder: Path, pool: Executor, counts: SearchCounts | None,
+    progress: Progress,
 ) -> Found:  # fmt: skip
     ground = ground_of(problem, target, wanted, progress)
     cache = KeptResults(Kept(wanted.kept or cache_folder() / SEARCH))
     settings = ground.settings(wanted.seed)
     with SearchRunner.opened(
-        folder / target, ground.space, ground.archive, settings, emitters=ground.emitters(), cache=cache
+        folder / target, ground.space, ground.archive, settings, emitters=ground.emitters(), cache=cache, counts=counts
     ) as runner:
         watched = _Watched(pool, lambda done: progress(target, done / (wanted.evaluations or max(done, 1))))
         archive = runner.run(ground.evaluator, wanted.budget, watched)
         _save(archive, folder / target / "archive")
+    if counts is not None:
+        counts.priced(ground.tables.priced)
     stand = {"this search": standing(archive)}
     if wanted.baselines and runner.finished:
         for name, emitters in BASELINES.items():
@@ -217,8 +268,9 @@ def _searched(
             stand[name] = standing(other.run(ground.evaluator, Budget(runner.finished), pool))
     progress(f"{target}: measuring anew what was found", 1.0)
     points = points_of(ground.evaluator, archive)
+    yields = {name: (trials, runner.bandit.mean(name)) for name, trials in runner.bandit.pulls.items() if trials}
     return Found(target, ground, archive, runner.evaluated, runner.hits, runner.failures, runner.finished, points,
-                 _table_error(ground, archive), stand)  # fmt: skip
+                 _table_error(ground, archive), stand, yields)  # fmt: skip
 
 
 def _table_error(ground: Ground, archive: CVTArchive) -> dict[str, float]:
@@ -236,9 +288,11 @@ def _design(space: ConfigSpace, seed: int) -> list[Config]:
 
 def _save(archive: CVTArchive, path: Path) -> None:
     """In place of the one of an earlier run: the journal beside it is what counts."""
-    if path.exists():
-        shutil.rmtree(path)
-    save(archive, path)
+    beside = path.with_name(path.name + ".new")
+    shutil.rmtree(beside, ignore_errors=True)  # of a run that was killed
+    save(archive, beside)
+    shutil.rmtree(path, ignore_errors=True)
+    beside.rename(path)
 
 
 def _shares_memory(pool: Executor) -> bool:

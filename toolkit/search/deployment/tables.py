@@ -1,9 +1,9 @@
 """Prices without a graph: what each layer's choice adds, and each pair of neighbours, tabulated once and summed.
 
 A candidate of a search is then priced in microseconds. Sums are exact where what two layers cost together depends on
-those two alone; where three meet, or where memory peaks elsewhere, they are not. Nor are they for networks that
-something was taken out of: of those only the ends are made, all in integers and all in float; the rest is taken to lie
-between. `Tables.error` says by how much it does not.
+those two alone; where three meet, or where memory peaks elsewhere, they are not. Networks that something was taken out
+of are made all in integers and all in float, and mixtures are taken to lie between; of large networks only those that
+lose least and most are made, and the others taken to lie between. `Tables.error` says by how much they do not.
 """
 
 from __future__ import annotations
@@ -60,10 +60,13 @@ class Tables:
         self._structures = structures_of(workshop, self._first)
         self.blocks = list(blocks_of(workshop.floating({}, self._first)).items())
         self._held: dict[tuple[object, ...], Any] = {}
+        self.priced = 0
+        """Configurations that were asked for so far."""
         self._genes = [bits_gene(name) for name, _ in self.blocks]
 
     def measures(self, configs: Sequence[Mapping[str, Value]]) -> Floats:
         """(n, 5) of `configs`."""
+        self.priced += len(configs)
         found = np.empty((len(configs), len(MEASURES)))
         groups: dict[tuple[Value, ...], list[int]] = {}
         for row, config in enumerate(configs):
@@ -81,7 +84,7 @@ class Tables:
         return found
 
     def _measured(self, config: Mapping[str, Value], is_float: NDArray[np.bool_]) -> Floats:
-        """Between the structures at the ends; what layers in float add to those is that of the whole network, so
+        """Between the structures that are made; what layers in float add to those is that of the whole network, so
         scaled that with all of them in float it is what was found there."""
         stack, whole = self._stack(config), _of_the_whole(config)
         table = self._table(whole, stack)
@@ -141,12 +144,16 @@ class Tables:
 
     def _key(self, what: str, config: Mapping[str, Value], stack: Stack) -> str:
         plain = {name: value for name, value in config.items() if name != "stack"}
-        return self._workshop.key(what, [plain, digest_of(stack), digest_of(self._first)])
+        return self._workshop.key(what, [plain, digest_of(stack), digest_of(self._shaped_for(stack))])
+
+    def _shaped_for(self, stack: Stack) -> Stack:
+        """The stack that decides what is taken out of the network: many share the ends of a large one."""
+        return stack if self._structures.is_each_made else self._first
 
     def _ends(self, config: Mapping[str, Value], stack: Stack) -> list[list[float]]:
         """Measures with all layers as the configuration has them, and with all in float."""
-        start = self._workshop.floating(config, self._first)
-        lowered = self._workshop.sketch(config, stack, shaped_for=self._first)
+        start = self._workshop.floating(config, self._shaped_for(stack))
+        lowered = self._workshop.sketch(config, stack, shaped_for=self._shaped_for(stack))
         return [_numbers(program, [stack])[0].tolist() for program in (lowered, start)]
 
     def _layers(self, config: Mapping[str, Value], stack: Stack) -> dict[str, Any]:
