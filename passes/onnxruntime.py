@@ -165,7 +165,7 @@ def _device_there(provider: str) -> Iterator[None]:
             raise
         driver = f" ({webgpu.DRIVER})" if provider == "webgpu" else ""
         raise MissingDependency(
-            f"{provider} cannot run this here: {' '.join(str(error).split())[-200:]}",
+            f"{provider} cannot run this here: {webgpu.last_words(error)}",
             hint=f"install the driver of the device{driver}, or run on cpu",
         ) from error
 

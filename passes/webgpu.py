@@ -8,7 +8,7 @@ from typing import Any
 
 from targets.errors import MissingDependency
 
-__all__ = ["DISTRIBUTION", "DRIVER", "webgpu_devices"]
+__all__ = ["DISTRIBUTION", "DRIVER", "last_words", "webgpu_devices"]
 
 DISTRIBUTION = "onnxruntime-ep-webgpu"
 DRIVER = "apt-get install libvulkan1 mesa-vulkan-drivers, or the vendor's driver"
@@ -36,16 +36,23 @@ def webgpu_devices(ort: Any) -> list[Any]:
             hint=f"pip install {DISTRIBUTION}; on Linux also {DRIVER}",
         ) from error
     os.environ.setdefault(_ALLOW_SOFTWARE, "1")
+    ort.set_default_logger_severity(4)  # else it warns of that
     try:
         ort.register_execution_provider_library(_PROVIDER, plugin.get_library_path())
     except Exception as error:
         raise MissingDependency(
-            f"onnxruntime {ort.__version__} cannot load {DISTRIBUTION}: {' '.join(str(error).split())[-200:]}",
+            f"onnxruntime {ort.__version__} cannot load {DISTRIBUTION}: {last_words(error)}",
             hint=f"pip install --upgrade {DISTRIBUTION} onnxruntime; on Linux it needs Vulkan's loader: {DRIVER}",
         ) from error
     if found := _registered(ort):
         return found
     raise MissingDependency(f"{DISTRIBUTION} finds no device", hint=DRIVER)
+
+
+def last_words(error: Exception) -> str:
+    """The end of a long message, from a word on: onnxruntime begins with where in its source it failed."""
+    words = " ".join(str(error).split())
+    return words if len(words) <= 200 else words[-200:].partition(" ")[2]
 
 
 def _registered(ort: Any) -> list[Any]:

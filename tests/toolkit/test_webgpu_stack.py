@@ -61,6 +61,8 @@ assert error < 1e-6, error
 def nothing_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime_ep_webgpu", None)
     monkeypatch.setattr(webgpu, "_registered", lambda ort: [])
+    ort = import_onnxruntime()  # which names it among its own once a test has registered it
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
     backend._has_device.cache_clear()
 
 
@@ -136,7 +138,13 @@ def test_a_plug_in_that_this_onnxruntime_cannot_load(monkeypatch: pytest.MonkeyP
 
 def test_a_plug_in_without_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     library = type(
-        "library", (), {"get_ep_devices": list, "register_execution_provider_library": lambda self, *a: None}
+        "library",
+        (),
+        {
+            "get_ep_devices": list,
+            "set_default_logger_severity": lambda self, level: None,
+            "register_execution_provider_library": lambda self, *a: None,
+        },
     )
     plugin = type("plugin", (), {"get_library_path": staticmethod(lambda: "there.so")})
     monkeypatch.setitem(sys.modules, "onnxruntime_ep_webgpu", plugin)

@@ -65,8 +65,7 @@ def _fit_array(array: Array, spec: TensorSpec, where: str) -> Array:
             )
         array = array[None]
     if problem := spec.accepts(array):
-        other = ", or give the model their size" if array.dtype.name == spec.dtype else ""
-        raise InvalidInput(f"{where}: {problem}", hint=f"convert the data{other}; the model's input is {spec}")
+        raise InvalidInput(f"{where}: {problem}", hint=f"convert the data; the model's input is {spec}")
     if array.dtype.kind in "fc" and not np.isfinite(array).all():
         raise InvalidInput(f"{where}: {spec.name} holds NaN or infinity", hint="remove the samples that do")
     return array

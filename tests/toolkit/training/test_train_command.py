@@ -307,7 +307,7 @@ def test_a_checkpoint_of_another_torch_says_so(capsys: Capture) -> None:
         ({"methods": {"curriculum": True}}, "it has fields of its own\n  next: fields: epochs, start"),
         ({"amp": "half"}, "amp = 'half' is not allowed: input should be 'bfloat16', 'float16' or 'float32'"),
         ({"model": "resnet_bk"}, "wants int64, got float32\n  next: convert the data; the model's input is"),
-        ({"model": "separable_vision"}, "convert the data, or give the model their size; the model's input is image"),
+        ({"model": "separable_vision"}, "convert the data; the model's input is image"),
     ],
 )
 def test_a_wrong_recipe_names_the_field(fields: dict[str, Any], words: str, capsys: Capture) -> None:
