@@ -262,13 +262,15 @@ def _brief(point: Point, metric: str) -> str:
 
 
 def _missed(check: Check) -> str:
-    """`is 24.1 ms, 4.10 ms or 20.5% above the limit of 20.0 ms`"""
+    """`is 24.1 ms, 4.10 ms or 20.5% above the limit of 20.0 ms`; from tenfold on how many times it."""
     from toolkit.search.atlas.selecting import excess
 
     value, limit = _text(check.quantity, check.value), _text(check.quantity, check.limit)
     beyond = excess(check)
     if beyond <= 0:
         return f"is {value}, but its interval reaches beyond the limit of {limit}"
+    if beyond > 9:
+        return f"is {value}, {beyond + 1:,.0f} times the limit of {limit}"
     side = "below" if check.quantity == "quality" else "above"
     by = _text(check.quantity, abs(check.value - check.limit))
     return f"is {value}, {by} or {beyond:.1%} {side} the limit of {limit}"

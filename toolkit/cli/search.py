@@ -258,6 +258,9 @@ def _show(found: Found) -> None:
     if len(front) > len(rows):
         say(f"{len(front) - len(rows)} more points of the front are in the atlas")
     say("intervals: 80 % of the cost model, 90 % of quality over samples")
+    evaluator = found.ground.evaluator
+    if floor := evaluator.judge.floor(evaluator.workshop.problem.parts.searched):
+        say(f"no front has what is no better than one constant answer: {floor:.4f}")
     say()
     _show_standing(found)
 

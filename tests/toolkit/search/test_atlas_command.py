@@ -101,6 +101,8 @@ def test_where_none_fits_the_nearest_miss_is_told_and_nothing_is_made(folder, at
     said = capsys.readouterr().out
     assert "none of 3 points on raspberry_pi_4 is within the limits" in said
     assert "or 300.0% above the limit" in said
+    assert main(["compile", "--from", folder, "--max-latency", f"{best / 400}s"]) == 1
+    assert ", 400 times the limit of" in capsys.readouterr().out
     assert not (tmp_path / "build").exists()
     assert main(["compile", "--from", folder, "--min-accuracy", "99.9%", "--json"]) == 1
     told = json.loads(capsys.readouterr().out)
