@@ -1,5 +1,6 @@
 """Quantum states against closed forms, against QuTiP, and against what every state must obey."""
 
+import sys
 from math import cos, log, pi, sin, sqrt
 
 import pytest
@@ -219,11 +220,19 @@ def test_witnesses_of_bell_werner_and_damped_states():
     assert entanglement_witness(density_matrix(product), (2, 2, 2)).schmidt_rank == 1
 
 
+@pytest.fixture(scope="module")
+def qutip():
+    """It imports setuptools, which fails where some other test has imported Python's own distutils before."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "distutils" in sys.modules:
+            patch.setenv("SETUPTOOLS_USE_DISTUTILS", "stdlib")
+        return pytest.importorskip("qutip")
+
+
 @pytest.mark.slow
 @few
 @given(seeds)
-def test_random_states_agree_with_qutip(seed):
-    qutip = pytest.importorskip("qutip")
+def test_random_states_agree_with_qutip(qutip, seed):
     rho = density(seed, 4)
     theirs = qutip.Qobj(rho.numpy(), dims=[[2, 2], [2, 2]])
     assert compute_entropy(rho) == pytest.approx(qutip.entropy_vn(theirs), abs=1e-11)
