@@ -70,9 +70,10 @@ def _parts(chosen: Tensor, experts: int) -> Iterator[tuple[int, slice]]:
     Raises:
         ValueError: one was chosen that there is not.
     """
-    if chosen.numel() and not (int(chosen.min()) >= 0 and int(chosen.max()) < experts):
-        given = f"{int(chosen.min())}..{int(chosen.max())}"
-        raise ValueError(f"chosen must be of 0..{experts - 1}, the {experts} experts there are, got {given}")
+    if chosen.numel():
+        low, high = (int(end) for end in chosen.aminmax())
+        if low < 0 or high >= experts:
+            raise ValueError(f"chosen must be of 0..{experts - 1}, the {experts} experts there are, got {low}..{high}")
     first = 0
     for expert, count in enumerate(torch.bincount(chosen.flatten(), minlength=experts).tolist()):
         if count:

@@ -9,15 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch import nn
 
-from passes.context import Batch
 from passes.dataset import Dataset
+from toolkit.bench.resnet_bk.learning import next_character_loss
 from toolkit.bench.training_cost.tasks import ALPHABET, characters
 from toolkit.models import resnet_bk, transformer
 from toolkit.models.resnet_bk.memory import training_memory
-from toolkit.models.resnet_bk.objectives import next_id
 from toolkit.training import loop
 from toolkit.training.precision import Precision
 from toolkit.training.trainer import Settings, Trainer
@@ -75,15 +73,6 @@ class Heard(Unwatched):
         self.judged.append(epoch.judged_loss)
 
 
-def next_character(model: nn.Module, batch: Batch) -> Tensor:
-    inputs, labels = batch
-    assert labels is not None
-    (ids,) = inputs.values()
-    if isinstance(model, resnet_bk.ResNetBK):
-        return next_id(model, ids, labels)
-    return cross_entropy(model(ids).flatten(0, 1).float(), labels.flatten())
-
-
 def descent(model: nn.Module, rate: float, _weight_decay: float) -> torch.optim.Optimizer:
     """Steps that are the gradient's: AdamW's first are its signs, also where it is noise."""
     return torch.optim.SGD(model.parameters(), rate)
@@ -100,7 +89,7 @@ def test_it_learns_in_float16_and_the_scale_settles(name: str, small_gpu: str, s
     data = Dataset.of_arrays("help topics", {"characters": task.x[:WINDOWS].numpy()}, task.y[:WINDOWS].numpy())
     settings = Settings(batch=BATCH, patience=0, device=small_gpu)  # type: ignore[arg-type]
     trainer = Trainer(data=data, settings=settings, watcher=heard)
-    trainer(built(name, CONFIG), next_character, step=name, epochs=2, rate=3e-3)
+    trainer(built(name, CONFIG), next_character_loss, step=name, epochs=2, rate=3e-3)
     steps = len(scales)
     assert steps == 2 * ceil((len(data) - int(0.1 * len(data))) / BATCH)
     assert heard.judged[-1] < 0.8 * heard.judged[0]
@@ -121,7 +110,8 @@ def test_the_batch_that_was_said_to_fit_fits(small_gpu: str) -> None:
     ids = torch.randint(len(ALPHABET), (steps * batch, length + 1), generator=made).numpy()
     data = Dataset.of_arrays("noise", {"characters": ids[:, :-1]}, ids[:, 1:])
     settings = Settings(batch=batch, held_out=0.0, device="cuda")
-    Trainer(data=data, settings=settings)(built("resnet_bk", config), next_character, step="full", epochs=1, rate=1e-4)
+    model = built("resnet_bk", config)
+    Trainer(data=data, settings=settings)(model, next_character_loss, step="full", epochs=1, rate=1e-4)
     peak = torch.cuda.max_memory_allocated()
     assert BYTES / 2 < peak <= BYTES
 
@@ -138,7 +128,7 @@ def test_what_is_computed_again_is_not_held(small_gpu: str) -> None:
         torch.cuda.reset_peak_memory_stats()
         settings = Settings(batch=64, held_out=0.0, amp="float32", device="cuda", recompute=recompute)
         fit = Trainer(data=data, settings=settings, optimizer=descent)
-        trained = fit(built("transformer", CONFIG), next_character, step="once", epochs=1, rate=0.1)
+        trained = fit(built("transformer", CONFIG), next_character_loss, step="once", epochs=1, rate=0.1)
         weights.append(trained.state_dict())
         peaks.append(torch.cuda.max_memory_allocated())
     assert peaks[1] < 0.7 * peaks[0]

@@ -26,7 +26,7 @@ from toolkit.models.resnet_bk.objectives import next_id
 from toolkit.training.precision import Kind
 from toolkit.training.trainer import Settings, Trainer
 
-__all__ = ["STABILITY", "Learned", "Lesson", "compare", "without_clamps"]
+__all__ = ["STABILITY", "Learned", "Lesson", "compare", "next_character_loss", "without_clamps"]
 
 _CLAMPS: Mapping[str, Mapping[str, float | None]] = {
     "both clamps": {},
@@ -111,7 +111,7 @@ def _learned(name: str, model: nn.Module, lesson: Lesson) -> Learned:
     started = time.perf_counter()
     failed = ""
     try:
-        model = fit(model, _loss, step=name, epochs=lesson.epochs, rate=lesson.rate)
+        model = fit(model, next_character_loss, step=name, epochs=lesson.epochs, rate=lesson.rate)
     except ToolkitError as error:
         failed = error.problem
     taken = time.perf_counter() - started
@@ -132,7 +132,8 @@ def _part(part: str, context: int, most: int) -> Dataset:
     return Dataset.of_arrays(f"{data.name}, {len(chosen)} windows", {"characters": ids[chosen]}, data.labels[chosen])
 
 
-def _loss(model: nn.Module, batch: Batch) -> Tensor:
+def next_character_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """Of either model, in nats; resnet_bk's holds the terms of its objective as well."""
     inputs, labels = batch
     assert labels is not None
     (ids,) = inputs.values()
