@@ -1,7 +1,8 @@
 """Many components in few calls: matrices of equal heads laid side by side, and one attention for all of them.
 
-Newborns and those who fade are computed apart and added behind the others. So a birth, and the removal of a component
-whose gate is 0, leave every product of the others as it was: the sum gains or loses a term of zeros, and no bit moves.
+When the organism answers, newborns and those who fade are computed apart and added behind the others. So a birth, and
+the removal of a component whose gate is 0, leave every product of the others as it was: the sum gains or loses a term of
+zeros, and no bit moves. A training step takes all of them in one call instead: each apart costs as many launches as all.
 """
 
 from __future__ import annotations
@@ -22,13 +23,17 @@ __all__ = ["contribution", "joined", "settled_groups"]
 
 
 def contribution(
-    pods: Sequence[Pseudopod], latent: Tensor, stimulus: Tensor, kernel: Kernel, sight: Sight
+    pods: Sequence[Pseudopod], latent: Tensor, stimulus: Tensor, kernel: Kernel, sight: Sight, *, is_step: bool = False
 ) -> Tensor | None:
     """(B, M, D), what `pods` (sorted by id) add; None where there are none. Those on other devices compute there: what
-    they see goes to each device once, and one sum comes back."""
+    they see goes to each device once, and one sum comes back.
+
+    Args:
+        is_step: Of training: all are computed together, whatever their stage.
+    """
     seen: dict[torch.device, _Seen] = {}
     sums: dict[torch.device, Tensor] = {}
-    for w in _products(pods):
+    for w in _products(pods, is_step):
         there = w.out.device
         if there not in seen:
             seen[there] = _moved(_Seen(latent, stimulus, sight), there)
@@ -39,12 +44,13 @@ def contribution(
     return sum(back[1:], back[0]) if back else None
 
 
-def _products(pods: Sequence[Pseudopod]) -> Iterator[Matrices]:
-    for group in settled_groups(pods):
-        yield joined(group)
-    for pod in pods:
-        if pod.stage is not Stage.SETTLED:
-            yield pod.matrices()._replace(out=pod.gate * pod.out.matrix())
+def _products(pods: Sequence[Pseudopod], is_step: bool) -> Iterator[Matrices]:
+    together = [pod for pod in pods if is_step or pod.stage is Stage.SETTLED]
+    yield from map(joined, _of_a_kind(together))
+    if not is_step:
+        for pod in pods:
+            if pod.stage is not Stage.SETTLED:
+                yield pod.matrices()._replace(out=pod.gate * pod.out.matrix())
 
 
 class _Seen(NamedTuple):
@@ -68,10 +74,13 @@ def _moved(seen: _Seen, there: torch.device) -> _Seen:
 
 def settled_groups(pods: Sequence[Pseudopod]) -> list[list[Pseudopod]]:
     """The settled, those with equal heads on one device together."""
-    settled = [pod for pod in pods if pod.stage is Stage.SETTLED]
-    if len({_kind(pod) for pod in settled}) < 2:
-        return [settled] if settled else []
-    return [list(group) for _, group in groupby(sorted(settled, key=_kind), key=_kind)]
+    return _of_a_kind([pod for pod in pods if pod.stage is Stage.SETTLED])
+
+
+def _of_a_kind(pods: Sequence[Pseudopod]) -> list[Sequence[Pseudopod]]:
+    if len({_kind(pod) for pod in pods}) < 2:
+        return [pods] if pods else []
+    return [list(group) for _, group in groupby(sorted(pods, key=_kind), key=_kind)]
 
 
 def joined(pods: Sequence[Pseudopod]) -> Matrices:

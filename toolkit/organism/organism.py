@@ -142,7 +142,8 @@ class Organism(nn.Module):
     ) -> Tensor:  # fmt: skip
         """What all components add, (B, M, D), to normalized inputs: an attention layer by itself."""
         pods = tuple(member.component for member in self.pool.members)
-        total = contribution(pods, latent, stimulus, self.kernel, Sight(causal, key_padding, mask))
+        is_step = self.training and torch.is_grad_enabled()
+        total = contribution(pods, latent, stimulus, self.kernel, Sight(causal, key_padding, mask), is_step=is_step)
         if total is None:
             total = torch.zeros_like(latent)
         return total if self.bias is None else total + self.bias

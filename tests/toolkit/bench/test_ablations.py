@@ -57,6 +57,7 @@ def test_few_seeds_and_lost_runs_decide_nothing() -> None:
         compare([1.0], [], margin=0.1, better="lower")
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(Floats, Floats), min_size=5, max_size=10))
 @settings(max_examples=10, deadline=None)
 def test_swapping_the_arms_swaps_better_and_worse(pairs: list[tuple[float, float]]) -> None:
@@ -67,6 +68,7 @@ def test_swapping_the_arms_swaps_better_and_worse(pairs: list[tuple[float, float
     assert back.mean == pytest.approx(-there.mean)
 
 
+@pytest.mark.slow
 def test_p_values_are_scipys_and_the_interval_covers_as_often_as_it_says() -> None:
     rng = np.random.Generator(np.random.Philox(key=1))
     gaps = rng.normal(0.3, 1, 10)
@@ -105,6 +107,14 @@ def test_a_baseline_has_as_many_parameters_within_two_percent(width: int, layers
 def test_what_no_transformer_can_match_is_refused() -> None:
     with pytest.raises(InvalidInput, match="within 2 %"):
         match(100, vocabulary=64, width=16, heads=2, layers=1, context=16)
+
+
+def test_a_large_transformer_is_matched_in_eights() -> None:
+    sizes = {"vocabulary": 256, "width": 512, "heads": 8, "layers": 6, "context": 512}
+    for parameters in (18_564_880, 18_783_660):
+        found = match(parameters, **sizes)
+        assert found.hidden % 8 == 0
+        assert parameters_of(transformer.build(found)) == pytest.approx(parameters, rel=2e-3)
 
 
 def test_flops_are_those_of_the_formula() -> None:

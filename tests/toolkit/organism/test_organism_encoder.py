@@ -79,7 +79,7 @@ def test_the_order_of_arrival_does_not_matter() -> None:
 @pytest.mark.parametrize("count", [1, 4, 13])
 @pytest.mark.parametrize("shape", [(1, 1), (2, 7), (3, 65)])
 def test_a_birth_moves_no_bit(count: int, shape: tuple[int, int]) -> None:
-    organism, x = organism_of(count), torch.randn(*shape, 32)
+    organism, x = organism_of(count).eval(), torch.randn(*shape, 32)
     before = bits(organism(x)[0])
     parent = organism.pool["pod-000001"].to_record()
     for step in range(1, 4):
@@ -90,7 +90,7 @@ def test_a_birth_moves_no_bit(count: int, shape: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("count", [2, 5, 14])
 def test_who_has_faded_is_taken_out_without_a_bit_moved(count: int) -> None:
-    organism, x = organism_of(count), torch.randn(2, 33, 32)
+    organism, x = organism_of(count).eval(), torch.randn(2, 33, 32)
     organism.pool.fade("pod-000001", steps=3)
     whole, answers = organism(x)[0], []
     for step in range(1, 3):
@@ -110,7 +110,7 @@ def test_who_has_faded_is_taken_out_without_a_bit_moved(count: int) -> None:
 
 
 def test_a_newborn_settles_by_rounding_alone() -> None:
-    organism, x = organism_of(), torch.randn(2, 7, 32)
+    organism, x = organism_of().eval(), torch.randn(2, 7, 32)
     pod = organism.spawn(step=10)
     with torch.no_grad():
         pod.gate.fill_(0.4)
@@ -372,6 +372,31 @@ def test_gradients_of_newborns_and_of_those_who_fade() -> None:
     assert fading.out.weight.grad is not None
 
 
+def test_a_training_step_attends_once_whatever_the_stages() -> None:
+    organism, x = organism_of(3), torch.randn(2, 5, 32)
+    born = organism.spawn(step=1)
+    with torch.no_grad():
+        born.gate.fill_(0.3)
+    organism.pool.fade("pod-000001", steps=5)
+    organism.advance(step=1)
+    called: list[tuple[int, ...]] = []
+
+    class Counting(Kernels):
+        def attention(self, q: Tensor, *args: Any, **given: Any) -> Any:
+            called.append(tuple(q.shape))
+            return super().attention(q, *args, **given)
+
+    organism.kernel = Counting()
+    found = {}
+    for is_step in (True, False):
+        organism.train(is_step).zero_grad()
+        organism(x)[0].square().sum().backward()
+        found[is_step] = {name: p.grad for name, p in organism.named_parameters() if p.grad is not None}
+    assert called == [(2, 4, 5, 8), (2, 2, 5, 8), (2, 1, 5, 8), (2, 1, 5, 8)]
+    for name, gradient in found[False].items():
+        torch.testing.assert_close(found[True][name], gradient, rtol=1e-5, atol=1e-5, msg=name)
+
+
 def test_masked_rows_have_finite_gradients() -> None:
     organism, x = organism_of(), torch.randn(2, 5, 32, requires_grad=True)
     padding = torch.tensor([[False] * 5, [True] * 5])
@@ -423,7 +448,7 @@ def test_training_under_the_compiler_with_a_birth_in_between() -> None:
 def test_lives_leave_nothing_behind() -> None:
     organism = organism_of(2, 16, Species(16))
     seen = []
-    for step in range(200):
+    for step in range(40):
         seen.append(weakref.ref(organism.spawn(step=step)))
         organism.pool.fade(organism.pool.ids[-1], steps=1)
         organism.advance(step=step)

@@ -34,6 +34,8 @@ __all__ = ["ABLATION", "Crossings", "placed"]
 
 _TOGETHER = "one device"
 _WARM, _TIMED = 5, 20
+_SPREAD = 0.9
+"""Of the load of one device that has all: a layer with more than this on one is not spread."""
 
 Homes = Mapping[str, Mapping[str, str]]
 """Of each layer, the device of each component by id."""
@@ -158,6 +160,8 @@ def _conclude(found: Mapping[str, Compared], means: Mapping[str, Measures]) -> s
         f"A step with components spread by id takes {pace:.2f} times that of one device ({ids}), and the fuller device "
         f"holds {room:.2f} times as much. By cell beside by id: time {cells}, bytes between devices {fewer}."
     )
+    if means["by cell"]["largest_load"] > _SPREAD * means[_TOGETHER]["largest_load"]:
+        return f"{said} But by cell a layer's components lie on one device all the same. By id stays the default."
     kept = cells is Verdict.BETTER and fewer is Verdict.BETTER
     return f"{said} {'Cells are the better keys.' if kept else 'By id stays the default.'}"
 
@@ -166,7 +170,7 @@ ABLATION = Ablation(
     name="A4-measured",
     question="Do components placed by behaviour make faster steps on two GPUs?",
     arms=(_TOGETHER, *ARMS),
-    rule="by id stays the default unless cells send fewer bytes and take less time",
+    rule="by id stays the default unless cells spread what a layer has, send fewer bytes and take less time",
     run=_run,
     contrasts=(
         Contrast(arm="by cell", against="by id", measure="step_s", margin=0.0),
