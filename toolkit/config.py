@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from toolkit.fields import checked
 from toolkit.yaml_file import read_yaml
 
-__all__ = ["PROJECT_FILE", "Config", "load_config"]
+__all__ = ["PROJECT_FILE", "Config", "WorkFields", "load_config"]
 
 PROJECT_FILE = "toolkit.yaml"
 
@@ -23,12 +23,10 @@ class BudgetConfig(BaseModel):
     max_metric_drop: Annotated[float, Field(allow_inf_nan=False)] = 0.01
 
 
-class Config(BaseModel):
-    """A compile as a file. Every field may be left out; a flag beats the file. `--trust` is a flag only."""
+class WorkFields(BaseModel):
+    """What is worked on and where it goes: the same in the file of a compile and in that of a search."""
 
-    model_config = ConfigDict(extra="forbid")
     model: str | None = None
-    target: str | None = None
     stack: str | None = None
     data: str | None = None
     validation: str | None = None
@@ -36,6 +34,13 @@ class Config(BaseModel):
     input: list[str] = Field(default_factory=list)
     fix: list[str] = Field(default_factory=list)
     output: str | None = None
+
+
+class Config(WorkFields):
+    """A compile as a file. Every field may be left out; a flag beats the file. `--trust` is a flag only."""
+
+    model_config = ConfigDict(extra="forbid")
+    target: str | None = None
     seed: int = 0
     budget: BudgetConfig = Field(default_factory=BudgetConfig)
     recipe: str | None = None

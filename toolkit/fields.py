@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any, TypeVar, get_args
 
@@ -11,9 +12,12 @@ from pydantic_core import ErrorDetails
 from targets.errors import InvalidInput
 from toolkit.yaml_file import Document
 
-__all__ = ["checked"]
+__all__ = ["Mistake", "checked", "refusal"]
 
 M = TypeVar("M", bound=BaseModel)
+
+Mistake = tuple[str, str]
+"""What is wrong, and what to write instead."""
 
 _SHOWN = 60
 
@@ -31,20 +35,19 @@ def checked(kind: type[M], document: Document) -> M:
     try:
         return kind.model_validate(document.data)
     except ValidationError as error:
-        raise _refusal(kind, document, error) from error
+        raise refusal(document.name, [_mistake(kind, document, details) for details in error.errors()]) from error
 
 
-def _refusal(kind: type[BaseModel], document: Document, error: ValidationError) -> InvalidInput:
-    mistakes = [_mistake(kind, document, details) for details in error.errors()]
+def refusal(name: str, mistakes: Sequence[Mistake]) -> InvalidInput:
+    """Of what is called `name`: its one mistake, or a list of all."""
     if len(mistakes) == 1:
         ((problem, hint),) = mistakes
         return InvalidInput(problem, hint=hint)
     listed = "".join(f"\n  {problem} ({hint})" for problem, hint in mistakes)
-    return InvalidInput(f"{document.name} has {len(mistakes)} mistakes:{listed}", hint="correct each of them")
+    return InvalidInput(f"{name} has {len(mistakes)} mistakes:{listed}", hint="correct each of them")
 
 
-def _mistake(kind: type[BaseModel], document: Document, error: ErrorDetails) -> tuple[str, str]:
-    """What is wrong, and what to write instead."""
+def _mistake(kind: type[BaseModel], document: Document, error: ErrorDetails) -> Mistake:
     at, where = ".".join(map(str, error["loc"])), document.origin(error["loc"])
     known = list(_owner(kind, error["loc"][:-1]).model_fields)
     if error["type"] == "extra_forbidden":
@@ -65,6 +68,12 @@ def _mistake(kind: type[BaseModel], document: Document, error: ErrorDetails) -> 
 def _hint(at: str, given: Any, kind: str) -> str:
     if kind == "literal_error":
         return "give one of them"
+    if kind == "bool_type":
+        return "write true or false"
+    if kind == "dict_type":
+        return "write its fields below it, as `name: value`"
+    if kind == "list_type":
+        return "write a list, as [1, 2]"
     if isinstance(given, str):
         try:
             return f"write the number without quotes: {at}: {float(given)!r}"

@@ -142,10 +142,22 @@ class Device:
             DeviceLost: see there.
         """
         array = self.empty(values.shape, values.dtype)
+        self.write(array, values)
+        return array
+
+    def write(self, array: Array, values: np.ndarray[Any, Any]) -> None:
+        """`values` over those of `array`, behind what was submitted before.
+
+        Raises:
+            ValueError: they differ in shape or dtype, or the array is another device's.
+            DeviceLost: see there.
+        """
+        self._own(array)
+        if values.shape != array.shape or values.dtype != array.dtype:
+            raise ValueError(f"{values.dtype} {values.shape} over an array of {array.dtype} {array.shape}")
         with self._guarded():
             self._handle.queue.write_buffer(array.buffer, 0, np.ascontiguousarray(values))
         self.moved_bytes += array.nbytes
-        return array
 
     def empty(self, shape: Sequence[int], dtype: Any = np.float32) -> Array:
         """An array of zeros; see `put`."""

@@ -157,12 +157,14 @@ def test_strides_and_nothing_at_all(form: str, device: torch.device) -> None:
     found.sum().backward()
 
 
+@pytest.mark.slow
 def test_torch_accepts_the_operator() -> None:
     u, w = (t.requires_grad_() for t in chain(2, 5, 2))
     torch.library.opcheck(operators.bk_one_sided.whole, (u, w))
     torch.library.opcheck(operators.bk_one_sided.whole, (u, w.detach()))
 
 
+@pytest.mark.slow
 def test_a_model_is_compiled_whole_and_exported_without_the_operator() -> None:
     class Layer(torch.nn.Module):
         def forward(self, u: Tensor, w: Tensor) -> Tensor:

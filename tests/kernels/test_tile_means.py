@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 from torch import Tensor
@@ -12,6 +14,11 @@ from kernels.tile_means import TILE, add_tile_means, fused, operators, reference
 
 over_causal = pytest.mark.parametrize("causal", [False, True])
 SHAPES = [(3, 16, 24), (2, 64, 64), (17, 16, 16)]  # tiles, d, dv; more tiles than a block of 16
+QUICK = [(SHAPES[0], True, torch.float16), (SHAPES[1], False, torch.float16), (SHAPES[2], True, torch.float32)]
+CASES = [
+    pytest.param(*case, marks=[] if case in QUICK else pytest.mark.slow)
+    for case in product(SHAPES, [False, True], [torch.float32, torch.float16])
+]
 
 
 def _inputs(tiles: int, d: int, dv: int, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
@@ -47,9 +54,7 @@ def test_priority_is_the_mass_that_a_tile_may_hold(causal: bool) -> None:
     torch.testing.assert_close(tile_priority(q, k, causal=causal), wanted)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@over_causal
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("shape", "causal", "dtype"), CASES)
 def test_fused_is_as_close_to_the_truth_as_torch(
     shape: tuple[int, int, int], causal: bool, dtype: torch.dtype, device: torch.device
 ) -> None:

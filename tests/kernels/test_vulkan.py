@@ -159,6 +159,7 @@ def test_shaders_are_compiled_once(device: Device) -> None:
     assert (device.pipelines, device.dispatched) == (before, ran + 5)
 
 
+@pytest.mark.slow
 def test_the_clock_of_the_device_counts_every_submission(device: Device) -> None:
     a = device.put(noise(256, 256))
     before = device.get(vulkan.matmul(device, a, a))

@@ -23,7 +23,11 @@ from targets.stack import Stack
 from targets.target import load_stack, load_target, target_names
 
 STACKS = [stack for name in target_names() for stack in load_target(name).stacks.values()]
-each_stack = pytest.mark.parametrize("stack", STACKS, ids=lambda s: s.id)
+FIRST = {(s.runtime, s.precision, s.opset, s.loads_float32, s.quantization): s.id for s in reversed(STACKS)}
+"""One stack for each set of what recipes ask a stack for."""
+each_stack = pytest.mark.parametrize(
+    "stack", [pytest.param(s, id=s.id, marks=[] if s.id in FIRST.values() else pytest.mark.slow) for s in STACKS]
+)
 each_level = pytest.mark.parametrize("level", list(Level))
 each_pass = pytest.mark.parametrize("name", PASSES)
 BUILD: dict[str, Callable[[Stack, Level], Recipe]] = {**RECIPES, "recipe_for": recipe_for}

@@ -396,6 +396,7 @@ def squared_error(values: Array, bounds: tuple[float, float], symmetric: bool = 
     return float(np.square(stored - values.astype(np.float64)).sum())
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kind=st.sampled_from(["normal", "laplace", "uniform", "lognormal", "negative"]), outlier=st.booleans(),

@@ -106,6 +106,7 @@ def test_random_networks_keep_their_answers(
     applied(step, start, context, images(seed))
 
 
+@pytest.mark.slow
 @some
 @given(seed=st.integers(0, 99), outlier=st.sampled_from([0.0, 1.0, 100.0]), strength=st.sampled_from([0.0, 0.5, 1.0]))
 def test_random_transformers_keep_their_answers(

@@ -189,6 +189,7 @@ class OverTime(nn.Module):
         return y
 
 
+@pytest.mark.slow
 def test_a_varying_length_takes_the_passes_behind_export(torch_program: Make, context: Make, noise: Make) -> None:
     """The exporter calls the dimension s27, the signature `length`; its size for prices comes from the example."""
     start = torch_program(OverTime(), {"x": {0: "batch", 1: "length"}}, x=noise(1, 7, 4))
@@ -239,6 +240,7 @@ def test_a_script_goes_through_the_older_exporter(
     assert str(Path(__file__).parent).encode() not in after.onnx_bytes
 
 
+@pytest.mark.slow
 def test_an_image_whose_sides_vary_goes_through_strides(torch_program: Make, context: Make, noise: Make) -> None:
     """torch.export holds a named size to every value, and a stride cannot take one pixel: its own bounds are taken."""
     module = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten())

@@ -114,7 +114,7 @@ class Layer(nn.Module):
 )
 @pytest.mark.parametrize(
     "grid",
-    [pytest.param(g, marks=() if g in (WIDE[0], WIDE[-1], GRIDS[-1]) else pytest.mark.slow) for g in GRIDS],
+    [pytest.param(g, marks=() if g in (WIDE[0], GRIDS[-1]) else pytest.mark.slow) for g in GRIDS],
     ids=str,
 )
 def test_the_exported_graph_gives_the_same_numbers(grid: Grid, axis: int | None, learned: bool) -> None:

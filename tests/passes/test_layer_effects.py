@@ -117,7 +117,7 @@ def test_nothing_is_found_where_nothing_is_wrong(digits: Network) -> None:
     assert max(e.share for e in effects.effects) < 0.5
 
 
-@pytest.mark.parametrize("layer", ["block1.0", "down.1.0"])
+@pytest.mark.parametrize("layer", ["block1.0", pytest.param("down.1.0", marks=pytest.mark.slow)])
 def test_a_channel_a_hundred_times_as_large_is_found_under_one_scale(digits: Network, layer: str) -> None:
     def plant(model: onnx.ModelProto) -> None:
         weights = next(t for t in model.graph.initializer if t.name == f"{layer}.weight")
@@ -178,6 +178,7 @@ def test_a_normalisation_that_was_folded_twice_is_found(digits: Network, layer: 
         assert "weights" in kinds(effects, layer)
 
 
+@pytest.mark.slow
 def test_a_softmax_in_eight_bits_is_found(attention: Network) -> None:
     other = quantized(attention)
     unit = next(u for u in units(attention[0], other) if u.op_type == "Softmax")

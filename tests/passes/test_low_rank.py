@@ -163,6 +163,7 @@ def test_a_full_rank_is_the_layer_itself(outputs: int, inputs: int, seed: int, z
     assert all(before >= after for before, after in pairwise(lost))
 
 
+@pytest.mark.slow
 def test_a_convolution_of_1x1_is_factorised_with_its_stride() -> None:
     conv = seeded(lambda: nn.Conv2d(128, 128, 1, stride=2))
     with torch.no_grad():

@@ -50,8 +50,7 @@ shapes that are computed, several outputs, types that numpy lacks."""
 NOT_COMPARED = {"Cast", "DequantizeLinear", "FlexAttention", "Momentum", "OptionalHasElement", "SequenceMap"}
 """The chosen cases of these are beyond onnxruntime 1.32, or take more than tensors."""
 
-QUICK = ("Conv", "DynamicQuantizeLinear", "GRU", "If", "Loop", "MatMul", "OptionalHasElement", "Resize",
-         "SequenceMap", "StringConcat", "TreeEnsemble")  # fmt: skip
+QUICK = ("Conv", "DynamicQuantizeLinear", "GRU", "If", "OptionalHasElement", "StringConcat")
 """One of each kind of trouble; the rest runs with the slow tests."""
 
 PARTS = 4

@@ -361,6 +361,7 @@ def test_what_costs_too_much_is_narrowed(digits: tuple[Program, Context]) -> Non
     assert fewer.narrower(program, ctx, None) is None  # type: ignore[arg-type,union-attr]
 
 
+@pytest.mark.slow
 def test_nodes_keep_their_modules_and_lines(digits: tuple[Program, Context]) -> None:
     program, ctx = digits
     exported = Export(21).apply(TrainQuantized(epochs=0).apply(program, ctx), ctx)

@@ -511,6 +511,7 @@ class Attends(nn.Module):
         return nn.functional.scaled_dot_product_attention(q, k, v, mask, is_causal=self.causal)
 
 
+@pytest.mark.slow
 def test_attention_of_torch_over_a_varying_batch_and_length(
     torch_program: Make, context: Make, noise: Make, fuse: Make, op_types: Make
 ) -> None:

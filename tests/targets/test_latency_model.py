@@ -20,7 +20,6 @@ from targets.cost import estimate
 from targets.fitting import Measured, fit_costs, fit_stack, held_out, predict
 from targets.graph import read_workload
 from targets.latency import CAUSES, LatencyFit, Lowering, work_of
-from targets.stack import Stack
 from targets.target import load_stack, load_target, prior_of, target_names
 from targets.workload import Workload
 
@@ -118,7 +117,10 @@ KINDS: dict[str, tuple[Callable[..., Workload], Sizes]] = {
     "attention": (attention, {"n": 4, "heads": 12, "queries": 200, "keys": 200, "width": 100}),
     "recurrent": (recurrent, {"steps": 50, "n": 8, "inputs": 300, "hidden": 300}),
 }
-each_kind = pytest.mark.parametrize("kind", KINDS)
+QUICK = ("dense", "depthwise", "gemm", "attention", "recurrent")
+each_kind = pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[] if kind in QUICK else pytest.mark.slow) for kind in KINDS]
+)
 
 
 def of_kind(data: st.DataObject, kind: str) -> tuple[Sizes, Workload]:
@@ -181,7 +183,6 @@ def test_a_larger_operator_of_a_kind_never_costs_less(kind: str, data: st.DataOb
         assert after.energy_j >= before.energy_j * (1 - 1e-12), stack.id
 
 
-@pytest.mark.parametrize("stack", STACKS, ids=lambda s: s.id)
 @pytest.mark.parametrize(
     ("name", "sizes"),
     [
@@ -194,9 +195,10 @@ def test_a_larger_operator_of_a_kind_never_costs_less(kind: str, data: st.DataOb
         ("queries", [attention(1, 8, queries, 64, 64) for queries in (1, 2, 64, 65)]),
     ],
 )  # fmt: skip
-def test_no_step_down_where_tiles_and_single_rows_end(stack: Stack, name: str, sizes: list[Workload]) -> None:
-    latencies = [estimate(work, stack, quick=True).latency_s for work in sizes]
-    assert all(a <= b * (1 + 1e-12) for a, b in pairwise(latencies)), f"{name}: {latencies}"
+def test_no_step_down_where_tiles_and_single_rows_end(name: str, sizes: list[Workload]) -> None:
+    for stack in STACKS:
+        latencies = [estimate(work, stack, quick=True).latency_s for work in sizes]
+        assert all(a <= b * (1 + 1e-12) for a, b in pairwise(latencies)), f"{stack.id}, {name}: {latencies}"
 
 
 @few
@@ -242,6 +244,7 @@ def test_two_networks_take_the_sum_of_both_less_what_is_fixed(first: Workload, s
         assert both.latency_s == pytest.approx(sum(apart) - stack.latency.fixed_s, rel=1e-9), stack.id
 
 
+@pytest.mark.slow
 @few
 @given(network=networks(), times=st.floats(0.01, 100))
 def test_a_stack_whose_costs_are_so_many_times_higher_is_so_many_times_slower(network: Workload, times: float) -> None:
@@ -254,6 +257,7 @@ def test_a_stack_whose_costs_are_so_many_times_higher_is_so_many_times_slower(ne
         assert after.latency_interval_s == pytest.approx([times * end for end in before.latency_interval_s])
 
 
+@pytest.mark.slow
 @few
 @given(networks())
 def test_a_quick_estimate_says_the_same_of_time_and_energy(network: Workload) -> None:
@@ -303,6 +307,7 @@ def test_a_narrower_network_keeps_its_arithmetic_and_moves_fewer_bytes(network: 
     assert not narrow.is_float32
 
 
+@pytest.mark.slow
 @few
 @given(networks())
 def test_a_stack_prices_a_float_network_as_the_narrow_one_that_it_makes_of_it(network: Workload) -> None:

@@ -83,6 +83,7 @@ def test_a_layer_that_pruning_left_with_a_bias_in_space_is_named(
     assert found["before"]["findings"] == []
 
 
+@pytest.mark.slow
 def test_a_quantized_layer_that_leaves_its_range_is_named(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -136,7 +137,10 @@ class OneAttention(torch.nn.Module):
         return answer
 
 
-@pytest.mark.parametrize(("scale", "kind"), [(0.0, "even attention"), (400.0, "one-key attention"), (0.5, None)])
+@pytest.mark.parametrize(("scale", "kind"), [
+    (0.0, "even attention"), pytest.param(400.0, "one-key attention", marks=pytest.mark.slow),
+    pytest.param(0.5, None, marks=pytest.mark.slow),
+])  # fmt: skip
 def test_a_head_that_collapsed_is_named(scale: float, kind: str | None) -> None:
     images = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(1)).numpy()
     found = analyze_model((OneAttention(0.3, scale).eval(), (torch.zeros(1, 1, 8, 8),)), data=images)

@@ -88,7 +88,7 @@ class _Unknown(nn.Module):
         "raspberry_pi_4/tflite-int8",
         pytest.param("raspberry_pi_4/program-int8", marks=pytest.mark.slow),  # TVM takes seconds to load
         "jetson_orin_nano/tensorrt-int8",
-        "coral_tpu/usb3-desktop",
+        pytest.param("coral_tpu/usb3-desktop", marks=pytest.mark.slow),
     ],
 )
 def test_an_operator_that_a_stack_cannot_take_is_refused_before_anything_is_quantized(

@@ -204,6 +204,7 @@ def test_calibrations_of_several_stacks_live_side_by_side(rows: Callable[..., Pa
     assert load_stack("desktop_cpu/i7-12700h-pytorch-fp32").own_calibration == ""
 
 
+@pytest.mark.slow
 def test_an_uncalibrated_stack_starts_from_its_data_sheet(rows: Callable[..., Path]) -> None:
     def on_a_board(table: Table) -> None:
         del table[FEWEST_ROWS:]
@@ -357,6 +358,7 @@ def varying(path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_size_that_varies_is_stated_in_the_table(rows: Callable[..., Path], measured: tuple[Path, Table]) -> None:
     path = varying(measured[0] / "varying.onnx")
 

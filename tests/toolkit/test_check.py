@@ -121,6 +121,7 @@ def same_figures(way: Way, model: object = None) -> None:
     assert way.estimate.energy_j == pytest.approx(alone.energy_j, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_both_ways_on_the_stack_cost_what_an_estimate_of_their_own_says(hopeless: Answer) -> None:
     for way in hopeless.tried[:2]:
         same_figures(way)
@@ -135,6 +136,7 @@ def test_ways_on_all_devices_cost_what_an_estimate_of_their_own_says(hopeless: A
             same_figures(way)
 
 
+@pytest.mark.slow
 def test_other_devices_are_held_to_their_own_memory_unless_the_user_said(hopeless: Answer) -> None:
     for way in hopeless.tried:
         limits = {check.quantity: check.limit for check in way.verdict.checks}
@@ -261,7 +263,7 @@ def test_models_of_one_size_and_of_no_image_are_left_alone(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("limit", "strict", "code", "outcome"),
     [(None, [], 0, "fits"), (1e-7, [], 1, "does not fit"), ("middle", [], 0, "uncertain"),
-     ("middle", ["--strict"], 1, "uncertain")],
+     pytest.param("middle", ["--strict"], 1, "uncertain", marks=pytest.mark.slow)],
 )  # fmt: skip
 def test_exit_codes(
     limit: object, strict: list[str], code: int, outcome: str, hopeless: Answer, capsys: pytest.CaptureFixture[str]
@@ -281,6 +283,7 @@ def test_what_is_printed_names_limits_and_the_next_command(capsys: pytest.Captur
         assert word in said
 
 
+@pytest.mark.slow
 def test_a_negative_verdict_lists_what_was_tried(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "-t", "raspberry_pi_4", "--max-latency", "100ns", "-q"]) == 1
     said = capsys.readouterr().out

@@ -44,6 +44,7 @@ def test_light_commands_import_nothing_heavy() -> None:
         assert modules <= {"pydantic"}, command  # typer itself looks for pydantic
 
 
+@pytest.mark.slow
 def test_a_heavy_command_would_be_noticed() -> None:
     assert "numpy" in imported_by([["--version"], ["doctor"]])["doctor"]
 
@@ -165,6 +166,7 @@ def test_an_unwritable_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "cannot write" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_data_that_does_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cases = {
         "shape.npy": np.zeros((5, 1, 9, 9), np.float32),
@@ -315,7 +317,10 @@ def test_export_has_torch_compile_for_this_kind_of_machine(
     assert main(["inspect", "digits.aot.pt2"]) == 5, "machine code is no model"
 
 
-@pytest.mark.parametrize(("form", "suffix"), [("onnx", ".onnx"), ("torchscript", ".pt"), ("pt2", ".pt2")])
+@pytest.mark.parametrize(("form", "suffix"), [
+    ("onnx", ".onnx"), pytest.param("torchscript", ".pt", marks=pytest.mark.slow),
+    pytest.param("pt2", ".pt2", marks=pytest.mark.slow),
+])  # fmt: skip
 def test_export_writes_a_file_that_answers_the_same(
     form: str, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

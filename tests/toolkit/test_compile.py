@@ -139,6 +139,7 @@ def test_a_recipe_from_memory_asks_for_the_model(tmp_path: Path) -> None:
     assert not (tmp_path / "again").exists()
 
 
+@pytest.mark.slow
 def test_a_forward_that_draws_random_numbers_is_refused(tmp_path: Path) -> None:
     import torch
 

@@ -31,6 +31,7 @@ def test_the_compiler_that_is_stated_is_taken_where_it_links_shared(
     assert inductor.cxx() == "g++"
 
 
+@pytest.mark.slow
 def test_one_that_links_the_library_statically_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     static = compiler(tmp_path, "static-g++", "-static-libstdc++")
     source, made = tmp_path / "a.cpp", tmp_path / "a.so"

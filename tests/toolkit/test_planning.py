@@ -52,18 +52,21 @@ def test_without_a_rate_there_is_no_duty(capsys: pytest.CaptureFixture[str]) -> 
     assert document(capsys, "-t", "raspberry_pi_4")["duty"] is None
 
 
+@pytest.mark.slow
 def test_a_battery_alone_is_drained_back_to_back(capsys: pytest.CaptureFixture[str]) -> None:
     duty = document(capsys, "-t", "raspberry_pi_4", "--battery", "10Wh")["duty"]
     assert duty["utilisation"] == 1
     assert duty["outcome"] == "fits"
 
 
+@pytest.mark.slow
 def test_more_than_the_device_can_do_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert document(capsys, "-t", "raspberry_pi_4", "--per-second", "1e6")["duty"]["outcome"] == "does not fit"
     assert main(["estimate", "-t", "raspberry_pi_4", "--per-second", "1e6"]) == 0
     assert "more than the device can do" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_fewer_threads_and_lower_clocks_take_longer(capsys: pytest.CaptureFixture[str]) -> None:
     target = ("-t", "raspberry_pi_3")
     usual, one, hot = (

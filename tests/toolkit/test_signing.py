@@ -124,6 +124,7 @@ def bill(signed: Path) -> dict[str, Any]:
     return document
 
 
+@pytest.mark.slow
 def test_the_bill_fits_the_schema(signed: Path) -> None:
     text = (signed / "sbom.cdx.json").read_text()
     from cyclonedx.schema import SchemaVersion  # takes a second to load, which each worker would spend

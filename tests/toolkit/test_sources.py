@@ -524,7 +524,7 @@ FORMS: dict[str, tuple[nn.Module, object, list[str], list[list[int | str]]]] = {
 }  # fmt: skip
 
 
-QUICK = ("dict in another order", "batch and length vary", "a branch")
+QUICK = ("dict in another order", "batch and length vary")
 
 
 @pytest.mark.parametrize("form", [pytest.param(f, marks=[] if f in QUICK else pytest.mark.slow) for f in FORMS])

@@ -213,7 +213,7 @@ def test_a_recipe_that_does_not_train_asks_for_no_trainer(tmp_path: Path) -> Non
     [
         ("toolkit.training.trainer:Trainr", "did you mean 'Trainer'?"),
         ("no_such_module:make", "run from the folder that holds no_such_module.py"),
-        ("builtins:dict", "passes.context.Fit"),
+        pytest.param("builtins:dict", "passes.context.Fit", marks=pytest.mark.slow),
         (lambda: None, "correct your code"),
     ],
 )

@@ -90,6 +90,7 @@ def test_a_bundle_is_made_and_verified_on_the_device(tmp_path: Path) -> None:
     assert across.returncode == 0, across.stdout
 
 
+@pytest.mark.slow
 @on_a_device
 def test_the_heavy_operators_run_on_the_device() -> None:
     """With fallback to the processor switched off, a graph of what networks spend their time in still runs."""

@@ -238,21 +238,28 @@ def _private_bytes() -> int:
     raise MissingDependency("the kernel does not say what memory is private", hint="run it on Linux 4.14 or newer")
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None) -> int:
     """Print the comparisons."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m toolkit.bench.archive", description=__doc__)
     parser.add_argument("--json", action="store_true", help="one document instead of a table")
     parser.add_argument("--elites", type=int, default=_ELITES, help="large genomes held (1.05 MB each)")
     wanted = parser.parse_args(arguments)
-    found = rows(wanted.elites)
+    if wanted.elites < 1:
+        parser.error("--elites from 1")
+    try:
+        found = rows(wanted.elites)
+    except MissingDependency as error:
+        print(f"error: {error.problem}\n  next: {error.hint}", file=sys.stderr)
+        return error.exit_code
     if wanted.json:
         print(json.dumps([asdict(row) for row in found], indent=1))
-        return
+        return 0
     for row in found:
         print(row.what)
         figures = f"{row.ours:.3g} against {row.theirs:.3g} {row.unit}: {row.ratio:.1f}x"
         print(f"  {figures} (goal {row.goal}; {row.note})")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

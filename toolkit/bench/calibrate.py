@@ -6,7 +6,7 @@ family at a time; with --write, stores the coefficients under targets/calibratio
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from targets.coefficients import document_of, dumps
 from targets.fitting import HeldOut
 from targets.latency import LatencyFit
 from targets.target import Target, prior_of, shipped_target, target_names
+from toolkit.bench.arguments import add_targets
 from toolkit.bench.published import measured_rows, published_rows
 from toolkit.calibration.refit import FEWEST_ROWS, own_part, refit
 
@@ -52,12 +53,16 @@ def _store(name: str, fits: Mapping[str, LatencyFit]) -> None:
     path.write_text(dumps({stack: document_of(fit) for stack, fit in fits.items()}), "utf-8")
 
 
-def main() -> None:
-    arguments = sys.argv[1:]
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m toolkit.bench.calibrate", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    add_targets(parser)
+    parser.add_argument("--write", action="store_true", help="store the coefficients under targets/calibration")
+    given = parser.parse_args(arguments)
     rows = published_rows()
-    for name in [a for a in arguments if not a.startswith("-")] or target_names():
+    for name in given.targets or target_names():
         fits = calibrate(shipped_target(name), rows)
-        if fits and "--write" in arguments:
+        if fits and given.write:
             _store(name, fits)
 
 

@@ -8,6 +8,9 @@ is left an inference's. `prior` of the stacks of `desktop_cpu` holds what is pri
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Sequence
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -61,7 +64,9 @@ def _integers(weights: Array) -> tuple[dict[str, Array], list[onnx.NodeProto]]:
     return constants, [*nodes, helper.make_node("DequantizeLinear", [f"q{len(weights)}", "s", "z"], ["y"])]
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    argparse.ArgumentParser(prog="python -m toolkit.bench.dispatch", description=__doc__,
+                            formatter_class=argparse.RawDescriptionHelpFormatter).parse_args(arguments)  # fmt: skip
     for precision in ("fp32", "int8"):
         fixed_s, operator_s = dispatch_s(precision)
         print(f"{precision}: {fixed_s * 1e6:.1f} µs an inference, {operator_s * 1e6:.2f} µs an operator")

@@ -6,10 +6,10 @@ another stack, as a search does. Goals: 20 ms and 0.5 ms. Times are the fastest 
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from targets.cost import estimate
@@ -52,9 +52,13 @@ def _fastest(ask: Callable[[], object], repeats: int) -> float:
     return best
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m toolkit.bench.estimate_speed", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    given = parser.parse_args(arguments)
     found = measure()
-    if "--json" in sys.argv:
+    if given.json:
         print(json.dumps({"schema": "toolkit.bench.estimate_speed/1", **found}))
         return
     print(f"MobileNetV2, 64 operators, the slowest of {', '.join(_STACKS)}")

@@ -8,8 +8,8 @@ NAS-Bench-201, and the cycles that the Edge TPU's own compiler expects.
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -21,6 +21,7 @@ from targets.fitting import HeldOut, Measured, held_out
 from targets.latency import COVERAGE, LatencyFit
 from targets.stack import Stack
 from targets.target import prior_of, shipped_target, target_names
+from toolkit.bench.arguments import add_targets
 from toolkit.bench.baselines import BASELINES, left_out_errors
 from toolkit.bench.networks import coverage
 from toolkit.bench.published import measured_rows, published_rows
@@ -201,14 +202,18 @@ def _print_pooled(rows: Sequence[Row]) -> None:
     print(f"binomial test at 5 % rejects 80 % on {len(rejected)} of {len(rows)} stacks: {', '.join(rejected) or '-'}")
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m toolkit.bench.estimates", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    add_targets(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    given = parser.parse_args(arguments)
     from toolkit.bench.accelerator import cycles
     from toolkit.bench.cells import cells
 
-    names = [a for a in sys.argv[1:] if not a.startswith("-")]
-    rows = report(names or target_names())
-    apart = {} if names else {"nasbench201": cells(), "edgetpu_cycles": cycles()}
-    if "--json" in sys.argv:
+    rows = report(given.targets or target_names())
+    apart = {} if given.targets else {"nasbench201": cells(), "edgetpu_cycles": cycles()}
+    if given.json:
         document = {
             "schema": "toolkit.bench.estimates/1",
             "stacks": [{**asdict(row), "missed": row.missed} for row in rows],

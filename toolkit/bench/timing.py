@@ -14,6 +14,7 @@ def in_turns_s(
     *,
     seconds: float = 3.0,
     fewest: int = 15,
+    warm_ups: int = 2,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Every run's duration by name, in the order of the rounds; each alternative is warmed up, then all run in turns.
@@ -21,11 +22,12 @@ def in_turns_s(
     Args:
         seconds: For all of them together, at least.
         fewest: Runs of each, at least.
+        warm_ups: Runs of each before, which are not counted.
         clock: `time.process_time` counts what this process computes, which others on the machine disturb less.
     """
     for run in alternatives.values():
-        run()
-        run()
+        for _ in range(warm_ups):
+            run()
     taken: dict[str, list[float]] = {name: [] for name in alternatives}
     started = time.perf_counter()
     while min(map(len, taken.values())) < fewest or time.perf_counter() - started < seconds:

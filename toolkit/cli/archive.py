@@ -71,6 +71,10 @@ def _archive_in(path: Path) -> Path:
         manifest.parent for manifest in (*path.glob("archive/manifest.json"), *path.glob("*/archive/manifest.json"))
     )
     if not found:
+        from toolkit.search.atlas.unfinished import unfinished
+
+        if (pending := unfinished(path)) is not None:
+            raise pending
         raise InvalidInput(f"{path} is no archive, and holds none", hint="name the folder of a search: atlas/MODEL")
     if len(found) > 1:
         raise UsageError(

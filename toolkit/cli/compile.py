@@ -246,11 +246,12 @@ def _dry_run(
 
     stack = load_target(target).stack(stack_name)
     level = Level.ONNX if (model or "").endswith(".onnx") else Level.TORCH
-    if recipe and recipe not in RECIPES:
+    if passes is not None:  # whatever its name: that of a point of an atlas is in no table
+        built = Recipe.from_data(recipe or "custom", passes, recipe_for(stack, level).given)
+    elif recipe and recipe not in RECIPES:
         raise UnknownName("recipe", recipe, RECIPES)
-    built = RECIPES[recipe](stack, level) if recipe else recipe_for(stack, level)
-    if passes is not None:
-        built = Recipe.from_data(recipe or "custom", passes, built.given)
+    else:
+        built = RECIPES[recipe](stack, level) if recipe else recipe_for(stack, level)
     if json:
         show_json({"schema": "toolkit.recipe/1", "stack": stack.id, "name": built.name, "passes": built.to_data()})
         return 0

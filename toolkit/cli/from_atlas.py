@@ -193,7 +193,10 @@ def show_chosen(chosen: Chosen) -> None:
         say(f"point {point.id} on {point.target}/{point.stack}: {how}")
     _show_numbers(chosen)
     unseen = " that the search never saw" if point.held_out else ""
-    for line in (f"{metric}: on {point.judged.n} samples{unseen}", *_PARTS.split(point.provenance)):
+    say(f"{metric}: on {point.judged.n} samples{unseen}")
+    if not chosen.atlas.is_better_than_constant(point):
+        say(f"no better than one constant answer, which has {chosen.atlas.quality_floor:.4f} where it was searched")
+    for line in _PARTS.split(point.provenance):
         say(line)
     if isinstance(found, Miss):
         for check in found.checks:

@@ -39,9 +39,10 @@ def report_(
 
 
 def _is_atlas(path: Path) -> bool:
-    from toolkit.search.atlas.points import ATLAS
+    from toolkit.search.atlas.sealing import ATLAS
+    from toolkit.search.atlas.unfinished import unfinished
 
-    return (path / ATLAS).is_file()
+    return (path / ATLAS).is_file() or unfinished(path) is not None
 
 
 def _atlas_page(path: Path, output: Path | None) -> Path:

@@ -28,7 +28,9 @@ def train_(
     recipe: Annotated[
         str,
         typer.Argument(
-            metavar="RECIPE", help="A .yaml file, the folder of a training, or a network of the zoo by its name."
+            metavar="RECIPE",
+            help="A .yaml file, the folder of a training, which goes on there, or a network of the zoo by its name, "
+            "as NAME@width=16 with other settings.",
         ),
     ],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder. [trained/MODEL]")] = None,
@@ -160,5 +162,7 @@ def _show(outcome: Outcome) -> None:
 def _best(report: Any, judging: Any) -> str:
     best, done = report["best"], len([epoch for epoch in report["epochs"] if epoch["number"] > 0])
     metric = f"{report['metric']} {best['metric']:.4f}, " if report["metric"] else ""
+    asked, patience = report["recipe"]["epochs"], report["recipe"]["patience"]
+    ended = f"; ended after {done} of {asked}, {patience} without a better one" if done < asked else ""
     return (f"{metric}loss {best['judged_loss']:.4f} on {judging['samples']:,} samples of {judging['name']}, "
-            f"after epoch {best['number']} of {done}")  # fmt: skip
+            f"after epoch {best['number']} of {asked}{ended}")  # fmt: skip

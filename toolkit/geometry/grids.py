@@ -18,12 +18,13 @@ _EDGE = ((-25.0, 48.0, -36.0, 16.0, -3.0), (-3.0, -10.0, 18.0, -6.0, 1.0))
 _INSIDE = (1.0, -8.0, 0.0, 8.0, -1.0)
 
 
-def grid_derivative(field: GridField, axis: int) -> Tensor:
-    """The derivative of a sampled field along one axis of its grid, differentiable.
+def grid_derivative(field: GridField, axis: int, *, order: int = 1) -> Tensor:
+    """A derivative of a sampled field along one axis of its grid, differentiable.
 
     Args:
         field: values [*S, *core], real.
         axis: Which axis of S.
+        order: How often it is taken.
 
     Returns:
         [*S, *core]. Periodic axes: exact for what the grid resolves (the Nyquist mode of an even axis has derivative
@@ -36,7 +37,7 @@ def grid_derivative(field: GridField, axis: int) -> Tensor:
     """
     values, n = require_finite(field.values, "the sampled field").movedim(axis, -1), field.values.shape[axis]
     if field.periodic[axis]:
-        return _spectral(values, n * field.spacing[axis]).movedim(-1, axis)
+        return _spectral(values, n * field.spacing[axis], order).movedim(-1, axis)
     if n < 5:
         raise GeometryError(f"an open grid axis has {n} samples", hint="fourth-order differences need five or more")
     slope = values.new_zeros(n, n)
@@ -47,15 +48,18 @@ def grid_derivative(field: GridField, axis: int) -> Tensor:
             slope[row, -5:] = -values.new_tensor(_EDGE[n - 1 - row]).flip(0)
         else:
             slope[row, row - 2 : row + 3] = values.new_tensor(_INSIDE)
-    return (values @ (slope.T / (12 * field.spacing[axis]))).movedim(-1, axis)
+    step = slope.T / (12 * field.spacing[axis])
+    for _ in range(order):
+        values = values @ step
+    return values.movedim(-1, axis)
 
 
-def _spectral(values: Tensor, length: float) -> Tensor:
+def _spectral(values: Tensor, length: float, order: int) -> Tensor:
     n = values.shape[-1]
     frequency = torch.arange(n // 2 + 1, dtype=values.dtype) * (2 * math.pi / length)
     if n % 2 == 0:
         frequency[-1] = 0.0
-    slope: Tensor = torch.fft.irfft(torch.fft.rfft(values) * (1j * frequency), n=n)
+    slope: Tensor = torch.fft.irfft(torch.fft.rfft(values) * (1j * frequency) ** order, n=n)
     return slope
 
 

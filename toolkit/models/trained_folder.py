@@ -40,7 +40,7 @@ ORGANISM = "organism.json"
 """By this file a folder is known for an organism's, which has weights and a report of another kind."""
 
 _SCHEMA = "toolkit.train/1"
-_AGAIN = "train it again: toolkit train RECIPE --force"
+_AGAIN = "train it again: toolkit train RECIPE -o FOLDER --force"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ def _report(path: Path) -> dict[str, Any]:
     if schema != _SCHEMA:
         raise InvalidInput(
             f"{path} was made by another version: its report is {schema!r}, this one reads {_SCHEMA!r}",
-            hint="open it with the version that made it, or train it again: toolkit train RECIPE --force",
+            hint=f"open it with the version that made it, or {_AGAIN}",
         )
     files, data = found.get("files"), found.get("data")
     if not isinstance(files, dict) or set(files) != {WEIGHTS, RECIPE} or not isinstance(data, dict):

@@ -34,7 +34,7 @@ __all__ = ["Opened", "read_folder", "write_folder"]
 WEIGHTS, EXAMPLES, ARCHIVE = "weights.safetensors", "examples.safetensors", "archive"
 _SCHEMA = "toolkit.organism/1"
 _EXTRA = "_extra_state"
-_AGAIN = "write it again: model.save(folder, force=True)"
+_AGAIN = "train it again, toolkit train RECIPE -o FOLDER --force, or write it again: model.save(folder, force=True)"
 
 
 @dataclass(frozen=True)

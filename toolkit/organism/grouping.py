@@ -1,8 +1,8 @@
 """Many components in few calls: matrices of equal heads laid side by side, and one attention for all of them.
 
 When the organism answers, newborns and those who fade are computed apart and added behind the others. So a birth, and
-the removal of a component whose gate is 0, leave every product of the others as it was: the sum gains or loses a term of
-zeros, and no bit moves. A training step takes all of them in one call instead: each apart costs as many launches as all.
+the removal of a component whose gate is 0, leave every product of the others as it was: the sum gains or loses a term
+of zeros, and no bit moves. A step of training takes all in one call: each apart costs as many launches as all together.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def settled_groups(pods: Sequence[Pseudopod]) -> list[list[Pseudopod]]:
     return _of_a_kind([pod for pod in pods if pod.stage is Stage.SETTLED])
 
 
-def _of_a_kind(pods: Sequence[Pseudopod]) -> list[Sequence[Pseudopod]]:
+def _of_a_kind(pods: list[Pseudopod]) -> list[list[Pseudopod]]:
     if len({_kind(pod) for pod in pods}) < 2:
         return [pods] if pods else []
     return [list(group) for _, group in groupby(sorted(pods, key=_kind), key=_kind)]

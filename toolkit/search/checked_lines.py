@@ -20,10 +20,11 @@ class CheckedLines:
     Args:
         path: The file; it need not be there.
         what: It is part of, for errors.
+        otherwise: What else to do where a line was changed and there is no copy, if there is anything.
     """
 
-    def __init__(self, path: Path, what: str) -> None:
-        self.path, self._what = path, what
+    def __init__(self, path: Path, what: str, otherwise: str = "") -> None:
+        self.path, self._what, self._otherwise = path, what, otherwise
 
     def append(self, document: Mapping[str, Any]) -> None:
         """Write one more document.
@@ -59,7 +60,8 @@ class CheckedLines:
                 checksum, _, text = line.rstrip(b"\n").partition(b" ")
                 if checksum != b"%08x" % zlib.crc32(text):
                     raise ArchiveFormatError(
-                        f"line {number} of {self.path.name} was changed", hint=f"take the {self._what} from a copy"
+                        f"line {number} of {self.path.name} was changed, in {self.path.parent}",
+                        hint=f"take the {self._what} from a copy{self._otherwise}",
                     )
                 yield json.loads(text)
 

@@ -18,6 +18,9 @@ from toolkit.search.trials import Result, Trial, result_of, to_json
 __all__ = ["EvaluationJournal", "Record"]
 
 
+_ANEW = ", or search into another folder: what is in the cache is not evaluated again"
+
+
 class Record(NamedTuple):
     """A trial and what came of it."""
 
@@ -30,8 +33,8 @@ class EvaluationJournal:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._groups = CheckedLines(folder / "journal.jsonl", "search")
-        self._waiting = CheckedLines(folder / "waiting.jsonl", "search")
+        self._groups = CheckedLines(folder / "journal.jsonl", "search", _ANEW)
+        self._waiting = CheckedLines(folder / "waiting.jsonl", "search", _ANEW)
 
     def keep(self, record: Record) -> None:
         """A finished evaluation whose group is not.

@@ -19,7 +19,8 @@ from targets.errors import InvalidInput
 __all__ = ["Checkpoint"]
 
 _log = logging.getLogger(__name__)
-_DAMAGE = (EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError)
+_DAMAGE = (EOFError, OSError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError)
+"""What torch raises on a file that can be read and makes no sense; OSError where it seeks beyond an end cut off."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,15 @@ class Checkpoint:
         if self._path is None:
             return None
         try:
-            state = torch.load(self._path, map_location="cpu", weights_only=True)
+            self._path.open("rb").close()
         except OSError as error:
             if self._is_lenient or not self._path.exists():
                 return None
             raise InvalidInput(
                 f"cannot read {self._path}: {error.strerror}", hint="see who owns it, or train anew with --force"
             ) from error
+        try:
+            state = torch.load(self._path, map_location="cpu", weights_only=True)
         except _DAMAGE as error:
             if self._is_lenient:
                 return None

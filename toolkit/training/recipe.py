@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from targets.errors import InvalidInput, ToolkitError
-from toolkit.fields import checked
-from toolkit.models.registry import entry, names
+from toolkit.fields import checked, refusal
+from toolkit.models.blueprints.config import BlueprintConfig, ConfigRefused, parse
+from toolkit.models.registry import configured, entry, names
 from toolkit.models.trained_folder import RECIPE
 from toolkit.overrides import layered
 from toolkit.yaml_file import Document, read_yaml
 
 __all__ = [
-    "CurriculumMethod", "DistilMethod", "Methods", "SymplecticMethod", "TrainRecipe", "TransferMethod", "load_recipe",
-    "parse_recipe",
+    "CurriculumMethod", "DistilMethod", "Methods", "SymplecticMethod", "TrainRecipe", "TransferMethod", "config_of",
+    "in_its_folder", "load_recipe", "parse_recipe",
 ]  # fmt: skip
 
 _Share = Annotated[float, Field(ge=0, le=1)]
@@ -102,6 +105,8 @@ class TrainRecipe(_Strict):
 def load_recipe(named: str, environ: Mapping[str, str] | None = None, settings: Iterable[str] = ()) -> TrainRecipe:
     """A recipe's file, the folder of a training, or the name of a network, which stands for the default recipe.
 
+    What trained into a folder goes on there, unless `output` says another. A name may be `NAME@width=16`.
+
     Args:
         environ: Variables, of which those that `toolkit.overrides` names set fields.
         settings: Such as "methods.recompute=true"; they beat the variables, which beat the file.
@@ -112,8 +117,8 @@ def load_recipe(named: str, environ: Mapping[str, str] | None = None, settings: 
     """
     path = Path(named)
     if path.is_dir() and (path / RECIPE).is_file():
-        path = path / RECIPE
-    if path.suffix in (".yaml", ".yml"):
+        document = in_its_folder(read_yaml(path / RECIPE), path)
+    elif path.suffix in (".yaml", ".yml"):
         document = read_yaml(path)
     elif path.exists() and named not in names():
         what = "a folder without recipe.yaml" if path.is_dir() else "no .yaml file"
@@ -121,9 +126,36 @@ def load_recipe(named: str, environ: Mapping[str, str] | None = None, settings: 
             f"{named} is {what}",
             hint="RECIPE is a .yaml file, the folder of a training, or a network of the zoo; data go to --data",
         )
+    elif os.sep in named and "@" not in named:
+        raise InvalidInput(f"cannot read {named}: there is no such file or folder", hint="check the path")
     else:
-        document = Document(named, {"model": entry(named).name}, {})
+        found, config = configured(named)
+        said = {} if config is None else {"config": config.model_dump(mode="json", exclude_unset=True)}
+        document = Document(named, {"model": found.name, **said}, {})
     return _known(layered(document, environ or {}, settings))
+
+
+def in_its_folder(document: Document, folder: Path) -> Document:
+    """The recipe of a training in `folder`, which is where it goes on."""
+    if not isinstance(document.data, dict):
+        return document
+    return replace(document, data={**document.data, "output": document.data.get("output") or str(folder)})
+
+
+def config_of(recipe: TrainRecipe) -> BlueprintConfig | None:
+    """What sets the network up, with the recipe's seed where it has none; None for a network of one size.
+
+    Raises:
+        InvalidInput: a field does not exist, has another type, or is out of its range.
+    """
+    kind = entry(recipe.model).config_type()
+    if kind is not None:
+        return parse(kind, {"seed": recipe.seed, **recipe.config})
+    if recipe.config:
+        raise InvalidInput(
+            f"{recipe.model} comes in one size and takes no config", hint="leave the recipe's config out"
+        )
+    return None
 
 
 def parse_recipe(fields: Mapping[str, Any], where: str) -> TrainRecipe:
@@ -141,4 +173,18 @@ def _known(document: Document) -> TrainRecipe:
         entry(recipe.model)
     except ToolkitError as error:
         raise InvalidInput(f"{document.origin(['model'])}: {error.problem}", hint=error.hint) from error
+    if recipe.config:  # else no network is imported for its fields
+        _check_config(recipe, document)
     return recipe
+
+
+def _check_config(recipe: TrainRecipe, document: Document) -> None:
+    """Refuse wrong fields of the network, each where it was written."""
+    try:
+        config_of(recipe)
+    except ConfigRefused as error:
+        placed = [(f"{document.origin(['config', *at])}: {problem}", hint) for at, (problem, hint) in error.mistakes]
+        raise refusal(document.name, placed) from error
+    except InvalidInput as error:
+        where = document.origin(["config", *recipe.config][:2])
+        raise InvalidInput(f"{where}: {error.problem}", hint=error.hint) from error

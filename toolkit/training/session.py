@@ -28,7 +28,7 @@ from toolkit.training.batches import held_out
 from toolkit.training.distributed import ALONE, Group
 from toolkit.training.methods import curriculum_for, optimizer_of, started_from, teacher_of, thaw_of
 from toolkit.training.observing import Watchers
-from toolkit.training.recipe import TrainRecipe
+from toolkit.training.recipe import TrainRecipe, config_of
 from toolkit.training.settings import Settings
 from toolkit.training.starting import untrained
 from toolkit.training.trainer import Trainer
@@ -91,7 +91,7 @@ def train(
     """
     folder = folder or output_folder(recipe)
     found = entry(recipe.model)
-    config = _config(found, recipe)
+    config = config_of(recipe)
     resolved = _resolved(recipe, config)
     _check_folder(folder, force)
     if not force and (folder / REPORT).is_file():
@@ -122,19 +122,6 @@ class _History(Unwatched):
 
 
 # ---- from names to objects
-
-
-def _config(found: Entry, recipe: TrainRecipe) -> BlueprintConfig | None:
-    kind = found.config_type()
-    if kind is None:
-        if recipe.config:
-            raise InvalidInput(
-                f"{recipe.model} comes in one size and takes no config", hint="leave the recipe's config out"
-            )
-        return None
-    from toolkit.models.blueprints.config import parse
-
-    return parse(kind, {"seed": recipe.seed, **recipe.config})
 
 
 def _resolved(recipe: TrainRecipe, config: BlueprintConfig | None) -> dict[str, Any]:

@@ -22,6 +22,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "in_turns_s", once)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hasty")
 def test_operators_of_the_mapped_form_do_not_grow_with_the_dimension(capsys: pytest.CaptureFixture[str]) -> None:
     assert bench.main(["--json"]) == 0

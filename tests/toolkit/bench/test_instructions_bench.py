@@ -88,7 +88,7 @@ def test_a_user_fits_a_stack_to_counts_and_estimates_say_so(
     ("change", "said"),
     [
         ({"instructions": "many"}, "'many' is no number of instructions"),
-        ({"instructions": "0"}, "'0' is no number of instructions"),
+        pytest.param({"instructions": "0"}, "'0' is no number of instructions", marks=pytest.mark.slow),
         ({"path": "rows/gone.onnx"}, "there is no rows/gone.onnx beside the table"),
         (
             {"stack": "raspberry_pi_4/program-fp32"},

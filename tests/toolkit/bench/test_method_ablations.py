@@ -36,7 +36,10 @@ def ran(name: str, arm: str, seed: int) -> list[Point]:
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.slow if name.startswith("koopman") else ()) for name in sorted(_SMALL)],
+    [
+        pytest.param(name, marks=() if name in ("physics_informed", "symplectic") else pytest.mark.slow)
+        for name in sorted(_SMALL)
+    ],
 )
 def test_every_arm_runs_from_its_seed_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     module = import_module(f"{_METHODS}.{name}")

@@ -17,6 +17,7 @@ TINY = Config(width=16, heads=4, hidden=24, blocks=1)
 LESSON = Lesson(windows=24, context=32, batch=8, asked=3)
 
 
+@pytest.mark.slow
 def test_both_models_are_timed_at_each_length():
     rows = list(measure(TINY, [16, 33], tokens=66, device=torch.device("cpu"), precision="float32"))
     assert [(row.model, row.length, row.batch) for row in rows] == [

@@ -30,7 +30,9 @@ def toy():
     return Problem("toy", genes, lambda at: Point(0.2 * at[0], 1e-3 * 10 ** (at[0] / 4), 100.0 * (1 + at[1])))
 
 
-@pytest.mark.parametrize("method", [ours, blind, stratified, ABLATION["with genetic"]])
+@pytest.mark.parametrize("method", [
+    pytest.param(ours, marks=pytest.mark.slow), blind, stratified, ABLATION["with genetic"],
+])  # fmt: skip
 def test_no_method_evaluates_more_than_it_may(method):
     asked = Asked(problem("synthetic"), EVALUATIONS)
     method(asked, 0)

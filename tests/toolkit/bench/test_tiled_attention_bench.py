@@ -3,39 +3,114 @@
 from __future__ import annotations
 
 import json
+import statistics
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from passes.dataset import Dataset
+from passes.dataset import UNASKED, Dataset
 from toolkit.bench import characters
 from toolkit.bench.tiled_attention.__main__ import _judged, main
+from toolkit.bench.tiled_attention.answers import answered
 from toolkit.bench.tiled_attention.device import measured
 from toolkit.bench.tiled_attention.learning import mean_interval
 from toolkit.bench.tiled_attention.peers import PEERS, Compressed, bigbird, peer, window
-from toolkit.bench.tiled_attention.recall import recall, recall_data
-from toolkit.bench.tiled_attention.speed import _christoffel, _diffusion, layers, tokens
+from toolkit.bench.tiled_attention.speed import layers, tokens
+from toolkit.bench.tiled_attention.tasks import TASKS
 from toolkit.bench.tiled_attention.text import Size, text
 from toolkit.models import geometric, transformer
 
 
-def test_what_is_asked_for_was_said_before() -> None:
-    data = recall_data(50, 0, "asked")
+def asked(name: str, count: int = 50) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Ids and labels of each sample."""
+    data = TASKS[name].data(name, count, 0, "asked")
     assert data.labels is not None
     for sample, labels in zip(data, data.labels, strict=True):
-        ids = sample["characters"][0]
+        yield sample["characters"][0], labels
+
+
+def test_recall_asks_for_what_was_said_before() -> None:
+    for ids, labels in asked("recall"):
         pairs = dict(zip(ids[:16:2], ids[1:16:2], strict=True))
         assert len(pairs) == 8
-        assert (labels[:16] == -100).all()
+        assert (labels[:16] == UNASKED).all()
         assert [pairs[key] for key in ids[16:]] == labels[16:].tolist()
 
 
+def test_copy_asks_for_all_of_it_again() -> None:
+    for ids, labels in asked("copy"):
+        assert (labels[:32] == UNASKED).all()
+        assert ids[32] == 0
+        assert labels[32:].tolist() == ids[:32].tolist()
+        assert labels[32:-1].tolist() == ids[33:].tolist()  # what was asked is told behind it
+
+
+def test_induction_asks_from_the_second_time_on() -> None:
+    for ids, labels in asked("induction"):
+        places = np.flatnonzero(ids == 0)
+        assert len(places) == 8
+        assert set(ids[places + 1]) == set(labels[places[1:]])
+        assert (np.delete(labels, places[1:]) == UNASKED).all()
+
+
+def test_passkey_asks_for_each_digit_by_its_colour() -> None:
+    for ids, labels in asked("passkey"):
+        digits = {(key - 10) // 10: key % 10 for key in ids[:-4] if key < 50}
+        assert len(digits) == 4
+        assert (ids[:-4] >= 10).all()
+        assert [digits[colour] for colour in ids[-4:] - 50] == labels[-4:].tolist()
+
+
+def test_listops_asks_for_the_value_of_what_is_written() -> None:
+    words = [str(k) for k in range(10)] + ["MIN(", "MAX(", "MED(", "SM(", ")", "", "?"]
+    names = {"MIN": lambda *x: min(x), "MAX": lambda *x: max(x), "MED": lambda *x: int(statistics.median(x)),
+             "SM": lambda *x: sum(x) % 10}  # fmt: skip
+    nested = 0
+    for ids, labels in asked("listops", 200):
+        written = ",".join(words[k] for k in ids[:-1] if words[k]).replace("(,", "(").replace(",)", ")")
+        nested += written.count("(") > 1
+        assert labels[-1] == eval(written, {"__builtins__": {}}, names)  # noqa: S307  made here
+    assert nested > 50
+
+
+def test_pathfinder_asks_whether_one_path_has_both_ends() -> None:
+    answers = set()
+    for ids, labels in asked("pathfinder"):
+        image = ids.reshape(16, 16)
+        dashes = {(int(y), int(x)) for y, x in np.argwhere(image)}
+        start, end = (tuple(map(int, place)) for place in np.argwhere(image == 2))
+        reached, edge = {start}, [start]
+        while edge:
+            y, x = edge.pop()
+            near = {(a, b) for a, b in dashes - reached if max(abs(a - y), abs(b - x)) == 2}
+            reached |= near
+            edge += near
+        if len(dashes) == 16 and len(reached) == 8:  # gaps of two pixels do not lead to the other path here
+            assert (labels[-1] == 4) == (end in reached)
+            answers.add(int(labels[-1]))
+    assert answers == {3, 4}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_stays_in_its_vocabulary_and_is_no_guess(name: str) -> None:
+    task = TASKS[name]
+    assert task.length % task.tile == 0
+    every = np.concatenate([np.stack(pair) for pair in asked(name, 300)])
+    assert every[::2].min() >= 0
+    assert every.max() < task.vocabulary
+    right = every[1::2][every[1::2] != UNASKED]
+    assert np.bincount(right).max() < (0.6 if name == "pathfinder" else 0.2) * len(right)
+
+
 def test_parts_and_seeds_ask_for_different_things() -> None:
-    digests = {recall_data(20, seed, part).digest for seed in (0, 1) for part in ("training", "asked")}
+    task = TASKS["recall"]
+    digests = {task.data("recall", 20, seed, part).digest for seed in (0, 1) for part in ("training", "asked")}
     assert len(digests) == 4
-    assert recall_data(20, 0, "asked").digest in digests
+    assert task.data("recall", 20, 0, "asked").digest in digests
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -45,13 +120,6 @@ def test_what_is_timed_side_by_side_is_the_same_attention(causal: bool) -> None:
         wanted = ways["unfused"](x)
         for name in ("sdpa", "tiled dot"):
             torch.testing.assert_close(ways[name](x), wanted, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("made", [_christoffel, lambda: _diffusion(16)])
-def test_all_forms_of_a_step_answer_alike(made) -> None:
-    first, *others = (torch.as_tensor(run()).detach().clone() for run in made().values())
-    for other in others:
-        torch.testing.assert_close(other, first, rtol=1e-6, atol=1e-6)
 
 
 def test_without_a_gpu_nothing_is_claimed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,10 +227,10 @@ def test_compressed_tiles_are_seen_once_they_are_whole() -> None:
 @pytest.mark.slow
 def test_recall_says_what_each_way_remembers_over_all_seeds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("toolkit.bench.tiled_attention.learning.cache_folder", lambda: tmp_path)
-    monkeypatch.setattr("toolkit.bench.tiled_attention.recall._STEPS", 2)
-    monkeypatch.setattr("toolkit.bench.tiled_attention.recall._ASKED", 8)
-    monkeypatch.setattr("toolkit.bench.tiled_attention.recall.PEERS", ("nsa",))
-    rows = list(recall(("born", "dot"), 2))
+    monkeypatch.setitem(TASKS, "recall", replace(TASKS["recall"], steps=2))
+    monkeypatch.setattr("toolkit.bench.tiled_attention.answers._ASKED", 8)
+    monkeypatch.setattr("toolkit.bench.tiled_attention.answers.PEERS", ("nsa",))
+    rows = list(answered("recall", ("born", "dot"), 2))
     assert {row.way for row in rows} == {"nsa", "born", "dot"}
     tiled = {(row.refine, row.choose_by): row for row in rows if row.way == "dot"}
     assert set(tiled) == {(0, "")} | {(r, by) for r in range(1, 11) for by in ("own", "earlier")}
@@ -189,7 +257,7 @@ def test_tiles_cost_a_text_what_the_same_windows_say(monkeypatch: pytest.MonkeyP
     rows = list(text(("metric",), size=size))
     dense = next(row for row in rows if row.score == "metric" and not row.refine)
     tiled = {(row.refine, row.tiles_are): row for row in rows if row.refine}
-    assert set(tiled) == {(r, which) for r in (1, 2, 4) for which in ("chosen", "recent")}
+    assert set(tiled) == {(r, which) for r in (1, 2, 4) for which in ("chosen", "chosen, the one before", "recent")}
     assert (dense.worse, dense.characters) == (0.0, 4 * 64)
     for row in tiled.values():
         assert row.worse_interval[0] <= row.worse <= row.worse_interval[1]
@@ -197,6 +265,7 @@ def test_tiles_cost_a_text_what_the_same_windows_say(monkeypatch: pytest.MonkeyP
     assert tiled[1, "chosen"].loss == tiled[1, "recent"].loss  # the own tile alone, either way
     assert abs(tiled[1, "chosen"].worse) > 1e-5
     assert tiled[2, "chosen"].loss != tiled[2, "recent"].loss
+    assert tiled[2, "chosen, the one before"].loss == tiled[2, "recent"].loss  # there is no other
     assert abs(tiled[4, "chosen"].worse) < 1e-6  # all tiles are dense attention, to rounding
     assert abs(tiled[4, "recent"].worse) < 1e-6
 
@@ -207,6 +276,7 @@ def test_an_interval_of_a_mean_is_students() -> None:
     assert (low, high) == pytest.approx((2 - 2.4841, 2 + 2.4841), abs=1e-4)  # 4.3027 / √3
 
 
+@pytest.mark.slow
 def test_on_another_device_the_same_is_measured_and_agrees() -> None:
     row = measured((1, 1, 16 * 128, 16), True, torch.device("cpu"))
     assert (row.refine, row.tiles, row.device) == (2, 16, "cpu")

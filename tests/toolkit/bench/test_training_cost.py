@@ -83,6 +83,7 @@ def test_verdicts(ratios: tuple[float, ...], median: float, verdict: Verdict) ->
     )
 
 
+@pytest.mark.slow
 def test_the_interval_covers_as_often_as_it_says() -> None:
     """Of 300 experiments with nine seeds each; the exact order-statistic interval of nine covers 0.961 or 0.820."""
     rng = np.random.default_rng(0)

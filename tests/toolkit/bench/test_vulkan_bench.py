@@ -20,6 +20,7 @@ def device() -> vk.Device:
     return vk.open_device()
 
 
+@pytest.mark.slow
 def test_software_drivers_are_checked_and_not_timed(device: vk.Device, capsys: pytest.CaptureFixture[str]) -> None:
     assert bench.main(["--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -64,6 +65,7 @@ def test_the_goal_is_met_where_quartiles_say_so() -> None:
     assert bench.Row("met", 0.0, 1.0, {**slow, "torch, CPU": (10e-3, 10e-3, 11e-3)}).is_met
 
 
+@pytest.mark.slow
 def test_what_a_gpu_would_be_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """The road of a GPU, walked on whatever device is here; its times are looked at by nobody."""
     first = next(bench.cases(small=True))

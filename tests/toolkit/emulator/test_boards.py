@@ -192,6 +192,7 @@ def test_a_program_that_ends_while_it_is_looked_at_is_told(tmp_path: Path) -> No
 # ---- counting
 
 
+@pytest.mark.slow
 def test_counts_at_marks_are_those_between_them(tmp_path: Path) -> None:
     """A loop of a million turns of known length lies between two marks; the same twice."""
     source = r"""

@@ -158,7 +158,12 @@ def test_plane_lattices_are_found_in_noise(kind):
     assert found.confidence > 2
 
 
-@pytest.mark.parametrize("kind", SPACE)
+QUICK = ("cubic I", "tetragonal P", "orthorhombic C", "hexagonal R", "triclinic P")
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=() if kind in QUICK else pytest.mark.slow) for kind in SPACE]
+)
 def test_space_lattices_are_found_in_noise(kind):
     vectors = CENTRING[kind[-1]] @ SPACE[kind]
     found = detect_lattice(sampled(vectors, 40, 1.3, 0.2))
@@ -208,6 +213,7 @@ def test_first_zones_of_cubic_lattices(centring, faces, corners):
     assert second.contains(1.01 * torch.stack([first.vertices[list(f)].mean(0) for f in first.faces])).all()
 
 
+@pytest.mark.slow
 def test_zones_of_a_skewed_plane_lattice_have_equal_areas():
     lattice = Lattice(t([[1.0, 0.0], [2.3, 0.8]]))
     zones = brillouin_zones(lattice, 4)

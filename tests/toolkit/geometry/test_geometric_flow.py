@@ -7,6 +7,8 @@ from itertools import pairwise
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 from torch.func import vmap
 
@@ -16,6 +18,7 @@ from toolkit.geometry.core.patterns.riemannian.tensors import christoffel_field
 from toolkit.geometry.grids import grid_derivative, grid_gradient
 from toolkit.geometry.neural.flow import geometric_flow as gf
 from toolkit.geometry.types import GridField, Trajectory
+from toolkit.rng import torch_generator
 
 F64 = torch.float64
 
@@ -45,6 +48,15 @@ def wavy(point: Tensor) -> Tensor:
 
 
 # --- derivatives of samples
+
+
+@pytest.mark.parametrize("periodic", [True, False])
+def test_a_second_derivative_is_the_derivative_of_the_first(periodic: bool) -> None:
+    x = torch.arange(12, dtype=F64) * (2 * math.pi / 12)
+    field = GridField(x.sin()[:, None] * (2 * x).cos() + x * x, (2 * math.pi / 12,) * 2, (periodic,) * 2)
+    for axis in (0, 1):
+        once = GridField(grid_derivative(field, axis), field.spacing, field.periodic)
+        torch.testing.assert_close(grid_derivative(field, axis, order=2), grid_derivative(once, axis))
 
 
 def test_periodic_derivatives_are_spectral() -> None:
@@ -287,6 +299,24 @@ def test_curvature_of_a_tree() -> None:
     torch.testing.assert_close(gf.ollivier_curvature(tree), expected, rtol=0, atol=1e-9)
     torch.testing.assert_close(gf.ollivier_curvature(tree, 3 * tree), expected / 3 * 3, rtol=0, atol=1e-9)
     torch.testing.assert_close(gf.forman_curvature(tree), tree * (4 - degrees[:, None] - degrees))
+
+
+@settings(deadline=None, derandomize=True, max_examples=30)
+@given(st.integers(1, 70), st.integers(0, 150), st.sampled_from([torch.float32, F64]))
+def test_forman_is_the_count_of_common_neighbours_however_many_edges(
+    nodes: int, edges: int, dtype: torch.dtype
+) -> None:
+    """Few edges are compared as bits, many by a product of matrices."""
+    ends = torch.randint(nodes, (2, edges), generator=torch_generator(nodes, edges))
+    weights = torch.zeros(nodes, nodes, dtype=dtype)
+    weights[ends[0], ends[1]] = weights[ends[1], ends[0]] = 0.5
+    weights.fill_diagonal_(0)
+    near = [set(row.nonzero().flatten().tolist()) for row in weights]
+    wanted = torch.zeros_like(weights)
+    for x, others in enumerate(near):
+        for y in others:
+            wanted[x, y] = 4 - len(others) - len(near[y]) + 3 * len(others & near[y])
+    assert torch.equal(gf.forman_curvature(weights), wanted)
 
 
 def test_forman_counts_triangles() -> None:

@@ -75,7 +75,9 @@ def _worst_energy(walk, system: ham.Mechanical, dt: float) -> float:  # type: ig
     return float((energy - energy[0]).abs().max())
 
 
-@pytest.mark.parametrize(("walk", "order"), [(ham.leapfrog, 2), (ham.yoshida4, 4), (ham.implicit_midpoint, 2)])
+@pytest.mark.parametrize(("walk", "order"), [
+    (ham.leapfrog, 2), (ham.yoshida4, 4), pytest.param(ham.implicit_midpoint, 2, marks=pytest.mark.slow),
+])  # fmt: skip
 def test_energy_error_falls_with_the_order(walk, order: int) -> None:  # type: ignore[no-untyped-def]
     ratio = _worst_energy(walk, PENDULUM, 0.1) / _worst_energy(walk, PENDULUM, 0.05)
     assert 0.8 * 2**order < ratio < 1.2 * 2**order

@@ -54,7 +54,7 @@ def test_flow_sums_to_one(seed: int) -> None:
 
 @pytest.mark.parametrize("error", [0.1, pytest.param(0.3, marks=pytest.mark.slow)])
 def test_transfer_entropy_of_a_noisy_copy(error: float) -> None:
-    length = 40_000
+    length = 10_000
     generator = torch_generator(3)
     source = torch.randint(0, 2, (length,), generator=generator)
     flips = (torch.rand(length, generator=generator, dtype=F64) < error).to(torch.int64)
@@ -150,6 +150,7 @@ def test_lyapunov_of_henon() -> None:
     assert float(found[0]) == pytest.approx(0.419, abs=0.01)  # 80000 samples; the published value has three digits
 
 
+@pytest.mark.slow
 def test_lyapunov_of_the_cat_map() -> None:
     cat = torch.tensor([[2.0, 1.0], [1.0, 1.0]], dtype=F64)
     found = co.lyapunov_spectrum(lambda x: (cat @ x).remainder(1.0), starts(2, 3, 2), steps=400)
@@ -157,7 +158,7 @@ def test_lyapunov_of_the_cat_map() -> None:
     torch.testing.assert_close(found, torch.tensor([expected, -expected], dtype=F64), rtol=0, atol=1 / 400)
 
 
-@pytest.mark.parametrize("push", [0.0, 10.0])
+@pytest.mark.parametrize("push", [pytest.param(0.0, marks=pytest.mark.slow), 10.0])
 def test_stability_of_a_pattern(push: float) -> None:
     matrix = torch.tensor([[-1.0, push], [0.0, -2.0]], dtype=F64)
     found = co.pattern_stability_measures(torch.zeros(2, dtype=F64), lambda x: matrix @ x, steps=200)

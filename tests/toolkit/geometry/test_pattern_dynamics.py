@@ -199,6 +199,7 @@ def pitchfork(u, m):
     return m * u - u**3
 
 
+@pytest.mark.slow
 def test_pitchfork_and_its_branch():
     trivial = bifurcation_analysis(pitchfork, row(0.0), (-1.0, 1.0))
     (point,) = trivial.points
@@ -257,6 +258,7 @@ def test_period_doublings_of_the_logistic_map():
     assert two.points[0].parameter == pytest.approx(1 + sqrt(6), abs=1e-9)
 
 
+@pytest.mark.slow
 def test_maps_leave_the_unit_circle_in_pairs():
     def delayed(u, m):  # u' = m u (1 - v), v' = u: a pair of modulus 1 at m = 2
         return torch.stack([m * u[0] * (1 - u[1]), u[0]])

@@ -11,6 +11,7 @@ from torch import Tensor
 from targets.errors import MissingDependency
 from toolkit.errors import GeometryError
 from toolkit.geometry.neural.attention import QuantumGeometricAttention
+from toolkit.geometry.neural.attention.pattern_dynamics import reaction_diffusion, schnakenberg
 from toolkit.geometry.runtime.gpu import GPUMemoryManager, GPUPerformanceTests, _cuda_use
 from toolkit.geometry.runtime.memory import live_bytes
 from toolkit.geometry.runtime.vectorization import Diffusion, VectorizationSystem, threads, tune_threads
@@ -68,7 +69,13 @@ def test_a_buffer_is_used_again_for_the_same_shapes() -> None:
     assert second.data_ptr() == first.data_ptr()
     torch.testing.assert_close(second, 2 * (x @ y))
     assert used.storages == 2  # the two inputs that were made here
+    with live_bytes() as used:
+        third = product(x, y)
+    assert used.storages == 0  # `x` is copied to where it was copied before
+    torch.testing.assert_close(third, x @ y)
     assert product(drawn(2, 2), drawn(2, 2)).data_ptr() != first.data_ptr()
+    assert product(x.float(), y.float()).dtype == torch.float32
+    assert not product(x.requires_grad_(), y).requires_grad
 
 
 @pytest.mark.parametrize("shape", [(4, 5), (2, 3, 7, 4), (1, 1), (1, 6)])
@@ -82,6 +89,17 @@ def test_diffusion_is_the_rolled_form_without_new_memory(shape: tuple[int, ...])
         torch.testing.assert_close(diffusion.state, wanted, rtol=1e-13, atol=1e-13)
         assert (used.storages, used.operators) == (0, 9)
     torch.testing.assert_close(diffusion.state.sum(), state.sum(), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("rates", [0.2, (0.05, 0.2)])
+def test_a_reaction_is_added_as_by_the_explicit_scheme(rates: float | tuple[float, float]) -> None:
+    start, dt = drawn(2, 6, 8).abs(), 0.01
+    moving = Diffusion(start, rates, schnakenberg(0.1, 0.9), dt=dt)
+    each = torch.tensor([rates, rates] if isinstance(rates, float) else rates, dtype=torch.float64) / dt
+    for _ in range(5):
+        moving.step_()
+    wanted = reaction_diffusion(start, each, schnakenberg(0.1, 0.9), dt, 5, "explicit").states[-1]
+    torch.testing.assert_close(moving.state, wanted, rtol=1e-12, atol=1e-12)
 
 
 def test_a_wave_decays_as_the_grid_says() -> None:
@@ -119,6 +137,10 @@ def test_threads_are_as_before_behind_the_block() -> None:
         (lambda: VectorizationSystem().vectorize_attention(torch.nn.Identity(), []), "no sequences"),
         (lambda: Diffusion(torch.zeros(3, 3), 0.3), "a rate of 0.3 is unstable"),
         (lambda: Diffusion(torch.zeros(3), 0.1), "a grid of"),
+        (lambda: Diffusion(torch.zeros(2, 3, 3), (0.1, 0.3)), "a rate of 0.3 is unstable"),
+        (lambda: Diffusion(torch.zeros(2, 3, 3), (0.1, 0.1, 0.1)), "3 rates for a grid of"),
+        (lambda: Diffusion(torch.zeros(2, 3, 3), ()), "0 rates for a grid of"),
+        (lambda: Diffusion(torch.zeros(2, 3, 3), 0.1, dt=0.0), "a step of 0.0"),
         (lambda: tune_threads(lambda _: [1.0], []), "threads to try"),
         (lambda: tune_threads(lambda _: [1.0], [0]), "threads to try"),
         (lambda: threads(0).__enter__(), "0 threads"),
@@ -173,4 +195,6 @@ def test_the_checks_of_a_device_pass_and_fail() -> None:
     found = checks.benchmark(lambda: torch.mm(x[:, None], x[None]), runs=4, warm_ups=1)
     assert found.runs == 4
     assert 0 < found.quartiles_s[0] <= found.seconds <= found.quartiles_s[1]
+    assert 0 < found.interval_s[0] <= found.seconds <= found.interval_s[1]
+    assert found.adapter == "cpu"
     assert found.to_json()["device"] == found.device != ""

@@ -19,6 +19,7 @@ from toolkit.geometry.neural.attention.certificate import diameter, exact_rows
 from toolkit.geometry.neural.attention.choosing import log_sum_exp
 from toolkit.geometry.neural.attention.flow import dirichlet_energy, flow
 from toolkit.geometry.neural.attention.metrics import attention_flops, forman_curvature, tile_chain
+from toolkit.geometry.runtime.memory import live_bytes
 from toolkit.models.seeded import seeded
 from toolkit.rng import torch_generator
 
@@ -63,6 +64,36 @@ def test_a_logit_is_what_states_say_and_what_keys_add_written_over_or_not(score:
         torch.testing.assert_close(made.logits(q, k), alone + k[..., -1].unsqueeze(-2), rtol=ROUNDING, atol=ROUNDING)
     torch.testing.assert_close((q, k), before, rtol=0, atol=0)
     torch.testing.assert_close(made.bare(q.requires_grad_(), k).detach(), alone, rtol=ROUNDING, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("score", TILED)
+def test_a_logit_is_the_same_where_it_is_written_into_memory_that_is_there(score: str) -> None:
+    made = make_score(score, 2, 4).double()
+    with torch.no_grad():
+        given = [tokens(40, seed=i).reshape(2, 2, 40, 8)[..., :4] for i in (0, 1)]
+        q, k = (x.flatten(0, 1) for x in made.vectors(*given))
+        added = torch.linspace(-1, 1, 160, dtype=torch.float64).reshape(4, 1, 40)
+        whole, room = torch.full((4, 40, 47), torch.nan).double(), torch.full((4, 40, 40), torch.nan).double()
+        with live_bytes() as used:
+            made.write(q, k, added, whole[..., :40], room)
+        torch.testing.assert_close(whole[..., :40], made.bare(q, k) + added, rtol=ROUNDING, atol=ROUNDING)
+    assert whole[..., 40:].isnan().all()
+    assert used.peak < room.nbytes / 2  # vectors, no logits
+
+
+@over_causal
+@pytest.mark.parametrize("score", ["fidelity", "fidelity_complex", "hyperbolic"])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_parts_share_their_memory_without_gradients_and_answer_alike(score: str, causal: bool, batch: int) -> None:
+    """Only without gradients: with them every part keeps its own."""
+    model, x = layer(score, causal=causal), tokens(29, batch=batch)
+    model.plan, model.refine = "topk", 3
+    whole = model(x)
+    assert whole.requires_grad
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        for at_once in (1, 2000, 2**19):  # one tile at a time; a last part that is smaller; all
+            patch.setattr("toolkit.geometry.neural.attention.quantum_geometric._AT_ONCE", at_once)
+            torch.testing.assert_close(model(x), whole.detach(), rtol=ROUNDING, atol=ROUNDING)
 
 
 @over_causal
@@ -121,6 +152,24 @@ def test_with_all_tiles_it_is_dense(score: str, causal: bool, plan: str, length:
 def test_both_ways_to_choose_choose_the_same(score: str, causal: bool, choose_by: str) -> None:
     model, x = layer(score, causal=causal, choose_by=choose_by), tokens(30)
     torch.testing.assert_close(in_plan(model, x, "ranked"), in_plan(model, x, "topk"), rtol=ROUNDING, atol=ROUNDING)
+
+
+@over_scores
+@over_causal
+@pytest.mark.parametrize("plan", ["topk", "ranked"])
+def test_tiles_just_before_are_taken_whatever_they_hold(score: str, causal: bool, plan: str) -> None:
+    model, x = layer(score, causal=causal, refine=3, near=2), tokens(32)
+    tiles = 32 // model.tile
+    model.settled = (
+        torch.stack([torch.arange(tiles) - 1, torch.arange(tiles) - 2], 1).remainder(tiles).expand(2, -1, -1)
+    )
+    wanted, found = (in_plan(model, x, name, 3) for name in ("static", plan))
+    behind = 2 * model.tile  # the first tiles have fewer before them; causal, the static ones lie in the future
+    torch.testing.assert_close(found[:, behind:], wanted[:, behind:], rtol=ROUNDING, atol=ROUNDING)
+    if causal:
+        torch.testing.assert_close(found, wanted, rtol=ROUNDING, atol=ROUNDING)
+    model.near = 0
+    assert not torch.allclose(in_plan(model, x, plan, 3), found, atol=1e-6)
 
 
 @over_scores
@@ -485,6 +534,7 @@ def test_patterns_of_queries_keys_and_values_that_come_from_elsewhere() -> None:
         ({"manifold_dim": 0}, "manifold_dim is 0"),
         ({"tile_size": 0}, "tile_size is 0"),
         ({"refine": -1}, "refine is -1"),
+        ({"near": -1}, "near is -1"),
         ({"num_layers": 0}, "num_layers is 0"),
         ({"flow_share": 1.5}, "flow_share is 1.5"),
         ({"plan": "best"}, "there is no plan 'best'"),

@@ -42,6 +42,7 @@ INDEXING = frozenset({"TopK", "Gather", "GatherElements", "ScatterElements"})
 CASES = {
     "metric, topk, flow": {"score": "metric", "plan": "topk", "num_layers": 2},
     "fidelity_complex, ranked": {"score": "fidelity_complex", "plan": "ranked", "choose_by": "earlier"},
+    "metric, ranked, the tile before": {"score": "metric", "plan": "ranked", "near": 1},
     "hyperbolic, static": {"score": "hyperbolic", "plan": "static"},
     "born": {"score": "born"},
 }

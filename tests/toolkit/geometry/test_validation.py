@@ -103,6 +103,7 @@ def spots(u, time):
     return reaction_diffusion(u, torch.tensor([1.0, 12.0], dtype=R), schnakenberg(0.1, 0.9), 0.1, steps).states[-1]
 
 
+@pytest.mark.slow
 def test_pattern_stability():
     rest = torch.tensor([1.0, 0.9], dtype=R)[:, None, None].expand(2, 16, 16)
     k = torch.arange(1, 8, dtype=R) * 2 * torch.pi / 16
@@ -127,6 +128,12 @@ def test_symmetries_of_patterns():
     broken = verify_symmetries(sheared, "p4mm")
     assert not broken
     assert broken.value > 0.1
+    rhombus = torch.cos(axis).unsqueeze(1) * torch.cos(2 * axis) + torch.cos(2 * axis).unsqueeze(1) * torch.cos(axis)
+    slanted = rhombus + 0.3 * torch.sin(axis).unsqueeze(1) * torch.sin(axis)
+    assert verify_symmetries(slanted, 5)
+    assert verify_symmetries(slanted, "c2mm")
+    assert not verify_symmetries(slanted, "p2mm")
+    assert not verify_symmetries(slanted + 0.1 * axis, "cm")
     stripes = torch.cos(axis).expand(12, 12) * torch.tensor([1.0, 2.0], dtype=R).repeat(6).unsqueeze(1)
     assert verify_symmetries(stripes, {"mirror": lambda p: p.flip(-1)})
     assert not verify_symmetries(stripes, "p4")

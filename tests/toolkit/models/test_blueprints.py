@@ -177,7 +177,12 @@ def test_calibration_is_made_the_same_twice_and_its_samples_differ(made: Entry) 
     assert any(not np.array_equal(first[n], second[n]) for n in first)
 
 
-@over_all
+DRAWN = ("keyword_spotting", "quant_adapter")  # their data take longest to draw
+
+
+@pytest.mark.parametrize(
+    "made", [pytest.param(e, marks=pytest.mark.slow if e.name in DRAWN else ()) for e in ALL], ids=lambda e: e.name
+)
 def test_labels_fit_the_answers(made: Entry) -> None:
     for data in (made.training(), made.validation()):
         if data is not None:

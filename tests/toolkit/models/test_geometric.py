@@ -46,6 +46,7 @@ def test_a_choice_by_own_wishes_is_another_one() -> None:
     assert apart > 1e-9
 
 
+@pytest.mark.slow
 def test_weights_trained_dense_serve_every_plan() -> None:
     torch_optimizer = torch.optim.Adam
     model, read = network(plan="dense"), torch.arange(49)[None] * 5 % 23

@@ -120,6 +120,7 @@ def test_a_feature_that_grew_is_taken_up_again() -> None:
     assert made.mask[gone] == 1
 
 
+@pytest.mark.slow
 def test_pruning_while_training_reaches_the_ratio_and_the_labels() -> None:
     model = build(parse(Config, {"ratio": 0.0, "hidden": 40})).train()
     block = model.get_submodule("block")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from passes.fake_quant import FakeQuantize
+from passes.fake_quant import FakeQuantize, translations
 from passes.onnxruntime import Session
 from targets.errors import InvalidInput
 from targets.target import load_stack
@@ -154,6 +155,16 @@ def _same(grid: FakeQuantize, scale: np.ndarray) -> bool:
 def _step(last: QuantizedLayer) -> float:
     """What one step of the last layer's input moves an answer by at most."""
     return float((last.input_grid.step() * last.layer.weight.abs().max()).detach())
+
+
+@pytest.mark.slow
+def test_a_bare_export_fails_and_the_table_mends_it(tmp_path: Path) -> None:
+    model, samples = build(), torch.from_numpy(np.asarray(example()["signal"]))
+    with pytest.raises(torch.onnx.OnnxExporterError):
+        torch.onnx.export(model, (samples,), tmp_path / "bare.onnx", dynamo=True, verbose=False)
+    torch.onnx.export(model, (samples,), tmp_path / "whole.onnx", dynamo=True, verbose=False,
+                      custom_translation_table=translations())  # fmt: skip
+    assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in ir.load(tmp_path / "whole.onnx").graph}
 
 
 def test_a_module_that_rounds_is_known_to() -> None:

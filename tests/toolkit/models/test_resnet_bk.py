@@ -139,6 +139,7 @@ def test_its_gradient_is_that_of_differences():
         assert float(grad[0]) == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-4, abs=1e-8)
 
 
+@pytest.mark.slow
 def test_a_few_steps_learn_a_cycle():
     config = Config(**{**SMALL, "context": 32, "ponder_weight": 0.0})
     model = resnet_bk.build(config).train()

@@ -108,6 +108,7 @@ def test_ponder_cost_is_of_this_forward_and_its_gradient_that_of_the_remainder()
     assert not list(model.pondering.buffers())
 
 
+@pytest.mark.slow
 def test_pondering_longer_costs_less_where_it_is_dear():
     model = resnet_bk.build(Config(**SMALL, ponder_steps=6)).train()
     nn.init.constant_(model.pondering.halt.bias, -1.5)

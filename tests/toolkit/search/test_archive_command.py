@@ -109,6 +109,7 @@ def test_the_folder_of_a_search_stands_for_its_archive(tmp_path, capsys):
     assert len(load(tmp_path / "n")) >= len(archive(1))
 
 
+@pytest.mark.slow
 def test_no_torch_is_loaded_for_it(folder):
     code = (
         "import sys; from toolkit.cli.main import main; main(['archive', sys.argv[1], '-q'])\n"

@@ -86,6 +86,32 @@ def test_the_best_that_fits_becomes_a_bundle_that_verifies(folder, atlas, capsys
     assert main(["verify", "made"]) == 0
 
 
+def test_a_search_that_has_not_ended_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    there = tmp_path / "atlas" / "raspberry_pi_4"
+    there.mkdir(parents=True)
+    for words in (["compile", "--from", "atlas"], ["report", "atlas"], ["archive", "atlas"]):
+        assert main(words) == 5
+        assert "has not ended" not in capsys.readouterr().err
+    (there / "search.json").write_text("{}")
+    for words in (["compile", "--from", "atlas"], ["report", "atlas"], ["archive", "atlas"], ["archive", str(there)]):
+        assert main(words) == 5
+        said = capsys.readouterr().err
+        assert "has not ended, so there is no atlas yet" in said
+        assert "run its `toolkit search` again" in said
+
+
+def test_a_dry_run_shows_the_passes_of_a_recipe_that_a_search_named(atlas, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    point = atlas["points"][1]
+    named = point | {"recipe": point["recipe"] | {"recipe": "deployment"}}
+    write(tmp_path / "atlas", atlas | {"points": [named]})
+    assert main(["compile", "--from", "atlas", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "recipe deployment for raspberry_pi_4/tflite-int8" in said
+    assert all(f"  {entry['pass']}(" in said for entry in point["recipe"]["passes"])
+
+
 @pytest.mark.slow
 def test_a_named_point_is_taken_and_replays_from_its_own_recipe(folder, capsys):
     assert main(["compile", "digits", "--from", folder, "--point", "poor", "-o", "made", "-q"]) == 0
@@ -110,6 +136,16 @@ def test_where_none_fits_the_nearest_miss_is_told_and_nothing_is_made(folder, at
     assert (told["fits"], told["point"]["id"]) == (False, "float0000")
 
 
+def test_a_point_that_learnt_nothing_is_told_as_one(atlas, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "atlas", atlas | {"quality_floor": 0.7})
+    words = ["compile", "--from", "atlas", "--dry-run", "--point"]
+    assert main([*words, "poor"]) == 0
+    assert "no better than one constant answer, which has 0.7000" in capsys.readouterr().out
+    assert main([*words, "int8"]) == 0
+    assert "constant answer" not in capsys.readouterr().out
+
+
 def test_an_uncertain_point_is_taken_but_not_with_strict(folder, atlas, capsys):
     low, high = atlas["points"][1]["intervals"]["latency_s"]
     limit = (latencies(atlas)["int800000"] + high) / 2
@@ -132,7 +168,7 @@ def test_an_uncertain_point_is_taken_but_not_with_strict(folder, atlas, capsys):
         (["--point", "int8", "--max-latency", "1ms"], 2, "--point and limits both choose"),
         (["--point", "nosuch"], 2, "the atlas has no point nosuch"),
         (["--recipe", "int8"], 2, "--from and --recipe each say how"),
-        (["keyword_spotting"], 5, "this atlas is of digits"),
+        pytest.param(["keyword_spotting"], 5, "this atlas is of digits", marks=pytest.mark.slow),
     ],
 )  # fmt: skip
 def test_a_slip_is_told(folder, words, code, problem, capsys):
@@ -232,6 +268,7 @@ def test_report_writes_the_page_beside_the_atlas(folder, tmp_path, capsys):
     assert (tmp_path / "page.html").read_text() == text
 
 
+@pytest.mark.slow
 def test_report_of_a_bundle_leaves_the_bundle_alone(folder, tmp_path, capsys):
     assert main(["compile", "--from", folder, "--point", "float", "-o", "made", "-q"]) == 0
     capsys.readouterr()

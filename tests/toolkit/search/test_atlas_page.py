@@ -255,6 +255,30 @@ def test_a_slider_moves_by_keys_and_the_link_keeps_it(browser, folder):
 
 @pytest.mark.slow
 @CHROMIUM
+def test_what_a_constant_answer_gets_stands_where_the_limit_is(browser, tmp_path):
+    content = document(12, seed=3)
+    rising = sorted(p["quality"] for p in content["points"])
+    content["quality_floor"] = floor = rising[len(rising) // 2]
+    folder = write(tmp_path / "floor", content)
+    write_page(folder)
+    browser.open(address(folder, target="raspberry_pi_4"))
+    said = browser.evaluate(
+        "document.getElementById(document.getElementById('quality').getAttribute('aria-describedby')).textContent"
+    )
+    assert said == f"a constant answer: {floor:.3f}"
+    assert browser.evaluate("document.querySelector('#slider-quality .floor').getAttribute('d')").startswith("M")
+    front = browser.evaluate("frontOf(here()).map((p) => p.id)")
+    above = {p["id"] for p in content["points"] if p["quality"] > floor}
+    assert front
+    assert set(front) <= above
+    below = next(p["id"] for p in content["points"] if p["id"] not in above and p["target"] == "raspberry_pi_4")
+    browser.open(address(folder, target="raspberry_pi_4", point=below))
+    assert "no better than one constant answer" in browser.evaluate("document.getElementById('provenance').textContent")
+    assert browser.troubles() == []
+
+
+@pytest.mark.slow
+@CHROMIUM
 def test_a_limit_can_be_typed(browser, folder):
     atlas = read_atlas(folder)
     browser.open(address(folder, target="raspberry_pi_4", memory_bytes=NONE))

@@ -196,7 +196,7 @@ def holds(p, name, bound):
 
 
 @given(limits=BOUNDS)
-@settings(max_examples=50, deadline=None)
+@settings(deadline=None)
 def test_the_order_of_points_decides_nothing(limits):
     assert select(ATLAS.points, limits).point == select(ATLAS.points[::-1], limits).point
 

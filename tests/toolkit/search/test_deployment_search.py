@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import hashlib
 import os
@@ -54,6 +55,13 @@ def ground(small):
     return ground_of(problem, PI, Wanted(targets=[PI], evaluations=1, kept=kept))
 
 
+@pytest.fixture(autouse=True)
+def _few_for_the_cells(request, monkeypatch):
+    """What a search keeps to it keeps to in any cells: fast tests price a tenth of the configurations to lay them."""
+    if request.node.get_closest_marker("slow") is None:
+        monkeypatch.setattr(searching, "_DESIGN", 100)
+
+
 def wanted(kept, **fields):
     return Wanted(**{"targets": [PI], "evaluations": 24, "kept": kept, "baselines": False} | fields)
 
@@ -92,20 +100,20 @@ def test_a_fifth_of_all_evaluations_comes_within_the_margin_of_the_best(small, g
 
 def test_the_same_search_finds_nothing_to_evaluate_again(small, tmp_path):
     problem, kept = small
-    first = search_deployments(problem, wanted(kept, evaluations=12), tmp_path / "a")[0]
-    again = search_deployments(problem, wanted(kept, evaluations=12), tmp_path / "b")[0]
+    first = search_deployments(problem, wanted(kept, evaluations=8), tmp_path / "a")[0]
+    again = search_deployments(problem, wanted(kept, evaluations=8), tmp_path / "b")[0]
     assert again.evaluated == 0
     assert again.hits >= first.evaluated
     assert (tmp_path / "a" / "atlas.json").read_bytes() == (tmp_path / "b" / "atlas.json").read_bytes()
 
 
 @pytest.mark.parametrize(
-    ("first", "all_", "stack"), [(6, 12, "tflite-int8"), pytest.param(32, 64, None, marks=pytest.mark.slow)]
+    ("first", "all_", "stack"), [(4, 8, "tflite-int8"), pytest.param(32, 64, None, marks=pytest.mark.slow)]
 )
 def test_a_search_that_stopped_goes_on_to_the_same_atlas(small, tmp_path, first, all_, stack):
-    problem, _ = small
-    for kept, evaluations, folder in (("k1", all_, "whole"), ("k2", first, "parts"), ("k2", all_, "parts")):
-        search_deployments(problem, wanted(tmp_path / kept, evaluations=evaluations, stack=stack), tmp_path / folder)
+    problem, kept = small
+    for known, evaluations, folder in ((kept, all_, "whole"), ("own", first, "parts"), ("own", all_, "parts")):
+        search_deployments(problem, wanted(tmp_path / known, evaluations=evaluations, stack=stack), tmp_path / folder)
     assert (tmp_path / "whole" / "atlas.json").read_bytes() == (tmp_path / "parts" / "atlas.json").read_bytes()
 
 
@@ -115,7 +123,7 @@ def test_the_page_of_the_atlas_is_there_and_equal_for_equal_searches(small, tmp_
     for name in ("here", "elsewhere"):
         (tmp_path / name).mkdir()
         monkeypatch.chdir(tmp_path / name)
-        search_deployments(problem, wanted(kept, evaluations=12), Path("atlas"))
+        search_deployments(problem, wanted(kept, evaluations=8), Path("atlas"))
         pages.append(Path("atlas", "atlas.html").read_bytes())
     assert pages[0] == pages[1]
     point = read_atlas(Path("atlas"))["points"][0]
@@ -125,13 +133,14 @@ def test_the_page_of_the_atlas_is_there_and_equal_for_equal_searches(small, tmp_
 def test_a_search_says_how_far_it_is_before_the_first_trial(small, tmp_path):
     problem, _ = small
     seen = []
-    search_deployments(problem, wanted(tmp_path / "k", evaluations=8), tmp_path / "atlas",
+    search_deployments(problem, wanted(tmp_path / "k", evaluations=4), tmp_path / "atlas",
                        progress=lambda step, done: seen.append((step, done)))  # fmt: skip
     first = seen.index(next(report for report in seen if report[0] == PI))
     assert len({done for step, done in seen[:first] if step == f"{PI}: what each layer costs"}) > 2
     assert all(0 <= done <= 1 for _, done in seen)
 
 
+@pytest.mark.slow
 def test_targets_share_what_their_candidates_are_worth(small, tmp_path):
     problem, _ = small
     targets = [PI, "raspberry_pi_5", "coral_dev_board"]
@@ -142,13 +151,20 @@ def test_targets_share_what_their_candidates_are_worth(small, tmp_path):
     assert {point["target"] for point in read_atlas(tmp_path / "atlas")["points"]} == set(targets)
 
 
-@pytest.mark.parametrize("pool", [lambda: Threads(2), pytest.param(lambda: Processes(2), marks=pytest.mark.slow)])
-def test_several_workers_find_what_one_finds(small, tmp_path, pool):
+@pytest.mark.parametrize(
+    ("pool", "fields"),
+    [
+        (lambda: Threads(2), {"evaluations": 6, "stack": "tflite-int8"}),
+        pytest.param(lambda: Threads(2), {"evaluations": 12}, marks=pytest.mark.slow),
+        pytest.param(lambda: Processes(2), {"evaluations": 12}, marks=pytest.mark.slow),
+    ],
+)
+def test_several_workers_find_what_one_finds(small, tmp_path, pool, fields):
     problem, kept = small
-    search_deployments(problem, wanted(kept, evaluations=12), tmp_path / "one")
+    search_deployments(problem, wanted(kept, **fields), tmp_path / "one")
     workers = pool()
     try:
-        search_deployments(problem, wanted(tmp_path / "own", evaluations=12), tmp_path / "many", executor=workers)
+        search_deployments(problem, wanted(tmp_path / "own", **fields), tmp_path / "many", executor=workers)
     finally:
         workers.close()
     assert (tmp_path / "one" / "atlas.json").read_bytes() == (tmp_path / "many" / "atlas.json").read_bytes()
@@ -162,6 +178,27 @@ def test_a_folder_keeps_the_search_that_it_began(small, tmp_path):
 
 
 # ---- the folder
+
+
+def test_an_atlas_keeps_the_targets_of_an_earlier_search_and_is_of_one_model(small, tmp_path):
+    problem, kept = small
+    search_deployments(problem, wanted(kept, evaluations=4), tmp_path / "a")
+    pi = read_atlas(tmp_path / "a")
+    search_deployments(problem, wanted(kept, evaluations=4, targets=["coral_tpu"]), tmp_path / "a")
+    both = read_atlas(tmp_path / "a")
+    assert list(both["targets"]) == [PI, "coral_tpu"]
+    assert [point for point in both["points"] if point["target"] == PI] == pi["points"]
+    search_deployments(problem, wanted(kept, evaluations=4), tmp_path / "a")
+    assert sorted(read_atlas(tmp_path / "a")["targets"]) == ["coral_tpu", PI]
+    assert b"coral_tpu" in (tmp_path / "a" / "atlas.html").read_bytes()
+    before = {path.name: path.read_bytes() for path in (tmp_path / "a").glob("atlas.*")}
+    other = dataclasses.replace(problem, data=problem.validation)
+    for of, fields, said in ((problem, {"limits": {"latency_s": 1.0}}, r"its limit differs: it was \{\}, and is"),
+                             (problem, {"seed": 3}, "its seed differs: it was 0, and is 3"),
+                             (other, {}, "its data differs")):  # fmt: skip
+        with pytest.raises(ArchiveFormatError, match=f"holds the atlas of another search: {said}"):
+            search_deployments(of, wanted(kept, evaluations=4, targets=["jetson_nano"], **fields), tmp_path / "a")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "a").glob("atlas.*")} == before
 
 
 def test_two_searches_do_not_write_one_atlas(small, tmp_path):
@@ -201,10 +238,10 @@ def test_a_full_disk_at_the_end_keeps_what_was_finished(small, tmp_path, monkeyp
     with monkeypatch.context() as patched:
         patched.setattr(searching, name, full)
         with pytest.raises(BudgetExceeded, match="cannot be written: No space left on device"):
-            search_deployments(problem, wanted(kept, evaluations=8), tmp_path / "a")
-    again = search_deployments(problem, wanted(kept, evaluations=8), tmp_path / "a")[0]
-    assert (again.evaluated, again.hits, again.finished) == (0, 0, 8)
-    search_deployments(problem, wanted(kept, evaluations=8), tmp_path / "b")
+            search_deployments(problem, wanted(kept, evaluations=4), tmp_path / "a")
+    again = search_deployments(problem, wanted(kept, evaluations=4), tmp_path / "a")[0]
+    assert (again.evaluated, again.hits, again.finished) == (0, 0, 4)
+    search_deployments(problem, wanted(kept, evaluations=4), tmp_path / "b")
     assert (tmp_path / "a" / "atlas.json").read_bytes() == (tmp_path / "b" / "atlas.json").read_bytes()
 
 
@@ -323,6 +360,7 @@ def test_codes_tell_every_configuration_from_every_other(ground):
     assert len(np.unique(coded(ground.space, configs), axis=0)) == len(configs)
 
 
+@pytest.mark.slow
 def test_who_asks_a_model_proposes_what_was_not_evaluated(small, ground):
     emitters = guides(ground.tables, {}, ground.objectives)
     runner = SearchRunner(ground.space, ground.archive.empty(), Settings(seed=0, start=30, fidelity=2),

@@ -21,7 +21,7 @@ from toolkit.search.deployment.space import deployment_space, mixes, stacks_of
 from toolkit.search.deployment.tables import Tables
 from toolkit.search.variation import sample_uniform
 
-QUICK = ("coral_tpu", "desktop_cpu", "jetson_nano", "raspberry_pi_4")
+QUICK = ("coral_tpu", "desktop_cpu", "jetson_nano")
 """One of each kind of stacks; the rest runs with the slow tests."""
 
 
@@ -56,6 +56,7 @@ def test_what_is_drawn_for_a_target_is_legal_there_and_has_a_price(workshop, tar
         assert Recipe.from_data("replayed", workshop.recipe(config, stack).to_data(), program.facts)
 
 
+@pytest.mark.slow
 def test_layers_choose_their_bits_only_where_a_stack_computes_both(workshop):
     for target in ("coral_dev_board", "jetson_nano", "raspberry_pi_4"):
         stacks = stacks_of(load_target(target), workshop)
@@ -63,6 +64,7 @@ def test_layers_choose_their_bits_only_where_a_stack_computes_both(workshop):
         assert bool(bits) == any(mixes(stack) for stack in stacks)
 
 
+@pytest.mark.slow
 def test_every_value_of_every_gene_is_another_graph_or_another_stack(workshop, pi):
     stacks, space = pi
     config = space.legal({"stack": "tflite-int8", "ranges": "minmax", "correct_bias": False}

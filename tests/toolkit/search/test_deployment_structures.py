@@ -53,7 +53,7 @@ def large(folder):
 def ground(folder):
     seen = []
     workshop = Workshop(Opened(problem()), Kept(folder))
-    stacks = stacks_of(load_target(PI), workshop)
+    stacks = [stack for stack in stacks_of(load_target(PI), workshop) if stack.name in ("ncnn-fp32", "tflite-int8")]
     space = deployment_space(workshop, stacks, lambda step, done: seen.append((step, done)))
     tables = Tables(workshop, stacks, lambda step, done: seen.append((step, done)))
     return workshop, stacks, space, tables, seen

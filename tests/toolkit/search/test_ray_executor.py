@@ -20,6 +20,7 @@ from toolkit.search.behavior import BehaviorSpace
 from toolkit.search.centroids import cvt_centroids
 from toolkit.search.config_space import ConfigSpace
 from toolkit.search.executors import EXECUTORS, Here, RayCluster, Threads, executor
+from toolkit.search.executors.ray_cluster import NoCluster
 from toolkit.search.genes import Choice
 from toolkit.search.measures import Measure
 from toolkit.search.runner import SearchRunner, Settings
@@ -48,8 +49,11 @@ def test_executors_by_name():
         executor("here", workers=2)
     with pytest.raises(UsageError, match="cannot end an evaluation"):
         executor("here", workers=1, limit_s=1.0)
-    with pytest.raises(SlimeError, match="Connection refused"):
+    with pytest.raises(NoCluster, match="Connection refused") as caught:
         executor("ray", workers=1, address="127.0.0.1:1")
+    assert caught.value.exit_code == 3, "as any device that is not there"
+    assert isinstance(caught.value, SlimeError)
+    assert "correct the address" in caught.value.hint
     with pytest.raises(UsageError, match="no search on 0 workers"):
         executor("ray", workers=0)
     assert EXECUTORS == ("here", "threads", "processes", "ray")

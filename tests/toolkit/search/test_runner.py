@@ -146,8 +146,26 @@ def test_damage_and_other_searches_are_refused(tmp_path):
     raw = bytearray((tmp_path / "a" / "journal.jsonl").read_bytes())
     raw[50] ^= 1
     (tmp_path / "a" / "journal.jsonl").write_bytes(raw)
-    with pytest.raises(ArchiveFormatError, match=r"line 1 of journal\.jsonl was changed"):
+    with pytest.raises(ArchiveFormatError, match=r"line 1 of journal\.jsonl was changed") as caught:
         search(tmp_path / "a", 32)
+    assert str(tmp_path / "a") in caught.value.problem
+    assert "search into another folder" in caught.value.hint
+
+
+def test_what_makes_it_another_search_is_told_in_its_own_words(tmp_path):
+    def contexts(**parts):
+        return settings(context=json.dumps({"model": "0" * 64, "limit": {"latency_s": 0.02}} | parts))
+
+    search(tmp_path / "a", 32, settings=contexts())
+    assert search(tmp_path / "a", 32, settings=contexts()).evaluated == 0
+    with pytest.raises(ArchiveFormatError, match=r"another search: its model differs$"):
+        search(tmp_path / "a", 32, settings=contexts(model="1" * 64))
+    with pytest.raises(ArchiveFormatError, match=r'its limit differs: it was {"latency_s": 0.02}, and is {}$'):
+        search(tmp_path / "a", 32, settings=contexts(limit={}))
+    with pytest.raises(ArchiveFormatError, match=r"its seed differs: it was 0, and is 1$"):
+        search(tmp_path / "a", 32, settings=settings(seed=1, context=contexts(limit={}).context))
+    with pytest.raises(ArchiveFormatError, match=r"its context differs$"):
+        search(tmp_path / "a", 32, settings=settings(context="something else"))
     (tmp_path / "a" / "search.json").write_text("[]")
     with pytest.raises(ArchiveFormatError, match="cannot be read"):
         search(tmp_path / "a", 32)
@@ -461,6 +479,7 @@ def test_searches_that_mean_nothing(make, problem):
         make()
 
 
+@pytest.mark.slow
 def test_hashes_of_texts_decide_nothing_and_no_framework_is_loaded():
     code = (
         "import sys; from toolkit.search.runner import SearchRunner, Settings\n"

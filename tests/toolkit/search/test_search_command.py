@@ -28,16 +28,16 @@ def arguments(files, folder, *more):
 
 
 def test_one_command_finds_shows_and_keeps(files, tmp_path, capsys):
-    assert main(arguments(files, tmp_path, "--evaluations", "8")) == 0
+    assert main(arguments(files, tmp_path, "--evaluations", "4")) == 0
     out = capsys.readouterr().out
-    assert "8 deployments of" in out
+    assert "4 deployments of" in out
     assert "stratified random" in out
     assert "NSGA-II" in out
     atlas = json.loads((tmp_path / "atlas.json").read_text())
     best = next(point for point in atlas["points"] if point["is_on_front"])
     assert best["id"][:8] in out
     capsys.readouterr()
-    assert main(arguments(files, tmp_path, "--evaluations", "8", "--json")) == 0
+    assert main(arguments(files, tmp_path, "--evaluations", "4", "--json")) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["schema"] == "toolkit.search/1"
     assert shown["points"] == atlas["points"]
@@ -70,6 +70,7 @@ def test_no_data_is_an_error_and_not_noise(files, tmp_path, capsys):
     assert "--data" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_help_loads_no_framework():
     code = "import sys\nfrom toolkit.cli.main import main\nmain(['search', '--help'])\n"
     code += "print([m for m in ('torch', 'onnx', 'sklearn', 'onnxruntime') if m in sys.modules], file=sys.stderr)"

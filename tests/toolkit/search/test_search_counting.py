@@ -6,6 +6,8 @@ import subprocess
 import sys
 from collections import Counter
 
+import pytest
+
 from toolkit.observability import MetricsCollector
 from toolkit.observability.prometheus import PrometheusMetrics
 from toolkit.search.archive import CVTArchive
@@ -104,6 +106,7 @@ def test_prometheus_reads_what_was_counted():
     assert all(s.labels["target"] == "coral_tpu" for s in count)
 
 
+@pytest.mark.slow
 def test_nothing_is_imported_for_a_search_that_is_not_counted():
     code = "import sys\nimport toolkit.search.runner\n"
     code += "print([m for m in ('toolkit.observability', 'toolkit.search.counting', 'torch') if m in sys.modules])"

@@ -161,6 +161,7 @@ def test_reading_a_file_loads_no_framework(tmp_path):
     assert "evaluations: 40" in found.stdout
 
 
+@pytest.mark.slow
 def test_a_file_is_searched_and_counted(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     model, data, validation = write(tmp_path / "small")

@@ -37,7 +37,7 @@ def estimated(model: EnergyNetwork, x: Tensor, target: Tensor, beta: float, *, s
     return flat(model)
 
 
-@pytest.mark.parametrize("sizes", [(64, 32, 10), (64, 24, 16, 10)])
+@pytest.mark.parametrize("sizes", [(64, 32, 10), pytest.param((64, 24, 16, 10), marks=pytest.mark.slow)])
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_small_nudges_give_the_gradient(symmetric: bool, sizes: tuple[int, ...]) -> None:
     model, (x, target) = network(sizes=sizes), some_digits(16)

@@ -77,6 +77,7 @@ def test_the_more_is_blended_in_the_worse_it_points() -> None:
     assert cosines[-1] < 0.3
 
 
+@pytest.mark.slow
 def test_it_exports() -> None:
     layer, x = BKLayer(5, 2, 9).eval(), drawn(3, 5).float()
     torch.testing.assert_close(torch.export.export(layer, (x,)).module()(x), layer(x))
@@ -91,6 +92,7 @@ def test_layers_of_equal_seeds_are_equal_and_alpha_changes_no_output() -> None:
     assert torch.equal(before, torch.random.get_rng_state())
 
 
+@pytest.mark.slow
 def test_a_network_learns_through_it() -> None:
     """A loss falls by the exact gradient: which site of 8 holds a well."""
     x = torch.eye(8).repeat(4, 1) + 0.1 * drawn(32, 8).float()

@@ -126,7 +126,7 @@ def test_untrained_it_stands_still_and_equal_seeds_are_equal() -> None:
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-@pytest.mark.parametrize("cut", [1, 3, 5])
+@pytest.mark.parametrize("cut", [pytest.param(1, marks=pytest.mark.slow), 3, pytest.param(5, marks=pytest.mark.slow)])
 def test_a_training_that_was_cut_off_goes_on_to_the_same_bits(cut: int) -> None:
     windows, schedule = swings(4, 20).split(8), Schedule(warm_up=2, hybrid=2, koopman=2)
 
@@ -145,6 +145,7 @@ def test_a_training_that_was_cut_off_goes_on_to_the_same_bits(cut: int) -> None:
         assert torch.equal(value, second.model.state_dict()[name]), name
 
 
+@pytest.mark.slow
 def test_it_exports() -> None:
     model, x = KoopmanNetwork(2, 6).eval(), swings(2, 12)[:, 0]
     torch.testing.assert_close(torch.export.export(model, (x,)).module()(x), model(x))

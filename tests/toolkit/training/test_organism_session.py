@@ -1,7 +1,8 @@
 """`toolkit train` on an organism's recipe: the folder, what is refused, and that nothing is done twice."""
 
 import json
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,7 @@ def test_a_recipe_becomes_a_folder_that_is_a_model(capsys: Capture) -> None:
     assert source.data is not None, "samples to calibrate with travel along"
 
 
+@pytest.mark.slow
 def test_what_is_finished_is_not_done_again_and_another_recipe_is_refused(capsys: Capture) -> None:
     assert main(["train", recipe(), "-o", "o", "-q"]) == 0
     before = content("o")
@@ -103,6 +105,29 @@ def test_equal_recipes_give_equal_bytes_and_a_cut_one_goes_on_to_them(monkeypatc
     assert main(["train", recipe(), "-o", "b", "-q"]) == 0
     same = ("weights.safetensors", "recipe.yaml", "examples.safetensors", "organism.json")
     assert all(Path("a", name).read_bytes() == Path("b", name).read_bytes() for name in same)
+
+
+def test_a_finished_training_is_looked_at_where_it_lies(capsys: Capture) -> None:
+    assert main(["train", recipe(), "-o", "o", "-q"]) == 0
+    Path("r.yaml").unlink()
+    capsys.readouterr()
+    assert main(["train", "o", "-q"]) == 0, "a folder goes on in itself"
+    assert "finished before" in capsys.readouterr().out
+    assert not Path("trained").exists()
+    damages: dict[str, Callable[[bytes], bytes]] = {
+        "weights.safetensors": lambda had: had[:-100] + bytes([had[-100] ^ 4]) + had[-99:],
+        "organism.json": lambda had: had[:400],
+        "report.json": lambda had: b"[]",
+        "recipe.yaml": lambda had: b"organism",
+    }
+    for name, damage in damages.items():
+        shutil.copytree("o", name[:3])
+        there = Path(name[:3], name)
+        there.write_bytes(damage(there.read_bytes()))
+        given = recipe() if name == "recipe.yaml" else name[:3]
+        assert name in refused(capsys, given, "-o", name[:3])
+        assert main(["train", recipe(), "-o", name[:3], "--force", "-q"]) == 0
+        assert Path(name[:3], "weights.safetensors").read_bytes() == Path("o", "weights.safetensors").read_bytes()
 
 
 def test_mistakes_are_told_with_their_lines(capsys: Capture) -> None:

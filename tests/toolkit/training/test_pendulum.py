@@ -17,6 +17,7 @@ def test_swings_are_those_of_scipy() -> None:
         assert np.abs(peer.y.T - swing).max() < 1e-9
 
 
+@pytest.mark.slow
 def test_energy_stays_and_no_swing_goes_higher() -> None:
     states = pendulum_states(60, 10, highest=1.5)
     energy = pendulum_energy(states)

@@ -152,6 +152,7 @@ def test_with_the_constraint_euler_learns_to_drift_less() -> None:
     assert constraint.multiplier.item() > 1.0
 
 
+@pytest.mark.slow
 def test_it_exports() -> None:
     model, x = layer(steps=2).eval(), states(2, 6)
     exported = torch.export.export(model, (x,)).module()

@@ -57,6 +57,7 @@ def test_forgetting_is_a_weight_and_follows_a_system_that_changes() -> None:
     torch.testing.assert_close(stream.operator, torch.linalg.lstsq(weights * x, weights * y).solution.t())
 
 
+@pytest.mark.slow
 def test_what_nothing_new_is_heard_of_does_not_wind_up() -> None:
     """After 200 rows the stream is stuck in one state, and forgets: the textbook's covariance grows as λ⁻ⁿ, to NaN."""
     x, truth = torch.cat((drawn(200, 3), drawn(1, 3).expand(4000, 3))).float(), drawn(2, 3).float()

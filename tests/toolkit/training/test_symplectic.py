@@ -25,6 +25,7 @@ def energies(step: float, steps: int) -> Tensor:
     return torch.tensor(found, dtype=torch.float64)
 
 
+@pytest.mark.slow
 def test_energy_stays_within_a_band_however_long_it_runs() -> None:
     early, late = energies(0.1, 5_000).sub(0.5).abs().split(2_500)
     assert float(early.max()) < 0.1**2 / 4

@@ -273,6 +273,11 @@ def test_a_damaged_checkpoint_is_told_and_replaced_only_by_force(capsys: Capture
     Path("trained/digits/checkpoint.pt").write_bytes(b"PK cut short")
     assert "checkpoint.pt is cut short or damaged" in refused(capsys, recipe())
     assert content("trained/digits") == {"checkpoint.pt": b"PK cut short"}
+    torch.save({"key": "0" * 64, "weights": torch.zeros(10_000)}, "trained/digits/checkpoint.pt")
+    whole = Path("trained/digits/checkpoint.pt").read_bytes()
+    for left in (0, 1, 100, 5_000, len(whole) // 2, len(whole) - 1):
+        Path("trained/digits/checkpoint.pt").write_bytes(whole[:left])
+        assert "checkpoint.pt is cut short or damaged" in refused(capsys, recipe()), left
     assert main(["train", recipe(), "--force", "-q"]) == 0
     assert "checkpoint.pt" not in content("trained/digits")
 
@@ -302,8 +307,10 @@ def test_a_checkpoint_of_another_torch_says_so(capsys: Capture) -> None:
         ({"methods": {"curriculum": {"start": 0.0}}}, "methods.curriculum.start = 0.0 is not allowed"),
         ({"methods": {"transfer": {"start_from": "nowhere"}}}, "'nowhere' is neither the folder of a training"),
         ({"methods": {"distil": {"teacher": "separable_vision"}}}, "separable_vision comes untrained"),
-        ({"config": {"width": 3}}, "digits comes in one size and takes no config"),
-        ({"model": "separable_vision", "config": {"clases": 3}}, "separable_vision has no field 'clases'"),
+        ({"config": {"width": 3}}, "r.yaml:2: digits comes in one size and takes no config"),
+        ({"model": "separable_vision", "config": {"clases": 3}}, "r.yaml:2: separable_vision has no field 'clases'"),
+        ({"model": "separable_vision", "config": {"width": "8px"}}, "r.yaml:2: separable_vision: width = '8px' is not"),
+        ({"methods": {"recompute": "maybe"}}, "methods.recompute = 'maybe' is not allowed"),
         ({"methods": {"curriculum": True}}, "it has fields of its own\n  next: fields: epochs, start"),
         ({"amp": "half"}, "amp = 'half' is not allowed: input should be 'bfloat16', 'float16' or 'float32'"),
         ({"model": "resnet_bk"}, "wants int64, got float32\n  next: convert the data; the model's input is"),
@@ -336,6 +343,44 @@ def test_too_little_memory_says_what_to_lower(
     said = refused(capsys, recipe(), code=3)
     assert "training: a batch takes more memory than this machine has left" in said
     assert "lower batch, set methods.recompute=true" in said
+
+
+def test_every_mistake_in_a_config_is_told_with_its_line_before_anything_is_trained(capsys: Capture) -> None:
+    Path("r.yaml").write_text("model: separable_vision\nconfig:\n  width: 8px\n  stages:\n  - 2\n  - two\n")
+    for words in (["r.yaml"], ["r.yaml", "--dry-run"]):
+        said = refused(capsys, *words)
+        assert "r.yaml has 2 mistakes" in said
+        assert "r.yaml:3: separable_vision: width = '8px'" in said
+        assert "r.yaml:6: separable_vision: stages[1] = 'two'" in said
+    said = refused(capsys, "separable_vision", "--set", "config.width=wide", "--dry-run")
+    assert "--set config.width: separable_vision: width = 'wide'" in said
+    assert "write true or false" in refused(capsys, "digits", "--set", "methods.recompute=maybe")
+
+
+def test_a_name_may_bring_settings(capsys: Capture) -> None:
+    assert main(["train", "separable_vision@width=16,stages=[1,2]", "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["recipe"]["config"] == {"width": 16, "stages": [1, 2]}
+    assert "did you mean 'width'?" in refused(capsys, "separable_vision@widht=16", "--dry-run")
+
+
+def test_a_folder_goes_on_in_itself(capsys: Capture) -> None:
+    small()
+    assert main(["train", recipe(), "-o", "mine", "-q"]) == 0
+    before = content("mine")
+    capsys.readouterr()
+    assert main(["train", "mine", "-q"]) == 0
+    assert "finished before" in capsys.readouterr().out
+    assert main(["train", "mine", "--force", "-q"]) == 0
+    assert content("mine") == before
+    assert "mine holds a training of another recipe: epochs is 3, was 2" in refused(capsys, "mine", "--epochs", "3")
+    assert not Path("trained").exists()
+    assert "there is no such file or folder" in refused(capsys, "mine/not")
+
+
+def test_an_early_end_is_told(capsys: Capture) -> None:
+    small()
+    assert main(["train", recipe(epochs=3, rate=100.0, patience=1), "-q"]) == 0
+    assert "after epoch 0 of 3; ended after 1 of 3, 1 without a better one" in capsys.readouterr().out
 
 
 def test_files_that_are_no_recipe(capsys: Capture) -> None:

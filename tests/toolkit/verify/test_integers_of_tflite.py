@@ -86,6 +86,7 @@ def test_an_operator_alone(case: Case) -> None:
 SIZES = st.integers(1, 9)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(st.sampled_from(["Add", "Mul", "Sub", "Concat"]), SIZES, SIZES, st.integers(0, 2**32))
 def test_any_two_operands(op: str, rows: int, columns: int, seed: int) -> None:
@@ -102,6 +103,7 @@ def test_any_convolution(
     agrees(Case("Conv", [(1, inputs, 7, 6)], weights, weights[0], attributes), seed, per_channel=per_channel)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(SIZES, st.integers(2, 9), st.integers(2, 9), st.integers(0, 2**32))
 def test_any_average(channels: int, height: int, width: int, seed: int) -> None:

@@ -69,6 +69,7 @@ def test_any_convolution(case: Case, seed: int, per_channel: bool) -> None:
     agrees(case, seed, np.uint8, per_channel=per_channel)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(st.sampled_from(["Add", "Mul", "Concat"]), SIZES, SIZES, st.integers(0, 2**32), st.booleans())
 def test_any_two_operands(op: str, rows: int, columns: int, seed: int, signed: bool) -> None:
@@ -76,12 +77,14 @@ def test_any_two_operands(op: str, rows: int, columns: int, seed: int, signed: b
     agrees(Case(op, [(rows, columns)] * 2, attributes=attributes), seed, np.int8 if signed else np.uint8)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(SIZES, st.integers(1, 70), SIZES, st.integers(0, 2**32), st.booleans())
 def test_any_product(rows: int, inner: int, columns: int, seed: int, signed: bool) -> None:
     agrees(Case("Gemm", [(rows, inner)], (inner, columns), columns), seed, np.int8 if signed else np.uint8)
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(st.integers(1, 5), SIZES, SIZES, st.integers(0, 2**32), st.booleans())
 def test_any_average(channels: int, height: int, width: int, seed: int, signed: bool) -> None:

@@ -2,12 +2,15 @@
 
     python -m toolkit.bench.tiled_attention [--json] [--device cuda] [--scores dot,metric] [--seeds 5] [PART ...]
 
-`recall`, `characters`: networks trained dense and deployed with fewer and fewer tiles, beside a transformer by torch's
-fused attention; recall beside other sparse attentions as well. On a GPU the characters' network is a larger one.
+`recall`, `copy`, `induction`, `passkey`, `listops`, `pathfinder`: networks trained dense and deployed with fewer and
+fewer tiles, beside a transformer by torch's fused attention and other sparse attentions; see `tasks.py`. All but the
+first want a GPU, and are left out where no part is named. `characters`: the same on text, without the sparse ones; on a
+GPU the network is a larger one.
 `time`, `memory`: the layer at 1,024 to 8,192 tokens on one thread, beside dense attention unfused and fused; seconds in
-turns, live bytes counted. `runtime`: vectorised forms beside the best plain ones of torch. `threads`: the layer on one
-thread and on all. `device`: 1/8 of the tiles at 16,384 tokens by the block-sparse kernel, beside flash attention; on a
-GPU alone. Training is checkpointed in the cache folder.
+turns, live bytes counted; `resident`: what the system says of that, each way in a process of its own. `runtime`: six
+steps of the library beside the best plain forms of torch; `operations`: those that should take less than a millisecond.
+`threads`: the layer on one thread and on all. `device`: 1/8 of the tiles at 16,384 tokens by the block-sparse kernel,
+beside flash attention; on a GPU alone. Training is checkpointed in the cache folder.
 """
 
 from __future__ import annotations
@@ -15,20 +18,23 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from toolkit.bench.tiled_attention import speed
+from toolkit.bench.tiled_attention import goals, speed
+from toolkit.bench.tiled_attention.answers import answered
 from toolkit.bench.tiled_attention.device import on_device
-from toolkit.bench.tiled_attention.recall import recall
+from toolkit.bench.tiled_attention.resident import resident
+from toolkit.bench.tiled_attention.tasks import TASKS
 from toolkit.bench.tiled_attention.text import text
+from toolkit.calibration.setting import processor
 
 _LENGTHS = (1024, 2048, 4096, 8192)
 _SCORES = ("dot", "metric", "fidelity", "hyperbolic", "born")
@@ -38,11 +44,11 @@ _FASTER_FROM, _UNDER_FROM, _UNDER = 4096, 2048, 0.6
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m toolkit.bench.tiled_attention", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(_PARTS)}; all where none is named")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of the parts device and characters")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(_PARTS)}")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of the tasks, characters and device")
     parser.add_argument("--scores", default="dot,metric", help=f"that are trained, of {','.join(_SCORES)}")
-    parser.add_argument("--seeds", type=int, default=5, help="of the recall task")
-    parser.add_argument("--workers", type=int, default=1, help="processes that train the recall task at the same time")
+    parser.add_argument("--seeds", type=int, default=5, help="of each task")
+    parser.add_argument("--workers", type=int, default=1, help="processes that train a task at the same time")
     parser.add_argument("--lengths", type=int, nargs="+", default=_LENGTHS, help="of the parts time and memory")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     given = parser.parse_args(arguments)
@@ -57,8 +63,8 @@ def main(arguments: Sequence[str]) -> int:
         parser.error(f"unknown scores: {', '.join(sorted(wrong))}; known: {', '.join(_SCORES)}")
     if given.device == "cuda" and not torch.cuda.is_available():
         parser.error("this machine has no GPU that torch can use: --device cpu")
-    found = {part: _said(part, make(given)) for part, make in _PARTS.items() if part in (given.parts or _PARTS)}
-    about = {"processor": platform.processor() or platform.machine(), "torch": torch.__version__,
+    found = {part: _said(part, make(given)) for part, make in _PARTS.items() if part in (given.parts or _USUAL)}
+    about = {"processor": processor(), "torch": torch.__version__,
              "load": os.getloadavg()[0]}  # fmt: skip
     if given.json:
         print(json.dumps({"schema": "toolkit.bench.tiled_attention/1", "about": about, **found}, indent=1))
@@ -77,15 +83,23 @@ def _said(part: str, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [dict(row) for row in rows]
 
 
+def _answered(task: str, given: argparse.Namespace) -> Iterable[Mapping[str, Any]]:
+    ways = ("born", *given.scores)
+    return map(asdict, answered(task, ways, given.seeds, workers=given.workers, device=given.device))
+
+
 _PARTS: Mapping[str, Callable[[argparse.Namespace], Iterable[Mapping[str, Any]]]] = {
-    "recall": lambda given: map(asdict, recall(("born", *given.scores), given.seeds, workers=given.workers)),
+    **{task: partial(_answered, task) for task in TASKS},
     "characters": lambda given: map(asdict, text(given.scores, device=given.device)),
     "time": lambda given: map(asdict, speed.times(given.lengths)),
     "memory": lambda given: map(asdict, speed.memory(given.lengths)),
-    "runtime": lambda given: map(asdict, speed.forms()),
+    "resident": lambda given: map(asdict, resident([n for n in given.lengths if n >= _UNDER_FROM])),
+    "runtime": lambda given: map(asdict, goals.forms()),
+    "operations": lambda given: map(asdict, goals.core_operations()),
     "threads": lambda given: speed.thread_times(max(given.lengths), sorted({1, os.cpu_count() or 1})),
     "device": lambda given: map(asdict, on_device(given.device)),
 }
+_USUAL = [part for part in _PARTS if part == "recall" or part not in TASKS]
 
 
 # ---- for people
@@ -103,6 +117,13 @@ def _judged(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterable[str]:
         if row["length"] == _UNDER_FROM and row["way"].startswith("tiled"):
             verdict = "reaches" if row["under_dense"] >= _UNDER else "MISSES"
             yield f"{row['way']}: {row['under_dense']:.1%} under unfused dense attention, {verdict} {_UNDER:.0%}"
+    for row in found.get("runtime", ()):
+        if row["form"] == "library":
+            verdict = "reaches" if row["interval"][0] >= goals.FASTER else "MISSES"
+            yield f"{row['step']}: {row['times']:.2f}x the best plain form, {verdict} {goals.FASTER}x"
+    for row in found.get("operations", ()):
+        verdict = "below" if row["interval_s"][1] < goals.UNDER_S else "NOT below"
+        yield f"{row['operation']}: {row['median_s'] * 1e3:.2f} ms, {verdict} {goals.UNDER_S * 1e3:.0f} ms"
     for row in found.get("device", ()):
         if row["ratio"] is None:
             yield f"{row['shape']}{' causal' if row['causal'] else ''}: {row['note']}"

@@ -43,18 +43,12 @@ def _next(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def deployed(
-    network: nn.Module, config: geometric.Config, refine: int, choose_by: str = "earlier", *, recent: bool = False
+    network: nn.Module, config: geometric.Config, refine: int, choose_by: str = "earlier", *, near: int = 0
 ) -> nn.Module:
-    """The same weights with `refine` tiles; with `recent` the own and the last before it, whatever they hold."""
-    plan = "static" if recent else "topk"
-    made = geometric.build(config.model_copy(update={"plan": plan, "refine": refine, "choose_by": choose_by}))
+    """The same weights with `refine` tiles, `near` of which are those just before the own."""
+    update = {"plan": "topk", "refine": refine, "choose_by": choose_by, "near": near}
+    made = geometric.build(config.model_copy(update=update))
     made.load_state_dict(network.state_dict())
-    if recent:
-        tiles = config.context // config.tile
-        place = torch.arange(tiles)[:, None]
-        before = (place - 1 - torch.arange(refine - 1)) % tiles  # those of the first tiles lie in the future: unseen
-        for attention in (block.attention for block in made.blocks):  # type: ignore[union-attr]
-            attention.settled = before.expand(config.heads, -1, -1)
     return made
 
 

@@ -1,31 +1,28 @@
-"""Seconds and live bytes of the layer beside dense attention, unfused and fused, and of the forms of the runtime."""
+"""Seconds and live bytes of the layer beside dense attention, unfused and fused, and what threads make of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, pad
 
 from toolkit.bench.timing import in_turns_s, spread_s
 from toolkit.geometry.neural.attention import QuantumGeometricAttention, ScoreName
 from toolkit.geometry.runtime.memory import live_bytes
-from toolkit.geometry.runtime.vectorization import Diffusion, VectorizationSystem, threads, tune_threads
+from toolkit.geometry.runtime.vectorization import threads, tune_threads
 from toolkit.models.seeded import seeded
 from toolkit.rng import numpy_generator, torch_generator
 
-__all__ = ["Form", "Timed", "Used", "forms", "layers", "memory", "thread_times", "times", "unfused"]
+__all__ = ["Timed", "Used", "layers", "memory", "peaks", "ratio_draws", "thread_times", "times", "tokens", "unfused"]
 
 _HIDDEN, _HEADS, _STATE = 64, 4, 16
 _TILE, _REFINE = 64, 4
 _DRAWS = 1000
 _FEWEST_UNFUSED, _FEWEST = 3, 30
-_NO_PEERS = ("loop", "closed form")
-"""A loop in Python is beaten by anything; a closed form holds for one metric alone."""
 _SCORES: tuple[ScoreName, ...] = ("dot", "metric", "fidelity", "hyperbolic", "born")
 
 
@@ -60,19 +57,6 @@ class Used:
     training_bytes: int
     under_dense: float
     training_under_dense: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Form:
-    """A step in several forms; `ratio` is the best other plain form of torch over this one, above 1 where faster."""
-
-    step: str
-    form: str
-    seconds: float
-    quartiles_s: tuple[float, float]
-    operators: int
-    new_bytes: int
-    ratio: float | None
 
 
 class _Unfused(nn.Module):
@@ -159,12 +143,21 @@ def times(lengths: Sequence[int]) -> Iterator[Timed]:
 
 
 def _interval(above: Sequence[float], below: Sequence[float]) -> tuple[float, float]:
-    """95 % of the ratio of medians, by the bootstrap over rounds: what the machine did besides fell on both."""
-    draw = numpy_generator(0, "ratio of medians")
+    low, high = np.quantile(ratio_draws(above, below), (0.025, 0.975))
+    return float(low), float(high)
+
+
+def ratio_draws(above: Sequence[float], below: Sequence[float], name: str = "") -> np.ndarray:
+    """The ratio of medians of 1,000 bootstraps over rounds: what the machine did besides fell on both.
+
+    Args:
+        name: Ratios of different names are drawn apart from each other.
+    """
+    draw = numpy_generator(0, "ratio of medians", name) if name else numpy_generator(0, "ratio of medians")
     rounds = draw.integers(0, len(above), (_DRAWS, len(above)))
     one, other = (np.median(np.asarray(x)[rounds], axis=1) for x in (above, below))
-    low, high = np.quantile(one / other, (0.025, 0.975))
-    return float(low), float(high)
+    ratio: np.ndarray = one / other
+    return ratio
 
 
 def memory(lengths: Sequence[int], names: Sequence[str] | None = None) -> Iterator[Used]:
@@ -179,96 +172,20 @@ def memory(lengths: Sequence[int], names: Sequence[str] | None = None) -> Iterat
         made = layers(False)
         for name in names or made:
             way = made[name]
-            used = _peaks(way, x)
+            used = peaks(way, x)
             base = base or used
             yield Used(way=name, length=length, forward_bytes=used[0], training_bytes=used[1],
                        under_dense=1 - used[0] / base[0], training_under_dense=1 - used[1] / base[1])  # fmt: skip
 
 
-def _peaks(way: nn.Module, x: Tensor) -> tuple[int, int]:
+def peaks(way: nn.Module, x: Tensor) -> tuple[int, int]:
+    """Bytes alive at most in a forward without gradients, and in a forward and backward."""
     with torch.no_grad(), live_bytes() as forward:
         way(x)
     with live_bytes() as training:
         way(x).sum().backward()
     way.zero_grad(set_to_none=True)
     return forward.peak, training.peak
-
-
-# ---- the runtime
-
-
-def forms() -> Iterator[Form]:
-    """Steps of the library in their vectorised form and in the plain ones of torch."""
-    steps = {"Christoffel symbols, 64 points": _christoffel(), "diffusion 128 x 128": _diffusion(128),
-             "diffusion 1024 x 1024": _diffusion(1024)}  # fmt: skip
-    for step, ways in steps.items():
-        with threads(1):
-            taken = in_turns_s(ways, seconds=2.0, fewest=15)
-        ours, *others = taken
-        best = min(np.median(taken[name]) for name in others if name not in _NO_PEERS)
-        for name, runs in taken.items():
-            lower, middle, upper = spread_s(runs)
-            with live_bytes() as used:
-                ways[name]()
-            yield Form(step=step, form=name, seconds=middle, quartiles_s=(lower, upper), operators=used.operators,
-                       new_bytes=used.peak, ratio=float(best / middle) if name == ours else None)  # fmt: skip
-
-
-def _christoffel() -> dict[str, Callable[[], object]]:
-    """Of the unit sphere; Γ^l_ij by the derivative of the metric and one solve."""
-    points = torch.rand(64, 2, generator=torch_generator(0, "points"), dtype=torch.float64) + 0.5
-    system = VectorizationSystem()
-
-    def one(point: Tensor) -> Tensor:
-        d = torch.func.jacfwd(_sphere)(point)  # d[i, j, k] = ∂_k g_ij
-        first = 0.5 * (d.permute(1, 2, 0) + d.permute(1, 0, 2) - d.permute(2, 0, 1))
-        return _solved(_sphere(point), first)
-
-    def by_autograd() -> Tensor:
-        """All points at once: one backward pass for each component of the metric."""
-        x = points.detach().requires_grad_()
-        zero, one_ = torch.zeros_like(x[:, 0]), torch.ones_like(x[:, 0]) + 0 * x[:, 0]
-        g = torch.stack([torch.stack([one_, zero], 1), torch.stack([zero, x[:, 0].sin() ** 2], 1)], 1)
-        parts = [torch.autograd.grad(part.sum(), x, retain_graph=True, allow_unused=True)[0]
-                 for part in g.flatten(1).unbind(1)]  # fmt: skip
-        d = torch.stack([torch.zeros_like(x) if part is None else part for part in parts], 1).reshape(-1, 2, 2, 2)
-        first = 0.5 * (d.permute(0, 2, 3, 1) + d.permute(0, 2, 1, 3) - d.permute(0, 3, 1, 2))
-        return _solved(g, first)
-
-    def by_hand() -> Tensor:
-        """What one writes for this metric alone: the derivative in closed form, on all points."""
-        sin, cos = points[:, 0].sin(), points[:, 0].cos()
-        found = points.new_zeros(len(points), 2, 2, 2)
-        found[:, 0, 1, 1] = -sin * cos
-        found[:, 1, 0, 1] = found[:, 1, 1, 0] = cos / sin
-        return found
-
-    return {
-        "vectorised": lambda: system.vectorize_geometric_flow(one, points),
-        "loop": lambda: torch.stack([one(point) for point in points]),
-        "autograd": by_autograd,
-        "closed form": by_hand,
-    }
-
-
-def _solved(metric: Tensor, first: Tensor) -> Tensor:
-    """Symbols of the first kind (..., n, n, n) to those of the second."""
-    second: Tensor = torch.linalg.solve(metric, first.flatten(-2))
-    return second.reshape(first.shape)
-
-
-def _sphere(point: Tensor) -> Tensor:
-    return torch.diag(torch.stack([torch.ones_like(point[0]), point[0].sin() ** 2]))
-
-
-def _diffusion(size: int) -> dict[str, Callable[[], object]]:
-    u = torch.rand(1, 1, size, size, generator=torch_generator(0, "grid"))
-    kernel = torch.tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])[None, None]
-    return {
-        "vectorised": Diffusion(u, 0.2).step_,
-        "rolled": lambda: u + 0.2 * (u.roll(1, -1) + u.roll(-1, -1) + u.roll(1, -2) + u.roll(-1, -2) - 4 * u),
-        "convolution": lambda: u + 0.2 * conv2d(pad(u, (1, 1, 1, 1), mode="circular"), kernel),
-    }
 
 
 def thread_times(length: int, counts: Sequence[int]) -> Iterator[dict[str, object]]:

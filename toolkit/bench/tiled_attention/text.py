@@ -51,7 +51,7 @@ class Read:
 
     Args:
         refine, tiles: R of T; 0 of T where attention is dense.
-        tiles_are: "chosen" by the input, or the most "recent" ones.
+        tiles_are: "chosen" by the input, all or but "the one before", or the most "recent" ones.
         loss: Nats a character.
         worse: `loss` less that of the same network, dense, with the 95 % interval of the bootstrap.
         characters: That were asked for.
@@ -107,8 +107,8 @@ def text(scores: Sequence[str], *, device: Device = "cpu", size: Size | None = N
         if score == "born":
             continue
         for refine in (2**i for i in range(tiles.bit_length())):
-            for tiles_are in ("chosen", "recent"):
-                tiled = deployed(network, config, refine, recent=tiles_are == "recent")
+            for tiles_are, near in {"chosen": 0, "chosen, the one before": 1, "recent": refine - 1}.items():
+                tiled = deployed(network, config, refine, near=near)
                 yield row(score, network, _losses(tiled, asked, device), dense, refine, tiles_are)
 
 

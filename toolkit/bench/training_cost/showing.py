@@ -37,13 +37,17 @@ def as_lines(found: Sequence[Row]) -> Iterator[str]:
         yield from _lines(row)
     for machine in sorted({row.machine for row in found if row.machine}):
         yield f"measured on {machine}"
+    there = {row.factor for row in found}
+    of = "" if there >= set(CLAIMED) else ", of what was asked for alone"
     for cost, what in _PRODUCTS.items():
         true = product(found, cost)
         yield ""
         yield f"{what}:"
         for name, (value, interval) in true.by_factor.items():
-            yield f"  {name:18} claimed {_times(CLAIMED[name]):>5}, true {_times(value)} {_interval(interval)}"
-        yield f"  in all: claimed {CLAIMED_IN_ALL:.0e} (its factors give {claimed_product():.0e}), true {_total(true)}"
+            told = f"true {_times(value)} {_interval(interval)}" if name in there else "not asked for"
+            yield f"  {name:18} claimed {_times(CLAIMED[name]):>5}, {told}"
+        claimed = f"claimed {CLAIMED_IN_ALL:.0e} (its factors give {claimed_product():.0e})"
+        yield f"  in all: {claimed}, true {_total(true)}{of}"
 
 
 def _lines(row: Row) -> Iterator[str]:

@@ -18,9 +18,11 @@ from torch import Tensor
 from targets.errors import MissingDependency
 from toolkit.errors import GeometryError
 from toolkit.geometry.runtime.memory import MemoryManager
+from toolkit.rng import torch_generator
 
 __all__ = ["Benchmark", "GPUMemoryManager", "GPUPerformanceTests", "MemoryUse"]
 
+_DRAWS = 1000
 _PARITY = 1e-4
 """Of float32 on two devices, relative to the largest value: sums run in other orders."""
 
@@ -44,7 +46,7 @@ class GPUMemoryManager:
     """Tensors on a device, and what they take.
 
     Args:
-        device: "cuda" or "cpu"; shaders have pools of their own in `toolkit.geometry.runtime.vulkan`.
+        device: "cuda" or "cpu"; arrays of shaders are `toolkit.geometry.runtime.vulkan.VulkanMemoryManager`'s.
         capacity_bytes: Of the arena on the CPU.
 
     Raises:
@@ -55,7 +57,9 @@ class GPUMemoryManager:
     def __init__(self, device: str = "cuda", *, capacity_bytes: int = 2**26) -> None:
         self.device = torch.device(device)
         if self.device.type not in ("cuda", "cpu"):
-            raise GeometryError(f"no memory manager for {device!r}", hint="choose cuda or cpu")
+            raise GeometryError(
+                f"no memory manager for {device!r}", hint="choose cuda or cpu; for shaders VulkanMemoryManager"
+            )
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise MissingDependency(
                 "torch finds no GPU here", hint="choose cpu, or install torch for CUDA and a driver"
@@ -108,13 +112,19 @@ def _cuda_use(device: str, stats: dict[str, int]) -> MemoryUse:
     )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """What a device took, with quartiles, and what the times were taken on."""
+    """What a device took: the median with 95 % of the bootstrap, quartiles, and what the times were taken on.
+
+    Args:
+        adapter: "discrete", "integrated" or "cpu".
+    """
 
     device: str
+    adapter: str
     torch: str
     seconds: float
+    interval_s: tuple[float, float]
     quartiles_s: tuple[float, float]
     runs: int
 
@@ -164,11 +174,21 @@ class GPUPerformanceTests:
             if number >= warm_ups:
                 taken.append(perf_counter() - started)
         lower, _, upper = quantiles(taken, n=4)
-        return Benchmark(self._name(), torch.__version__, median(taken), (lower, upper), runs)
+        drawn = torch.randint(runs, (_DRAWS, runs), generator=torch_generator(0, "median"))
+        medians = torch.tensor(taken, dtype=torch.float64)[drawn].quantile(0.5, 1)
+        low, high = medians.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+        return Benchmark(device=self._name(), adapter=self._adapter(), torch=torch.__version__, seconds=median(taken),
+                         interval_s=(low, high), quartiles_s=(lower, upper), runs=runs)  # fmt: skip
 
     def _wait(self) -> None:
         if self.manager.device.type == "cuda":  # pragma: no cover (needs a GPU)
             torch.cuda.synchronize(self.manager.device)
+
+    def _adapter(self) -> str:
+        if self.manager.device.type == "cuda":  # pragma: no cover (needs a GPU)
+            shares = torch.cuda.get_device_properties(self.manager.device).is_integrated
+            return "integrated" if shares else "discrete"
+        return "cpu"
 
     def _name(self) -> str:
         if self.manager.device.type == "cuda":  # pragma: no cover (needs a GPU)

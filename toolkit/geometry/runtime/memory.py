@@ -207,13 +207,12 @@ class _Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.known: set[int] = set()  # storages that others made
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        for leaf in tree_leaves((args, kwargs)):
-            if isinstance(leaf, Tensor):
-                self._know(leaf.untyped_storage())
+        for leaf in _dense_parts((args, kwargs)):
+            self._know(leaf.untyped_storage())
         result = func(*args, **(kwargs or {}))
         self.found.operators += 1
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor) and leaf.untyped_storage()._cdata not in self.known:
+        for leaf in _dense_parts(result):
+            if leaf.untyped_storage()._cdata not in self.known:
                 self.found._made(leaf)
         return result
 
@@ -222,6 +221,21 @@ class _Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if key not in self.known and key not in self.found._alive:
             self.known.add(key)
             weakref.finalize(storage, self.known.discard, key)  # its number may be given to another one
+
+
+def _dense_parts(tree: Any) -> Iterator[Tensor]:
+    """The tensors of a tree; of a sparse one what it is made of."""
+    for leaf in tree_leaves(tree):
+        if not isinstance(leaf, Tensor):
+            continue
+        if leaf.layout == torch.strided:
+            yield leaf
+        elif leaf.layout == torch.sparse_coo:
+            yield from (leaf._indices(), leaf._values())
+        elif leaf.layout in (torch.sparse_csr, torch.sparse_bsr):
+            yield from (leaf.crow_indices(), leaf.col_indices(), leaf.values())
+        elif leaf.layout in (torch.sparse_csc, torch.sparse_bsc):
+            yield from (leaf.ccol_indices(), leaf.row_indices(), leaf.values())
 
 
 @contextmanager

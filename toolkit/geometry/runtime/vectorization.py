@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.errors import GeometryError
+from toolkit.geometry.runtime.recording import Recorded
 
 __all__ = ["Diffusion", "ThreadReport", "VectorizationSystem", "threads", "tune_threads"]
 
@@ -28,12 +29,15 @@ class VectorizationSystem:
 
     Args:
         chunk: Items at a time; None takes all at once. Smaller ones hold less memory.
+        record: Whether operators are taken down at the first call with a function and a shape, and replayed by the
+            others; see `toolkit.geometry.runtime.recording`, also for what it asks of the function.
     """
 
-    def __init__(self, chunk: int | None = None) -> None:
+    def __init__(self, chunk: int | None = None, *, record: bool = False) -> None:
         if chunk is not None and chunk < 1:
             raise GeometryError(f"{chunk} items at a time", hint="choose 1 or more, or None for all")
         self.chunk = chunk
+        self._recorded: dict[Item, Recorded] | None = {} if record else None
 
     def vectorize_pattern_dynamics(self, step: Item, states: Tensor) -> Tensor:
         """`step` of one state [C, H, W] on all of [n, C, H, W]."""
@@ -58,49 +62,74 @@ class VectorizationSystem:
         return [answer[:length] for answer, length in zip(answers, lengths.tolist(), strict=True)]
 
     def optimize_memory_access(self, operation: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """`operation(*tensors, out=...)` with its result in a buffer of its own for each shape, and inputs contiguous.
+        """`operation(*tensors, out=...)` on contiguous inputs, with buffers of its own for each shape and dtype.
 
-        The result is overwritten by the next call of the same shapes: copy what is to be kept.
+        The result is overwritten by the next call of the same shapes: copy what is to be kept. Gradients do not pass.
         """
-        buffers: dict[tuple[tuple[int, ...], ...], Tensor] = {}
+        results: dict[tuple[object, ...], Tensor] = {}
+        copies: dict[tuple[object, ...], Tensor] = {}
 
+        def dense(number: int, x: Tensor) -> Tensor:
+            if x.is_contiguous():
+                return x
+            key = (number, x.shape, x.dtype, x.device)
+            if key not in copies:
+                copies[key] = torch.empty_like(x, memory_format=torch.contiguous_format)
+            return copies[key].copy_(x)
+
+        @torch.no_grad()
         def run(*tensors: Tensor) -> Tensor:
-            ready = [x.contiguous() for x in tensors]
-            key = tuple(tuple(x.shape) for x in ready)
-            if key not in buffers:
-                buffers[key] = operation(*ready, out=None).contiguous()
-                return buffers[key]
-            return operation(*ready, out=buffers[key])
+            ready = [dense(number, x) for number, x in enumerate(tensors)]
+            key = tuple((x.shape, x.dtype, x.device) for x in ready)
+            if key not in results:
+                results[key] = operation(*ready, out=None).contiguous()
+                return results[key]
+            return operation(*ready, out=results[key])
 
         return run
 
     def _mapped(self, function: Item, items: Tensor) -> Tensor:
         if items.ndim == 0 or not len(items):
             raise GeometryError(f"items come as {tuple(items.shape)}", hint="give one or more along the first axis")
-        found: Tensor = torch.func.vmap(function, chunk_size=self.chunk)(items)
-        return found
+        mapped: Item = torch.func.vmap(function, chunk_size=self.chunk)
+        if self._recorded is None:
+            return mapped(items)
+        return self._recorded.setdefault(function, Recorded(mapped))(items)
 
 
 class Diffusion:
-    """Explicit steps u ← u + r Δu on periodic grids [..., H, W], five points, without a new tensor.
+    """Explicit steps u ← u + r Δu + dt R(u) on periodic grids [..., H, W], five points, without a new tensor but R's.
 
     The state lies in a buffer with a rim of one cell, which each step copies from the other side. All views are made
     once: no rolled copies, no convolution.
 
     Args:
         state: Where it starts; it is copied.
-        rate: r = D dt / h², for stability at most 1/4.
+        rate: r = D dt / h², for stability at most 1/4; one for all, or one for each species [..., C, H, W].
+        reaction: R, of all species at once, as those of `toolkit.geometry.neural.attention.pattern_dynamics`.
+        dt: > 0, of the reaction.
 
     Raises:
-        GeometryError: a rate that grows without bound, or no grid.
+        GeometryError: a rate that grows without bound, no grid, as many rates as there are no species, or no step.
     """
 
-    def __init__(self, state: Tensor, rate: float) -> None:
-        if not 0 <= rate <= 0.25:
-            raise GeometryError(f"a rate of {rate} is unstable", hint="choose D dt / h² from 0 to 1/4")
+    def __init__(
+        self, state: Tensor, rate: float | Sequence[float], reaction: Item | None = None, *, dt: float = 1.0
+    ) -> None:
+        rates = [rate] if isinstance(rate, (int, float)) else list(rate)
+        if wrong := [r for r in rates if not 0 <= r <= 0.25]:
+            raise GeometryError(f"a rate of {wrong[0]} is unstable", hint="choose D dt / h² from 0 to 1/4")
         if state.ndim < 2 or 0 in state.shape:
             raise GeometryError(f"a grid of {tuple(state.shape)}", hint="give [..., H, W], both 1 or more")
-        self.rate = rate
+        if len(rates) != 1 and (state.ndim < 3 or len(rates) != state.shape[-3]):
+            raise GeometryError(
+                f"{len(rates)} rates for a grid of {tuple(state.shape)}", hint="give one, or one for each of [C, H, W]"
+            )
+        if not dt > 0:
+            raise GeometryError(f"a step of {dt}", hint="dt must be positive")
+        self._rate = rates[0] if len(rates) == 1 else state.new_tensor(rates)[:, None, None]
+        self._keep = 1 - 4 * self._rate
+        self._reaction, self._dt = reaction, dt
         height, width = state.shape[-2:]
         whole = state.new_zeros(*state.shape[:-2], height + 2, width + 2)
         rows, columns = whole[..., 1:-1], whole[..., 1:-1, :]
@@ -118,7 +147,12 @@ class Diffusion:
         for rim, other_side in self._rims:
             rim.copy_(other_side)
         torch.add(self._above, self._below, out=self._sum).add_(self._left).add_(self._right)
-        return self.state.mul_(1 - 4 * self.rate).add_(self._sum, alpha=self.rate)
+        change = None if self._reaction is None else self._reaction(self.state)
+        if isinstance(self._rate, Tensor):
+            self.state.mul_(self._keep).addcmul_(self._sum, self._rate)
+        else:
+            self.state.mul_(self._keep).add_(self._sum, alpha=self._rate)
+        return self.state if change is None else self.state.add_(change, alpha=self._dt)
 
 
 @dataclass(frozen=True)

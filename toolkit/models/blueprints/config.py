@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Annotated, Any, Self, TypeVar
@@ -11,8 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, Va
 from pydantic_core import ErrorDetails
 
 from targets.errors import InvalidInput
+from toolkit.fields import Mistake, refusal
+from toolkit.yaml_file import Place
 
-__all__ = ["BlueprintConfig", "Setting", "parse", "settings"]
+__all__ = ["BlueprintConfig", "ConfigRefused", "Setting", "parse", "settings"]
 
 C = TypeVar("C", bound="BlueprintConfig")
 
@@ -24,7 +26,8 @@ class BlueprintConfig(BaseModel):
     A check of several fields at once goes into a `model_validator(mode="after")` that raises InvalidInput.
 
     Raises:
-        InvalidInput: a field does not exist, has another type, or is out of its range.
+        ConfigRefused: a field does not exist, has another type, or is out of its range.
+        InvalidInput: fields do not go together.
     """
 
     model_config = ConfigDict(
@@ -47,7 +50,20 @@ class BlueprintConfig(BaseModel):
         try:
             return handler(data)
         except ValidationError as error:
-            raise _refusal(cls, error.errors()[0]) from error
+            raise _refusal(cls, error.errors()) from error
+
+
+class ConfigRefused(InvalidInput):
+    """Fields of a config that do not exist or are wrong.
+
+    Args:
+        mistakes: Each beside the place of its field, for who knows where that was written.
+    """
+
+    def __init__(self, owner: str, mistakes: Sequence[tuple[Place, Mistake]]) -> None:
+        told = refusal(owner, [mistake for _, mistake in mistakes])
+        super().__init__(told.problem, hint=told.hint)
+        self.mistakes = mistakes
 
 
 @dataclass(frozen=True)
@@ -64,7 +80,8 @@ def parse(config: type[C], fields: Mapping[str, Any]) -> C:
     """A config from what a file or a command line holds.
 
     Raises:
-        InvalidInput: a field does not exist, has another type, or is out of its range.
+        ConfigRefused: a field does not exist, has another type, or is out of its range.
+        InvalidInput: fields do not go together.
     """
     return config.model_validate(fields)
 
@@ -91,25 +108,26 @@ def settings(config: type[BlueprintConfig]) -> list[Setting]:
 # ---- words for a refusal
 
 
-def _refusal(config: type[BlueprintConfig], error: ErrorDetails) -> InvalidInput:
+def _refusal(config: type[BlueprintConfig], errors: Sequence[ErrorDetails]) -> ConfigRefused:
     known = {setting.name: setting for setting in settings(config)}
     owner = config.__module__.rpartition(".")[2]
+    return ConfigRefused(owner, [(error["loc"], _mistake(owner, known, error)) for error in errors])
+
+
+def _mistake(owner: str, known: Mapping[str, Setting], error: ErrorDetails) -> Mistake:
     name = str(error["loc"][0]) if error["loc"] else ""
     if error["type"] == "extra_forbidden" and len(error["loc"]) == 1:
         near = get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"fields: {', '.join(known)}"
-        return InvalidInput(f"{owner} has no field {name!r}", hint=hint)
+        return f"{owner} has no field {name!r}", hint
     if name not in known:
-        return InvalidInput(f"{owner}: {error['msg']}", hint=f"fields: {', '.join(known)}")
+        return f"{owner}: {error['msg']}", f"fields: {', '.join(known)}"
     if error["type"] == "missing":
-        return InvalidInput(f"{owner}: {name} is missing", hint=f"{name} is {known[name].allowed}")
+        return f"{owner}: {name} is missing", f"{name} is {known[name].allowed}"
     at = "".join(f"[{part}]" for part in error["loc"][1:])
     given = repr(error["input"])
     shown = given if len(given) <= 60 else given[:57] + "..."
-    return InvalidInput(
-        f"{owner}: {name}{at} = {shown} is not allowed: {error['msg'].lower()}",
-        hint=f"{name} is {known[name].allowed}",
-    )
+    return f"{owner}: {name}{at} = {shown} is not allowed: {error['msg'].lower()}", f"{name} is {known[name].allowed}"
 
 
 _LIMITS = (

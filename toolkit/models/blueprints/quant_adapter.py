@@ -6,6 +6,9 @@ QuantizeLinear and DequantizeLinear with the same scales. Scales start from the 
 with the weights; `frozen` stores the weights as the integers that they are rounded to. Results are not rounded until
 the next layer reads them: runtimes then read weights of 8 bits, and most of them multiply floats.
 
+For ONNX use `toolkit export` or `toolkit.compile`. A bare `torch.onnx.export` knows none of these operators and ends in
+a ConversionError; it wants `custom_translation_table=passes.fake_quant.translations()`, which is what these hand it.
+
 The network here: an adapter x + up(relu(down(norm(x)))) in the classifier of motion, all of it adapted.
 Shapes: (B, L, W) to (B, L, W), (B, W) to (B, W). For: devices with integer arithmetic; few bits without surprises.
 

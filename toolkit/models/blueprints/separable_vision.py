@@ -40,7 +40,7 @@ class Config(BlueprintConfig):
     classes: Annotated[int, Field(ge=2, le=10_000)] = 10
     """Length of the answer."""
     width: Annotated[int, Field(ge=4, le=512)] = 24
-    """Channels behind the stem, a multiple of 4."""
+    """Channels behind the stem."""
     stages: Annotated[tuple[_Count, ...], Field(min_length=1, max_length=5)] = (2, 2)
     """Separable convolutions in each stage; the first of a stage has stride 2."""
 

@@ -42,6 +42,8 @@ class Config(DecoderConfig):
     """How tiles are chosen; "dense" looks at every token."""
     choose_by: ChooseBy = "earlier"
     """Whose wishes decide; with "own" a tile's first tokens learn what its last look for."""
+    near: Annotated[int, Field(ge=0, le=4096)] = 0
+    """Tiles just before the own that are looked into whatever they hold; 1 suits text."""
     flow_steps: Annotated[int, Field(ge=1, le=64)] = 1
     """Steps of heat flow along the attention; 1 is plain attention."""
     flow_share: Annotated[float, Field(ge=0, le=1)] = 0.5
@@ -59,7 +61,7 @@ def _attention(config: Config) -> nn.Module:
     return QuantumGeometricAttention(
         config.width, config.heads, manifold_dim=config.state_width, motive_rank=config.metric_rank,
         num_layers=config.flow_steps, flow_share=config.flow_share, tile_size=config.tile, refine=config.refine,
-        score=config.score, plan=config.plan, causal=True, choose_by=config.choose_by,
+        score=config.score, plan=config.plan, causal=True, choose_by=config.choose_by, near=config.near,
     )  # fmt: skip
 
 

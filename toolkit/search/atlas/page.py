@@ -75,15 +75,16 @@ def _document(atlas: Atlas, folder: str) -> dict[str, Any]:
         "digest": atlas.model.digest,
         "samples": max((point.judged.n for point in ordered), default=0),
         "metric": atlas.metric,
+        "floor": atlas.quality_floor,
         "seed": atlas.seed,
         "command": f"toolkit compile {shlex.quote(atlas.model.source)} --from {shlex.quote(folder)}",
         "targets": {name: {"title": _title(name), "limits": device_limits(name)} for name in atlas.targets},
-        "points": [_row(point, texts) for point in ordered],
+        "points": [_row(atlas, point, texts) for point in ordered],
         "texts": list(texts),
     }
 
 
-def _row(point: Point, texts: dict[str, int]) -> dict[str, Any]:
+def _row(atlas: Atlas, point: Point, texts: dict[str, int]) -> dict[str, Any]:
     """Columns are in the order of the measures, then quality: values, and both ends of their intervals."""
     number = _numbering(texts)
     return {
@@ -96,6 +97,7 @@ def _row(point: Point, texts: dict[str, int]) -> dict[str, Any]:
         "n": point.judged.n,
         "searched": [point.quality, point.n] if point.held_out else None,
         "cell": point.cell,
+        "constant": not atlas.is_better_than_constant(point),
         "provenance": number(point.provenance),
         "passes": [[number(name), number(said)] for name, said in _passes(point.recipe)],
         "settings": [[number(name), number(said)] for name, said in _settings(point.recipe)],

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from targets.errors import InvalidInput, UsageError
 from toolkit.config import Config
 from toolkit.search.atlas.sealing import ATLAS, VERSION, unsealed
+from toolkit.search.atlas.unfinished import unfinished
 
 __all__ = ["ATLAS", "MEASURES", "Atlas", "Measures", "Point", "read_atlas"]
 
@@ -136,18 +137,26 @@ class _Samples(_Data):
 
 
 class Atlas(_Data):
-    """What a search of one model found, for one or more targets."""
+    """What a search of one model found, for one or more targets.
+
+    `quality_floor` is what one constant answer gets on the samples that the search judged by; 0 where it says nothing.
+    """
 
     version: int
     model: _Model
     data: _Samples
     metric: str
+    quality_floor: _Number = 0.0
     seed: int
     points: tuple[Point, ...]
 
     @property
     def targets(self) -> list[str]:
         return sorted({point.target for point in self.points})
+
+    def is_better_than_constant(self, point: Point) -> bool:
+        """Whether `point` learnt anything that is left of it, on the samples that the floor is of."""
+        return point.quality > self.quality_floor or not self.quality_floor
 
     def point(self, name: str, target: str | None = None) -> Point:
         """The point whose id is `name`, or begins with it where that says which.
@@ -172,9 +181,11 @@ def read_atlas(path: str | Path) -> Atlas:
     """The atlas in folder `path`, or in the file itself.
 
     Raises:
-        InvalidInput: there is none, it is of another version, cut off, changed, or says what cannot be.
+        InvalidInput: there is none or none yet, it is of another version, cut off, changed, or says what cannot be.
     """
     given = Path(path)
+    if (pending := unfinished(given)) is not None:
+        raise pending
     file = given / ATLAS if given.is_dir() else given
     try:
         if file.stat().st_size > _MOST_BYTES:

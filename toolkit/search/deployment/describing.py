@@ -20,7 +20,7 @@ from toolkit.search.genes import Value
 if TYPE_CHECKING:
     from toolkit.search.deployment.searching import Found
 
-__all__ = ["Point", "document", "points_of", "recipe_of"]
+__all__ = ["Point", "document", "model_and_data", "points_of", "recipe_of"]
 
 
 def points_of(evaluator: Evaluator, archive: CVTArchive) -> list[Point]:
@@ -74,21 +74,29 @@ def document(
 ) -> dict[str, Any]:  # fmt: skip
     """The atlas as JSON."""
     evaluator = found[0].ground.evaluator
-    opened = evaluator.workshop.problem
-    parts = opened.parts
+    parts = evaluator.workshop.problem.parts
     return {
         "version": VERSION,
-        "model": {"name": opened.program.name, "source": portable(opened.source.spec), "digest": opened.program.digest},
-        "data": {
-            "digest": parts.digest, "samples": len(parts.searched), "held_out_samples": len(parts.held_out),
-            "calibration_is_apart": parts.calibration_is_apart,
-        },
+        **model_and_data(evaluator),
         "metric": evaluator.judge.metric(parts.searched),
         "quality_floor": evaluator.judge.floor(parts.searched),
         "seed": seed,
         "limits": dict(limits),
         "targets": {f.target: _summary(f) for f in found},
         "points": [asdict(point) for f in found for point in f.points],
+    }  # fmt: skip
+
+
+def model_and_data(evaluator: Evaluator) -> dict[str, Any]:
+    """What all targets of an atlas have in common."""
+    opened = evaluator.workshop.problem
+    parts = opened.parts
+    return {
+        "model": {"name": opened.program.name, "source": portable(opened.source.spec), "digest": opened.program.digest},
+        "data": {
+            "digest": parts.digest, "samples": len(parts.searched), "held_out_samples": len(parts.held_out),
+            "calibration_is_apart": parts.calibration_is_apart,
+        },
     }  # fmt: skip
 
 

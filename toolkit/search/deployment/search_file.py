@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from targets.errors import InvalidInput, UnknownName
 from targets.target import target_names
-from toolkit.config import PROJECT_FILE, Config
+from toolkit.config import PROJECT_FILE, Config, WorkFields
 from toolkit.fields import checked
 from toolkit.overrides import layered
 from toolkit.yaml_file import Document, read_yaml
@@ -56,20 +56,13 @@ class ExecutorFields(_Strict):
         return self.kind or ("processes" if self.workers > 1 or self.trial_s is not None else "here")
 
 
-class SearchConfig(_Strict):
+class SearchConfig(_Strict, WorkFields):
     """Every field may be left out; a flag beats the file. `--trust` is a flag only."""
 
-    model: str | None = None
     target: Annotated[list[str], BeforeValidator(lambda given: [given] if isinstance(given, str) else given)] = Field(
         default_factory=list
     )
     """A device, or a list of them."""
-    stack: str | None = None
-    data: str | None = None
-    validation: str | None = None
-    preprocess: str | None = None
-    input: list[str] = Field(default_factory=list)
-    fix: list[str] = Field(default_factory=list)
     evaluations: Annotated[int, Field(ge=1)] | None = None
     """Candidates for each target; 500 where `seconds` is left out too."""
     seconds: _Positive | None = None
@@ -80,7 +73,6 @@ class SearchConfig(_Strict):
     """Epochs of training for what may be best after channels were removed."""
     baselines: bool = True
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    output: str | None = None
 
     def to_data(self) -> dict[str, Any]:
         """As a file holds it, without what is left out."""

@@ -25,7 +25,8 @@ from toolkit.search.config_space import Config, ConfigSpace
 from toolkit.search.counting import SearchCounts
 from toolkit.search.deployment.atlas_file import write_atlas
 from toolkit.search.deployment.cells import archive_for
-from toolkit.search.deployment.describing import Point, document, points_of
+from toolkit.search.deployment.describing import Point, document, model_and_data, points_of
+from toolkit.search.deployment.earlier import beside, check_goes_into, earlier_atlas
 from toolkit.search.deployment.evaluator import Evaluator
 from toolkit.search.deployment.guided import guides
 from toolkit.search.deployment.kept import Kept, KeptResults
@@ -128,9 +129,16 @@ class Ground:
         """Of every search on this ground."""
         opened = self.evaluator.workshop.problem
         lowest, highest = self.evaluator.levels
-        context = [fingerprint(), opened.program.digest, opened.parts.digest, opened.problem.seed, list(LEVELS.items()),
-                   self.evaluator.epochs, [digest_of(stack) for stack in self.stacks],
-                   sorted(self.evaluator.limits.items())]  # fmt: skip
+        context = {
+            "version of passes, targets or their libraries": fingerprint(),
+            "model": opened.program.digest,
+            "data": opened.parts.digest,
+            "seed": opened.problem.seed,
+            "ladder of fidelities": list(LEVELS.items()),
+            "fine-tuning": self.evaluator.epochs,
+            "choice of stacks": [digest_of(stack) for stack in self.stacks],
+            "limit": dict(sorted(self.evaluator.limits.items())),
+        }
         return Settings(seed=seed, objectives=self.objectives, fidelity=lowest, top_fidelity=highest,
                         context=json.dumps(context))  # fmt: skip
 
@@ -188,7 +196,8 @@ def search_deployments(
     problem: Problem, wanted: Wanted, folder: Path, *, executor: Executor | None = None,
     metrics: MetricsCollector | None = None, progress: Progress = silent,
 ) -> list[Found]:  # fmt: skip
-    """Search every target in turn, and write the atlas and its page. A folder with this search in it is resumed.
+    """Search every target in turn, and write the atlas and its page. A folder with this search in it is resumed, and
+    an atlas of the same model and samples keeps its other targets.
 
     Args:
         metrics: Where the search of each target is counted, its baselines aside; see `SearchCounts`.
@@ -206,10 +215,14 @@ def search_deployments(
         )
     found = []
     with _written_to(folder):
+        earlier = earlier_atlas(folder)
         for target in wanted.targets:
             counts = None if metrics is None else SearchCounts(metrics, target=target)
-            found.append(_searched(problem, target, wanted, folder, pool, counts, progress))
-        write_atlas(folder, document(problem, wanted.seed, wanted.limits, found))
+            ground = ground_of(problem, target, wanted, progress)
+            common = {**model_and_data(ground.evaluator), "seed": wanted.seed, "limits": dict(wanted.limits)}
+            check_goes_into(earlier, common, folder)
+            found.append(_searched(ground, target, wanted, folder, pool, counts, progress))
+        write_atlas(folder, beside(document(problem, wanted.seed, wanted.limits, found), earlier))
         write_page(folder)
     return found
 
@@ -245,10 +258,9 @@ def _written_to(folder: Path) -> Iterator[None]:
 
 
 def _searched(
-    problem: Problem, target: str, wanted: Wanted, folder: Path, pool: Executor, counts: SearchCounts | None,
+    ground: Ground, target: str, wanted: Wanted, folder: Path, pool: Executor, counts: SearchCounts | None,
     progress: Progress,
 ) -> Found:  # fmt: skip
-    ground = ground_of(problem, target, wanted, progress)
     cache = KeptResults(Kept(wanted.kept or cache_folder() / SEARCH))
     settings = ground.settings(wanted.seed)
     with SearchRunner.opened(

@@ -21,7 +21,7 @@ from toolkit.search.executors.interface import guarded
 from toolkit.search.executors.pools import check_workers
 from toolkit.search.trials import Evaluate, Failure, Trial
 
-__all__ = ["RayCluster"]
+__all__ = ["NoCluster", "RayCluster"]
 
 _AGAIN = 1
 _PORT = 6379
@@ -32,8 +32,13 @@ _SILENT = {"RAY_USAGE_STATS_ENABLED": "0"}
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Ray takes the loopback address where it is told that other machines cannot join. It reads this when it is imported:
 in a program that imported Ray before, it listens on the machine's own address, and asks for its token there."""
+_ELSEWHERE = "start it there by `ray start --head`, see that this machine reaches its port, or correct the address"
 _STORE_BYTES = 200 * 2**20
 """Of shared memory for what is sent to workers: an evaluation, and results of some kilobytes."""
+
+
+class NoCluster(MissingDependency, SlimeError):
+    """No Ray cluster answers, or none could be started."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class RayCluster:
     Raises:
         MissingDependency: Ray is not installed.
         UsageError: no worker, or no time.
-        SlimeError: there is no cluster at this address.
+        NoCluster: there is none at this address.
     """
 
     def __init__(self, address: str = "local", *, workers: int | None = None, limit_s: float | None = None) -> None:
@@ -158,9 +163,8 @@ def _joined(address: str, workers: int | None) -> tuple[Any, bool]:
                 ray.shutdown()
                 if start:
                     continue
-                hint = "try again when this machine is less busy"
-                hint = hint if address == "local" else "start it by `ray start --head`"
-                raise SlimeError(f"no Ray cluster at {address!r}: {error}", hint=hint) from error
+                hint = "try again when this machine is less busy" if address == "local" else _ELSEWHERE
+                raise NoCluster(f"no Ray cluster at {address!r}: {error}", hint=hint) from error
     return ray, True
 
 
@@ -168,7 +172,7 @@ def _check_reached(address: str) -> None:
     """Ray itself tries for more than ten minutes to reach an address where nobody answers.
 
     Raises:
-        SlimeError: nobody does.
+        NoCluster: nobody does.
     """
     host, colon, port = address.rpartition(":")
     if address in ("local", "auto") or "/" in address or (colon and not port.isdecimal()):
@@ -176,9 +180,8 @@ def _check_reached(address: str) -> None:
     try:
         socket.create_connection((host, int(port)) if colon else (address, _PORT), timeout=_REACHED_S).close()
     except (OSError, OverflowError) as error:
-        raise SlimeError(
-            f"no Ray cluster at {address!r}: {getattr(error, 'strerror', None) or error}",
-            hint="start it by `ray start --head`, and see that this machine reaches its port",
+        raise NoCluster(
+            f"no Ray cluster at {address!r}: {getattr(error, 'strerror', None) or error}", hint=_ELSEWHERE
         ) from error
 
 

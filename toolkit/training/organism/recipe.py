@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from toolkit.fields import checked
 from toolkit.overrides import layered
+from toolkit.training.recipe import in_its_folder
 from toolkit.yaml_file import Document, read_yaml
 
 __all__ = ["LifecycleFields", "OrganismRecipe", "SizeFields", "as_organism_recipe", "load_organism_recipe"]
@@ -94,7 +95,7 @@ class OrganismRecipe(_Strict):
 def load_organism_recipe(
     named: str, environ: Mapping[str, str] | None = None, settings: Iterable[str] = ()
 ) -> OrganismRecipe | None:
-    """The recipe in a file; None where it is no file, or one of another kind of training.
+    """The recipe in a file, or in the folder of a training, which goes on there; None where it is of another kind.
 
     Args:
         environ, settings: What stands above the file; see `toolkit.overrides.layered`.
@@ -102,14 +103,15 @@ def load_organism_recipe(
     Raises:
         InvalidInput: the file cannot be read, or a field is unknown, of another type, or out of range.
     """
-    path = Path(named)
-    if path.is_dir():
-        path = path / "recipe.yaml"
+    folder = Path(named)
+    path = folder / "recipe.yaml" if folder.is_dir() else folder
     if not path.is_file() or path.suffix not in (".yaml", ".yml"):
         return None
     document = read_yaml(path)
     if not isinstance(document.data, dict) or "organism" not in document.data:
         return None
+    if path is not folder:
+        document = in_its_folder(document, folder)
     return as_organism_recipe(layered(document, environ or {}, settings))
 
 

@@ -17,6 +17,7 @@ from passes.dataset import Array, Dataset
 from passes.metric import TOP1
 from targets.errors import InvalidInput
 from toolkit.models.trained_folder import is_organism
+from toolkit.organism.folder import read_folder
 from toolkit.organism.native import SlimeModel
 from toolkit.training.batches import Batches
 from toolkit.training.observing import Watchers
@@ -38,6 +39,7 @@ from toolkit.yaml_file import read_yaml, write_yaml
 __all__ = ["MakeElites", "OrganismOutcome", "output_folder", "train_organism"]
 
 _SCHEMA, _RECIPE, _REPORT = "toolkit.train.organism/1", "recipe.yaml", "report.json"
+_ANEW = "train it again with --force"
 _PROBED, _EXAMPLES = 64, 64
 
 
@@ -163,9 +165,12 @@ def _finished(recipe: OrganismRecipe, folder: Path) -> Mapping[str, Any]:
     """The report of a training that is done.
 
     Raises:
-        InvalidInput: it was one of another recipe, or its report is damaged.
+        InvalidInput: it was one of another recipe, or its files are damaged.
     """
+    read_folder(folder)
     before, now = read_yaml(folder / _RECIPE).data, recipe.to_data()
+    if not isinstance(before, dict):
+        raise InvalidInput(f"{folder / _RECIPE} is not a mapping of fields", hint=_ANEW)
     if different := sorted(k for k in {*before, *now} if before.get(k) != now.get(k)):
         changes = ", ".join(f"{k} is {now.get(k)!r}, was {before.get(k)!r}" for k in different)
         raise InvalidInput(
@@ -175,7 +180,9 @@ def _finished(recipe: OrganismRecipe, folder: Path) -> Mapping[str, Any]:
     try:
         found: Mapping[str, Any] = json.loads((folder / _REPORT).read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise InvalidInput(f"{folder / _REPORT} is damaged", hint="train it again with --force") from error
+        raise InvalidInput(f"{folder / _REPORT} is damaged", hint=_ANEW) from error
+    if not isinstance(found, dict) or found.get("schema") != _SCHEMA:
+        raise InvalidInput(f"{folder / _REPORT} is damaged, or of another version", hint=_ANEW)
     return found
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from toolkit.geometry.neural.attention.tiles import HIDDEN
 from toolkit.models.exporting import exporting
 
-__all__ = ["Choice", "by_ranks", "by_topk", "given", "hidden_tiles", "log_sum_exp", "priority"]
+__all__ = ["Choice", "by_ranks", "by_topk", "given", "hidden_tiles", "just_before", "log_sum_exp", "priority"]
 
 _LEAST = -80.0
 """What is as far below the largest adds nothing; a CPU takes up to seventy times as long where an exponential is too
@@ -53,6 +53,13 @@ def hidden_tiles(tiles: int, causal: bool, like: Tensor) -> Tensor:
     place = torch.arange(tiles, device=like.device)
     hidden = place[None, :] >= place[:, None] if causal else place[None, :] == place[:, None]
     return hidden.to(like.dtype) * HIDDEN
+
+
+def just_before(tiles: int, near: int, like: Tensor) -> Tensor:
+    """(T, T): 1 where tile b of keys is one of the `near` before tile a of queries."""
+    place = torch.arange(tiles, device=like.device)
+    apart = place[:, None] - place[None, :]
+    return ((apart > 0) & (apart <= near)).to(like.dtype)
 
 
 def priority(coarse: Tensor, slack: Tensor, hidden: Tensor, own: Tensor) -> Tensor:

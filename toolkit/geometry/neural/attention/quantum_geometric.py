@@ -67,6 +67,7 @@ class QuantumGeometricAttention(nn.Module):
         refine: R, tiles of keys a tile of queries looks into, its own among them.
         choose_by: Whose wishes decide which tiles are refined: "own", those of a tile's queries, or "earlier", of its
             first and those before it, so that a causal network tells no token anything of a later one.
+        near: Of the R − 1 others, so many are the tiles just before the own, whatever they hold.
         tolerance: Of the plan "threshold": largest certificate ε of a query.
         dropout: Of the answers, while training.
 
@@ -77,8 +78,8 @@ class QuantumGeometricAttention(nn.Module):
     def __init__(
         self, hidden_dim: int, num_heads: int, *, manifold_dim: int = 16, motive_rank: int = 2, num_layers: int = 1,
         flow_share: float = 0.5, tile_size: int = 64, refine: int = 4, score: ScoreName = "metric",
-        plan: Plan = "topk", causal: bool = False, choose_by: ChooseBy = "own", tolerance: float = 0.1,
-        dropout: float = 0.0,
+        plan: Plan = "topk", causal: bool = False, choose_by: ChooseBy = "own", near: int = 0,
+        tolerance: float = 0.1, dropout: float = 0.0,
     ) -> None:  # fmt: skip
         super().__init__()
         _check(hidden_dim, num_heads, flow_share)
@@ -90,7 +91,9 @@ class QuantumGeometricAttention(nn.Module):
                 raise GeometryError(f"{name} is {value}", hint=f"choose a {name} of 1 or more")
         self.heads, self.steps, self.share = num_heads, num_layers, flow_share
         self.tile, self.refine, self.plan, self.causal, self.tolerance = tile_size, refine, plan, causal, tolerance
-        self.earlier = choose_by == "earlier"
+        if near < 0:
+            raise GeometryError(f"near is {near}", hint="choose a near of 0 or more")
+        self.earlier, self.near = choose_by == "earlier", near
         self.is_born = score == "born"
         self.score = make_score(score, num_heads, manifold_dim, motive_rank)
         self.query, self.key = (nn.Linear(hidden_dim, num_heads * manifold_dim) for _ in range(2))
@@ -188,7 +191,8 @@ class QuantumGeometricAttention(nn.Module):
         votes = torch.zeros(self.heads, state.tiles, state.tiles, device=x.device)
         if count > 1:
             with torch.no_grad():
-                chosen = choose(self.score, rows, coarse_logits(self.score, rows), count, self.causal, "topk").index
+                coarse = coarse_logits(self.score, rows)
+                chosen = choose(self.score, rows, coarse, count, self.causal, "topk", self.near).index
             assert chosen is not None
             for sample in chosen.reshape(-1, self.heads, state.tiles, count - 1):
                 votes.scatter_add_(-1, sample, torch.ones_like(sample, dtype=votes.dtype))
@@ -223,7 +227,7 @@ class QuantumGeometricAttention(nn.Module):
 
     def _choice(self, rows: Rows, coarse: Tensor, refine: int) -> Choice:
         if self.plan != "static":
-            return choose(self.score, rows, coarse, refine, self.causal, self.plan)
+            return choose(self.score, rows, coarse, refine, self.causal, self.plan, self.near)
         settled = self.settled
         if settled is None:
             raise GeometryError("no tiles were settled", hint="call settle with typical inputs first")
@@ -233,25 +237,29 @@ class QuantumGeometricAttention(nn.Module):
                 f"{rows.state.tiles}", hint="call settle again with inputs of this length",
             )  # fmt: skip
         samples = settled.unsqueeze(0).expand(rows.state.c.shape[0] // self.heads, -1, -1, -1).flatten(0, 1)
-        return choose(self.score, rows, coarse, refine, self.causal, "static", samples)
+        return choose(self.score, rows, coarse, refine, self.causal, "static", static=samples)
 
     def _in_parts(self, state: AttentionState, refine: int) -> Tensor:
         """Some tiles of queries at a time, so that memory does not hold the logits of all."""
         count, tiles, tile = state.c.shape[0] * state.tiles, state.tiles, state.tile
-        at_once = max(_AT_ONCE // (tile * (refine * tile + tiles)), 1)
+        seen = refine * tile + tiles
+        at_once = min(max(_AT_ONCE // (tile * seen), 1), count)
+        room = None
+        if not (self.score.is_linear or torch.is_grad_enabled() or torch.compiler.is_compiling()):
+            room = state.q.new_empty(2, at_once, tile, seen)
         parts = []
         for first in range(0, count, at_once):
             rows = Rows(state, torch.arange(first, min(first + at_once, count), device=state.q.device))
-            parts.append(self._part(rows, refine))
+            parts.append(self._part(rows, refine, room))
         return torch.cat(parts).reshape(state.v.shape)
 
-    def _part(self, rows: Rows, refine: int) -> Tensor:
+    def _part(self, rows: Rows, refine: int, room: Tensor | None) -> Tensor:
         """(n, B, D)"""
         coarse = coarse_logits(self.score, rows)
         choice = self._choice(rows, coarse, refine)
         if self.score.is_linear:
             return fused(rows, choice, self.causal)
-        return spelled(self.score, rows, coarse, choice, self.causal)
+        return spelled(self.score, rows, coarse, choice, self.causal, room)
 
     def _until_certain(self, state: AttentionState) -> Tensor:
         """Twice as many tiles for those tiles of queries that are not certain yet, until all are."""

@@ -14,7 +14,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from toolkit.geometry.neural.attention.choosing import Choice, by_ranks, by_topk, given, hidden_tiles, priority
+from toolkit.geometry.neural.attention.choosing import (
+    Choice,
+    by_ranks,
+    by_topk,
+    given,
+    hidden_tiles,
+    just_before,
+    priority,
+)
 from toolkit.geometry.neural.attention.scores import Score
 from toolkit.geometry.neural.attention.tiles import HIDDEN, AttentionState
 
@@ -129,12 +137,14 @@ def coarse_logits(score: Score, rows: Rows, queries: Tensor | None = None) -> Te
 
 
 def choose(
-    score: Score, rows: Rows, coarse: Tensor, refine: int, causal: bool, plan: str, static: Tensor | None = None
-) -> Choice:
+    score: Score, rows: Rows, coarse: Tensor, refine: int, causal: bool, plan: str, near: int = 0,
+    static: Tensor | None = None,
+) -> Choice:  # fmt: skip
     """R − 1 tiles besides the own; with R = 1 none.
 
     Args:
         plan: "topk" or "ranked"; "static" takes `static`, (G, T, R - 1).
+        near: The tiles just before the own that come first, whatever they hold.
     """
     state = rows.state
     hidden = rows.of_tile(hidden_tiles(state.tiles, causal, coarse))
@@ -150,6 +160,8 @@ def choose(
         if state.silent is not None:
             slack = slack + rows.own(state.silent.expand(state.c.shape[0], -1, -1)).unsqueeze(-1)
         wanted = priority(asked, slack, hidden, own)
+        if near:
+            wanted = wanted - rows.of_tile(just_before(state.tiles, near, coarse)) * HIDDEN
         return (by_ranks if plan == "ranked" else by_topk)(wanted, refine - 1, hidden)
 
 
@@ -212,16 +224,32 @@ def fused(rows: Rows, choice: Choice, causal: bool) -> Tensor:
     return attended(rows.own(state.q)[..., :-1], keys, values, mask.unsqueeze(1))
 
 
-def spelled(score: Score, rows: Rows, coarse: Tensor, choice: Choice, causal: bool) -> Tensor:
-    """(n, B, D) of any score: `weights` applied, without keeping them."""
+def spelled(
+    score: Score, rows: Rows, coarse: Tensor, choice: Choice, causal: bool, room: Tensor | None = None
+) -> Tensor:
+    """(n, B, D) of any score: `weights` applied, without keeping them.
+
+    Args:
+        room: (2, n or more, B, R · B + T), to hold logits and weights; None where they have gradients. New memory of
+            this size costs a CPU more than the arithmetic.
+    """
     state = rows.state
-    keys = torch.cat(_tokens(rows, state.k, choice), 1)
-    exact = score.bare(rows.own(state.q), keys).add_((keys[..., -1] + _late(rows, choice)).unsqueeze(1))
-    if causal:
-        exact[..., : state.tile].add_(later_tokens(state.tile, keys))
-    p = torch.softmax(torch.cat([exact, coarse + choice.unseen], -1), -1)
-    count = keys.shape[1]
-    return p[..., :count] @ torch.cat(_tokens(rows, state.v, choice), 1) + p[..., count:] @ rows.of_head(state.vbar)
+    q, keys = rows.own(state.q), torch.cat(_tokens(rows, state.k, choice), 1)
+    values = torch.cat([*_tokens(rows, state.v, choice), rows.of_head(state.vbar)], 1)
+    added, count = (keys[..., -1] + _late(rows, choice)).unsqueeze(1), keys.shape[1]
+    later = later_tokens(state.tile, keys) if causal else None
+    if room is None:
+        exact = score.bare(q, keys).add_(added)
+        if later is not None:
+            exact[..., : state.tile].add_(later)
+        return torch.softmax(torch.cat([exact, coarse + choice.unseen], -1), -1) @ values
+    logits, p = room[:, : len(q)]
+    exact = logits[..., :count]
+    score.write(q, keys, added, exact, p.view(-1)[: exact.numel()].view(exact.shape))
+    if later is not None:
+        exact[..., : state.tile].add_(later)
+    torch.add(coarse, choice.unseen, out=logits[..., count:])
+    return torch.softmax(logits, -1, out=p) @ values
 
 
 def _tokens(rows: Rows, x: Tensor, choice: Choice) -> list[Tensor]:

@@ -77,6 +77,14 @@ class Score(nn.Module):
         """The same without what keys add; nobody else holds the answer."""
         return q[..., :-1] @ k[..., :-1].transpose(-1, -2)
 
+    def write(self, q: Tensor, k: Tensor, added: Tensor, out: Tensor, room: Tensor) -> None:
+        """`bare` plus `added` (n, 1, K) into `out` (n, Q, K), without new memory; nothing of it has a gradient.
+
+        Args:
+            room: (n, Q, K), written over.
+        """
+        torch.add(_product(q[..., :-1], k[..., :-1], room), added, out=out)
+
     def features(self, x: Tensor) -> Tensor:
         """Of queries' or keys' vectors, (..., F)."""
         return x
@@ -142,6 +150,10 @@ class _Fidelity(Score):
     def bare(self, q: Tensor, k: Tensor) -> Tensor:
         return _square(q[..., :-1] @ k[..., :-1].transpose(-1, -2))
 
+    def write(self, q: Tensor, k: Tensor, added: Tensor, out: Tensor, room: Tensor) -> None:
+        overlap = _product(q[..., :-1], k[..., :-1], room)
+        torch.addcmul(added, overlap, overlap, out=out)
+
     def features(self, x: Tensor) -> Tensor:
         """Products of pairs: their inner product is the squared one of the vectors, and a tile's mean is its density
         matrix."""
@@ -157,10 +169,18 @@ class _ComplexFidelity(_Fidelity):
     """The first half of a state are real parts, the second imaginary ones."""
 
     def bare(self, q: Tensor, k: Tensor) -> Tensor:
-        half = self.width // 2
-        turned = torch.cat([-q[..., half : 2 * half], q[..., :half]], -1)
         kt = k[..., :-1].transpose(-1, -2)
-        return _square(q[..., :-1] @ kt) + _square(turned @ kt)
+        return _square(q[..., :-1] @ kt) + _square(self._turned(q) @ kt)
+
+    def write(self, q: Tensor, k: Tensor, added: Tensor, out: Tensor, room: Tensor) -> None:
+        super().write(q, k, added, out, room)
+        overlap = _product(self._turned(q), k[..., :-1], room)
+        out.addcmul_(overlap, overlap)
+
+    def _turned(self, q: Tensor) -> Tensor:
+        """i times the states."""
+        half = self.width // 2
+        return torch.cat([-q[..., half : 2 * half], q[..., :half]], -1)
 
     def features(self, x: Tensor) -> Tensor:
         """|x⟩⟨x|, Hermitian: its diagonal, and real and imaginary parts above it times √2."""
@@ -193,9 +213,15 @@ class _Hyperbolic(Score):
     def bare(self, q: Tensor, k: Tensor) -> Tensor:
         return self.coarse(q, k)
 
+    def write(self, q: Tensor, k: Tensor, added: Tensor, out: Tensor, room: Tensor) -> None:
+        inner = _product(q[..., 1:-1], k[..., 1:-1], room)
+        torch.addcmul(added, _arcosh_into(out, inner), -q[..., :1], out=out)
+
     def coarse(self, f: Tensor, c: Tensor) -> Tensor:
         inner = f[..., 1:-1] @ c[..., 1:-1].transpose(-1, -2)
-        return _arcosh_(inner).mul_(-f[..., :1]) if _is_ours(inner) else -f[..., :1] * _arcosh(inner)
+        if _is_ours(inner):
+            return _arcosh_into(torch.empty_like(inner), inner).mul_(-f[..., :1])
+        return -f[..., :1] * _arcosh(inner)
 
     def centre(self, mean: Tensor) -> Tensor:
         time, space = mean[..., 1:2], mean[..., 2:-1]
@@ -261,14 +287,18 @@ def _arcosh(x: Tensor) -> Tensor:
     return (1 + above + (above * (above + 2)).sqrt()).log()
 
 
+def _arcosh_into(out: Tensor, x: Tensor) -> Tensor:
+    """`_arcosh` of x into `out`; x is written over."""
+    above = x.sub_(1).clamp_min_(_APART)
+    return torch.mul(above, above, out=out).add_(above, alpha=2).sqrt_().add_(above).log1p_()
+
+
+def _product(q: Tensor, k: Tensor, room: Tensor) -> Tensor:
+    return torch.bmm(q, k.transpose(-1, -2), out=room)
+
+
 def _square(x: Tensor) -> Tensor:
     return x.square_() if _is_ours(x) else x * x
-
-
-def _arcosh_(x: Tensor) -> Tensor:
-    """`_arcosh` in the place of x."""
-    above = x.sub_(1).clamp_min_(_APART)
-    return (above + 2).mul_(above).sqrt_().add_(above).log1p_()
 
 
 def _is_ours(x: Tensor) -> bool:

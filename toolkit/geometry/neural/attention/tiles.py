@@ -69,7 +69,7 @@ def prepare(
     tiles = -(-length // tile)
     q, k = score.vectors(q, k, scale)
     missing = tile * tiles - length
-    q, k, v = (cut(x, tile, tiles, missing) for x in (q, k, v))
+    q, k, v = (cut(x, tile, tiles, missing).contiguous() for x in (q, k, v))  # or every part would copy all of it
     counted = _counted(valid, k, score.heads, length, tile, tiles)
     features = score.features(k)
     if counted is None:

@@ -29,7 +29,9 @@ _MIRRORS = {
 GROUPS: Mapping[str, Mapping[str, Operation]] = {
     "p2": {"turn 180": _P4["turn 180"]},
     "pm": {"mirror x": _MIRRORS["mirror x"]},
+    "cm": {"mirror diagonal": _MIRRORS["mirror diagonal"]},
     "p2mm": {"turn 180": _P4["turn 180"], **{m: _MIRRORS[m] for m in ("mirror x", "mirror y")}},
+    "c2mm": {"turn 180": _P4["turn 180"], **{m: _MIRRORS[m] for m in ("mirror diagonal", "mirror antidiagonal")}},
     "p4": _P4,
     "p4mm": {**_P4, **_MIRRORS},
 }
@@ -38,7 +40,7 @@ GROUPS: Mapping[str, Mapping[str, Operation]] = {
 _STRAIGHT = 0.1  # standard error of a box dimension: counts of a blob bend, from its area to its outline
 _SCATTER = 0.5  # of ln power: the first half octaves average eight modes, which scatter by 0.35
 
-_NUMBERS = {2: "p2", 3: "pm", 6: "p2mm", 10: "p4", 11: "p4mm"}
+_NUMBERS = {2: "p2", 3: "pm", 5: "cm", 6: "p2mm", 9: "c2mm", 10: "p4", 11: "p4mm"}
 
 
 def check_pattern_stability(
@@ -96,7 +98,9 @@ def verify_symmetries(pattern: Tensor, group: Mapping[str, Operation] | str | in
 
     Args:
         pattern: [*B, n, n], square for quarter turns.
-        group: Operations by name; or the name or number of a plane group: p2 (2), pm (3), p2mm (6), p4 (10), p4mm (11).
+        group: Operations by name; or the name or number of a plane group that keeps a square and its centre: p2 (2),
+            pm (3), cm (5), p2mm (6), c2mm (9), p4 (10), p4mm (11). Others, with glides or three-fold turns, as
+            operations.
         tol: The largest mismatch.
 
     Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from toolkit.errors import GeometryError
 from toolkit.geometry.checking import require_finite, require_nondegenerate
 from toolkit.geometry.core.patterns.riemannian import geodesics, tensors
 from toolkit.geometry.core.patterns.riemannian.curvature import Curvature
+from toolkit.geometry.runtime.recording import Recorded
 from toolkit.geometry.types import Field, Trajectory
 
 __all__ = ["RiemannianManifold", "over_points"]
@@ -38,10 +40,13 @@ class RiemannianManifold:
     Args:
         metric: [n] -> [n, n], differentiable; symmetric and nowhere singular.
         dim: n.
+        recorded: Whether the operators of metric, symbols and curvature are taken down once for each number of points
+            and replayed. What `toolkit.geometry.runtime.recording` asks of a function, the metric must keep.
     """
 
     metric: Field
     dim: int
+    recorded: bool = False
 
     def at(self, points: Tensor) -> Tensor:
         """g_ij at `points` [*B, n] -> [*B, n, n].
@@ -49,7 +54,7 @@ class RiemannianManifold:
         Raises:
             GeometryError: a point is not finite, or the metric there is not symmetric, or singular.
         """
-        return require_nondegenerate(over_points(self.metric, self._points(points)))
+        return require_nondegenerate(self._metrics(self._points(points)))
 
     def metric_tensor(self, point: Tensor, vectors: tuple[Tensor, Tensor]) -> Tensor:
         """g_ij u^i v^j of two vectors [*B, n] at points [*B, n] -> [*B], differentiable."""
@@ -69,7 +74,7 @@ class RiemannianManifold:
             GeometryError: a point is not finite, or the metric there is singular.
         """
         self.at(points)
-        return require_finite(over_points(tensors.christoffel_field(self.metric), points), "a Christoffel symbol")
+        return require_finite(self._symbols(points), "a Christoffel symbol")
 
     def covariant_derivative(self, field: Field, direction: Tensor, at: Tensor) -> Tensor:
         """The derivative of a vector field along a direction, nabla_w V, differentiable.
@@ -99,8 +104,7 @@ class RiemannianManifold:
             GeometryError: a point is not finite, or the metric there is singular.
         """
         metric = self.at(point)
-        found = over_points(tensors.riemann_field(self.metric), point)
-        return Curvature(metric, require_finite(found, "the Riemann tensor"))
+        return Curvature(metric, require_finite(self._riemann(point), "the Riemann tensor"))
 
     def geodesic_flow(self, start: Tensor, velocity: Tensor, times: Tensor, *, step: float = 0.025,
                       method: geodesics.Method = "rk4") -> Trajectory:  # fmt: skip
@@ -136,6 +140,22 @@ class RiemannianManifold:
         """The length of the geodesic of `log`, [*B]: the distance inside the injectivity radius."""
         vector = self.log(point, target, steps=steps)
         return self.metric_tensor(point, (vector, vector)).clamp(min=0).sqrt()
+
+    @cached_property
+    def _metrics(self) -> Field:
+        return self._mapped(self.metric)
+
+    @cached_property
+    def _symbols(self) -> Field:
+        return self._mapped(tensors.christoffel_field(self.metric))
+
+    @cached_property
+    def _riemann(self) -> Field:
+        return self._mapped(tensors.riemann_field(self.metric))
+
+    def _mapped(self, field: Field) -> Field:
+        mapped = partial(over_points, field)
+        return Recorded(mapped) if self.recorded else mapped
 
     def _points(self, points: Tensor) -> Tensor:
         if points.shape[-1:] != (self.dim,):

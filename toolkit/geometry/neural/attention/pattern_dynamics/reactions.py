@@ -21,17 +21,32 @@ def fisher_kpp(rate: float) -> Reaction:
 
 def schnakenberg(a: float, b: float) -> Reaction:
     """a - u + u^2 v and b - u^2 v, at rest at (a + b, b / (a + b)^2). Source: Schnakenberg 1979; Murray 2003."""
-    return _two(lambda u, v: (a - u + u * u * v, b - u * u * v))
+
+    def rates(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        met = u * u * v
+        return a - u + met, b - met
+
+    return _two(rates)
 
 
 def brusselator(a: float, b: float) -> Reaction:
     """a - (b + 1) u + u^2 v and b u - u^2 v, at rest at (a, b / a). Source: Prigogine and Lefever 1968."""
-    return _two(lambda u, v: (a - (b + 1) * u + u * u * v, b * u - u * u * v))
+
+    def rates(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        met = u * u * v
+        return a - (b + 1) * u + met, b * u - met
+
+    return _two(rates)
 
 
 def gray_scott(feed: float, kill: float) -> Reaction:
     """-u v^2 + F (1 - u) and u v^2 - (F + k) v. Source: Pearson 1993, Science 261, 189."""
-    return _two(lambda u, v: (-u * v * v + feed * (1 - u), u * v * v - (feed + kill) * v))
+
+    def rates(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        met = u * v * v
+        return feed * (1 - u) - met, met - (feed + kill) * v
+
+    return _two(rates)
 
 
 def _two(rates: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Reaction:

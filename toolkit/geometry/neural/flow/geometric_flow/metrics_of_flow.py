@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import torch
 from torch import Tensor
 
 from toolkit.errors import GeometryError
@@ -99,10 +98,7 @@ class ConformalMetric:
     def gauss(self) -> Tensor:
         """K = e^-2u (K0 - Laplacian u), [H, W]."""
         u = self.log_factor
-        laplacian = torch.zeros_like(u.values)
-        for axis in (0, 1):
-            slope = GridField(grid_derivative(u, axis), u.spacing, u.periodic)
-            laplacian = laplacian + grid_derivative(slope, axis)
+        laplacian = grid_derivative(u, 0, order=2) + grid_derivative(u, 1, order=2)
         return (-2 * u.values).exp() * (self.background_curvature - laplacian)
 
 

@@ -16,21 +16,32 @@ from toolkit.geometry.types import Trajectory
 __all__ = ["implicit_midpoint", "leapfrog", "leapfrog_step", "midpoint_step", "yoshida4", "yoshida4_step"]
 
 _Pair = tuple[Tensor, Tensor]
+_Triple = tuple[Tensor, Tensor, Tensor]
 
 
 def leapfrog_step(system: Mechanical, q: Tensor, p: Tensor, dt: float) -> _Pair:
     """Half a kick, a drift, half a kick (Stormer-Verlet), [*B, n]: order two, symplectic, reversible."""
-    p = p + dt / 2 * system.force(q)
-    q = q + dt * system.velocity(p)
-    return q, p + dt / 2 * system.force(q)
+    return _kicked(system, q, p, system.force(q), dt)[:2]
 
 
 def yoshida4_step(system: Mechanical, q: Tensor, p: Tensor, dt: float) -> _Pair:
     """Three leapfrogs, the middle one backwards, [*B, n]: order four. Source: Yoshida 1990."""
+    return _composed(system, q, p, system.force(q), dt)[:2]
+
+
+def _kicked(system: Mechanical, q: Tensor, p: Tensor, force: Tensor, dt: float) -> _Triple:
+    """A leapfrog that is given the force at q, and the force where it ends: what the next one begins with."""
+    p = torch.add(p, force, alpha=dt / 2)
+    q = torch.add(q, system.velocity(p), alpha=dt)
+    force = system.force(q)
+    return q, torch.add(p, force, alpha=dt / 2), force
+
+
+def _composed(system: Mechanical, q: Tensor, p: Tensor, force: Tensor, dt: float) -> _Triple:
     outer = 1 / (2 - 2 ** (1 / 3))
     for part in (outer, 1 - 2 * outer, outer):
-        q, p = leapfrog_step(system, q, p, part * dt)
-    return q, p
+        q, p, force = _kicked(system, q, p, force, part * dt)
+    return q, p, force
 
 
 def midpoint_step(hamiltonian: Hamiltonian, q: Tensor, p: Tensor, dt: float) -> _Pair:
@@ -50,18 +61,32 @@ def midpoint_step(hamiltonian: Hamiltonian, q: Tensor, p: Tensor, dt: float) -> 
 
 def leapfrog(system: Mechanical, q: Tensor, p: Tensor, *, dt: float, steps: int, keep_every: int = 1) -> Trajectory:
     """`steps` leapfrogs from q, p [*B, n]. See `_walk` for the answer. Source: Hairer, Lubich & Wanner 2006, I.1."""
-    return _walk(lambda a, b: leapfrog_step(system, a, b, dt), q, p, dt, steps, keep_every)
+    return _walk(_carrying(system, _kicked, q, dt), q, p, dt, steps, keep_every)
 
 
 def yoshida4(system: Mechanical, q: Tensor, p: Tensor, *, dt: float, steps: int, keep_every: int = 1) -> Trajectory:
     """`steps` steps of order four from q, p [*B, n]. See `_walk` for the answer. Source: Yoshida 1990."""
-    return _walk(lambda a, b: yoshida4_step(system, a, b, dt), q, p, dt, steps, keep_every)
+    return _walk(_carrying(system, _composed, q, dt), q, p, dt, steps, keep_every)
 
 
 def implicit_midpoint(hamiltonian: Hamiltonian, q: Tensor, p: Tensor, *, dt: float, steps: int,
                       keep_every: int = 1) -> Trajectory:  # fmt: skip
     """`steps` implicit midpoint steps from q, p [*B, n]; any Hamiltonian. See `_walk` for the answer."""
     return _walk(lambda a, b: midpoint_step(hamiltonian, a, b, dt), q, p, dt, steps, keep_every)
+
+
+def _carrying(
+    system: Mechanical, step: Callable[..., _Triple], q: Tensor, dt: float
+) -> Callable[[Tensor, Tensor], _Pair]:
+    """Steps one after another from q; each begins with the force in which the one before it ended."""
+    force = system.force(q)
+
+    def carried(a: Tensor, b: Tensor) -> _Pair:
+        nonlocal force
+        a, b, force = step(system, a, b, force, dt)
+        return a, b
+
+    return carried
 
 
 def _walk(step: Callable[[Tensor, Tensor], _Pair], q: Tensor, p: Tensor, dt: float, steps: int,
@@ -75,10 +100,15 @@ def _walk(step: Callable[[Tensor, Tensor], _Pair], q: Tensor, p: Tensor, dt: flo
         raise GeometryError(
             f"{steps} steps of {dt}, one kept of {keep_every}", hint="steps >= 1, keep_every >= 1 and dt > 0"
         )
-    seen, times = [torch.cat([q, p], dim=-1)], [0.0]
+    seen, times = ([q], [p]), [0.0]
     for count in range(1, steps + 1):
         q, p = step(q, p)
         if count % keep_every == 0:
-            seen.append(require_finite(torch.cat([q, p], dim=-1), f"the state at time {count * dt:g}"))
+            seen[0].append(q)
+            seen[1].append(p)
             times.append(count * dt)
-    return Trajectory(torch.stack(seen), torch.tensor(times, dtype=q.dtype), {"dt": dt, "steps": steps})
+    states = torch.cat([torch.stack(half) for half in seen], dim=-1)
+    if not states.isfinite().all():  # what is not finite once stays so: one look is enough where all is well
+        for time, state in zip(times, states, strict=True):
+            require_finite(state, f"the state at time {time:g}")
+    return Trajectory(states, torch.tensor(times, dtype=q.dtype), {"dt": dt, "steps": steps})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
 import torch
@@ -13,6 +14,7 @@ from torch.func import grad, vmap
 from toolkit.errors import GeometryError
 from toolkit.geometry.checking import require_finite, require_positive_definite
 from toolkit.geometry.linear import solve
+from toolkit.geometry.runtime.recording import Recorded
 from toolkit.geometry.types import Field
 
 __all__ = [
@@ -37,10 +39,13 @@ class Mechanical:
     Args:
         potential: V, [n] -> [], differentiable.
         mass: M: [n] (diagonal) or [n, n], positive; None for the unit matrix.
+        recorded: Whether the operators of dV/dq are taken down at the first call and replayed: several times as fast
+            for a few hundred points. What `toolkit.geometry.runtime.recording` asks of a function, V must keep.
     """
 
     potential: Field
     mass: Tensor | None = None
+    recorded: bool = False
 
     def __post_init__(self) -> None:
         if self.mass is None:
@@ -64,11 +69,19 @@ class Mechanical:
     def force(self, q: Tensor) -> Tensor:
         """-dV/dq, [*B, n] -> [*B, n]."""
         if q.ndim == 1:
-            slope: Tensor = grad(self.potential)(q)
-        else:
-            slope = vmap(grad(self.potential))(q.reshape(-1, q.shape[-1]))
-        force: Tensor = -slope.reshape(q.shape)
-        return force
+            force: Tensor = -grad(self.potential)(q)
+            return force
+        return self._forces(q if q.ndim == 2 else q.flatten(0, -2)).reshape(q.shape)
+
+    @cached_property
+    def _forces(self) -> Field:
+        """[N, n] -> [N, n]"""
+
+        def forces(q: Tensor) -> Tensor:
+            force: Tensor = -vmap(grad(self.potential))(q)
+            return force
+
+        return Recorded(forces) if self.recorded else forces
 
 
 def geodesic_hamiltonian(metric: Field) -> Hamiltonian:

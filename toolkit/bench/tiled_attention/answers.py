@@ -1,7 +1,7 @@
-"""Multi-query associative recall: 8 pairs of a key and a value, then keys whose values are asked for.
+"""What networks answer in a task that asks for what was said before.
 
-Networks with tiles are trained dense and deployed with fewer and fewer of them, without training again; the peers are
-trained as they are. Source: Arora et al. 2023, arXiv:2312.04927.
+Those with tiles are trained dense and deployed with fewer and fewer of them, without training again; the peers are
+trained as they are.
 """
 
 from __future__ import annotations
@@ -17,25 +17,22 @@ import numpy as np
 from torch import Tensor, nn
 
 from passes.dataset import UNASKED, Dataset
-from toolkit.bench.tiled_attention.learning import deployed, logits, mean_interval, trained
+from toolkit.bench.tiled_attention.learning import Device, deployed, logits, mean_interval, trained
 from toolkit.bench.tiled_attention.peers import PEERS, peer
+from toolkit.bench.tiled_attention.tasks import TASKS
 from toolkit.geometry.neural.attention import QuantumGeometricAttention
 from toolkit.models import geometric, transformer
-from toolkit.rng import numpy_generator
 
-__all__ = ["Recalled", "recall", "recall_data"]
+__all__ = ["Answered", "answered"]
 
-_LENGTH, _PAIRS, _KEYS = 40, 8, 20
-_TILE, _TILES = 4, 10
-_STEPS, _BATCH, _RATE = 2000, 32, 3e-3
 _ASKED = 512
 _HIDDEN = 256
 _MEASURED = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recalled:
-    """What one way of attention remembers, over all seeds.
+class Answered:
+    """What one way of attention answers, over all seeds.
 
     Args:
         way: A score that tiles are chosen by, or a peer.
@@ -77,66 +74,67 @@ class _Answer:
     """Ratio of FLOPs, certificate, error."""
 
 
-def recall(scores: Sequence[str], seeds: int, *, workers: int = 1) -> Iterator[Recalled]:
-    """The peers, and each score as it was trained and with 1, 2, 3 ... tiles of 4 tokens.
+def answered(
+    task: str, scores: Sequence[str], seeds: int, *, workers: int = 1, device: Device = "cpu"
+) -> Iterator[Answered]:
+    """The peers, and each score as it was trained and with fewer tiles.
 
     Args:
+        task: Of `TASKS`.
         workers: Processes that train at the same time, of a thread each.
     """
-    asked = list(product((*scores, *PEERS), range(seeds)))
+    asked = [(task, way, seed, device) for way, seed in product((*scores, *PEERS), range(seeds))]
     if workers > 1:
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
             found = list(pool.map(_answers, *zip(*asked, strict=True)))
     else:
-        found = [_answers(way, seed) for way, seed in asked]
+        found = [_answers(*each) for each in asked]
     where = attrgetter("way", "refine", "choose_by")
     for (way, refine, choose_by), rows in groupby(sorted((x for each in found for x in each), key=where), key=where):
         answers = list(rows)
         right, kept = [x.right for x in answers], [x.kept for x in answers]
         costs = [x.cost for x in answers if x.cost is not None]
         ratio, promised, error = np.mean(costs, axis=0).tolist() if costs else (None, None, None)
-        yield Recalled(way=way, refine=refine, tiles=_TILES, choose_by=choose_by, seeds=len(answers),
-                       right=float(np.mean(right)), right_interval=mean_interval(right), kept=float(np.mean(kept)),
-                       kept_interval=mean_interval(kept), flops_ratio=ratio, promised=promised, error=error,
-                       parameters=answers[0].parameters,
-                       each=tuple(right))  # fmt: skip
+        yield Answered(
+            way=way, refine=refine, tiles=TASKS[task].tiles, choose_by=choose_by, seeds=len(answers),
+            right=float(np.mean(right)), right_interval=mean_interval(right), kept=float(np.mean(kept)),
+            kept_interval=mean_interval(kept), flops_ratio=ratio, promised=promised, error=error,
+            parameters=answers[0].parameters, each=tuple(right),
+        )  # fmt: skip
 
 
-def recall_data(count: int, seed: int, part: str) -> Dataset:
-    """Sequences (n, 40) of `_PAIRS` pairs and then keys, labelled with the values of these; the rest is not asked."""
-    draw = numpy_generator(seed, "recall", part)
-    keys = draw.permuted(np.tile(np.arange(_KEYS), (count, 1)), axis=1)[:, :_PAIRS]
-    values = draw.integers(_KEYS, 2 * _KEYS, (count, _PAIRS))
-    asked = draw.integers(0, _PAIRS, (count, _LENGTH - 2 * _PAIRS))
-    pairs = np.stack([keys, values], 2).reshape(count, -1)
-    ids = np.concatenate([pairs, np.take_along_axis(keys, asked, 1)], 1)
-    labels = np.concatenate([np.full_like(pairs, UNASKED), np.take_along_axis(values, asked, 1)], 1)
-    return Dataset.of_arrays(f"recall, {part}, seed {seed}", {"characters": ids}, labels)
-
-
-def _answers(way: str, seed: int) -> list[_Answer]:
+def _answers(name: str, way: str, seed: int, device: Device) -> list[_Answer]:
     """Of one network: as it was trained, and with tiles where it has them."""
-    sizes = {"vocabulary": 2 * _KEYS, "context": _LENGTH, "hidden": _HIDDEN, "seed": seed}
+    task = TASKS[name]
+    sizes = {"vocabulary": task.vocabulary, "context": task.length, "hidden": _HIDDEN, "seed": seed}
     config = geometric.Config.model_validate(
-        sizes | {"tile": _TILE, "plan": "dense", "score": "dot" if way in PEERS else way}
+        sizes | {"tile": task.tile, "plan": "dense", "score": "dot" if way in PEERS else way}
     )
-    made = peer(way, transformer.Config.model_validate(sizes), _TILE) if way in PEERS else geometric.build(config)
-    network = trained(made, recall_data(_STEPS * _BATCH, seed, "training"), f"recall {way} {seed}", seed=seed,
-                      batch=_BATCH, epochs=1, rate=_RATE)  # fmt: skip
-    data, parameters = recall_data(_ASKED, seed, "asked"), sum(p.numel() for p in network.parameters())
-    dense = _right(network, data)
+    made = peer(way, transformer.Config.model_validate(sizes), task.tile) if way in PEERS else geometric.build(config)
+    taught = task.data(name, task.steps * task.batch, seed, "training")
+    network = trained(made, taught, f"{name} {way} {seed}", seed=seed, batch=task.batch, epochs=1, rate=task.rate,
+                      device=device)  # fmt: skip
+    data, parameters = task.data(name, _ASKED, seed, "asked"), sum(p.numel() for p in network.parameters())
+    dense = _right(network, data, device)
     found = [_Answer(way, 0, "", dense, 1.0, parameters)]
     if way in PEERS or way == "born":
         return found
-    for choose_by, refine in product(("own", "earlier"), range(1, _TILES + 1)):
+    for choose_by, refine in product(("own", "earlier"), _refined(task.tiles)):
         tiled = deployed(network, config, refine, choose_by)
-        right = _right(tiled, data)
-        found.append(_Answer(way, refine, choose_by, right, right / dense, parameters, _cost(tiled, data)))
+        right = _right(tiled, data, device)
+        found.append(
+            _Answer(way, refine, choose_by, right, right / dense if dense else 1.0, parameters, _cost(tiled, data))
+        )
     return found
 
 
-def _right(network: nn.Module, data: Dataset) -> float:
-    found, labels = logits(network, data)
+def _refined(tiles: int) -> list[int]:
+    """R to try: all up to ten, then powers of 2."""
+    return [r for r in range(1, tiles + 1) if tiles <= 10 or r.bit_count() == 1]
+
+
+def _right(network: nn.Module, data: Dataset, device: Device) -> float:
+    found, labels = logits(network, data, device)
     asked = labels != UNASKED
     return float((found.argmax(-1) == labels)[asked].float().mean())
 
