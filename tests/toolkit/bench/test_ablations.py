@@ -257,6 +257,7 @@ def test_components_that_are_spread_answer_as_together() -> None:
     assert all(measures["crossing_bytes_per_step"] == 0 for measures in found.values()), "both are one processor"
 
 
+@pytest.mark.slow
 def test_what_results_md_says_is_what_was_kept() -> None:
     page = (RECORDED.parent.parent / "RESULTS.md").read_text()
     shown = 0

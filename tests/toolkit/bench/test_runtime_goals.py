@@ -112,6 +112,7 @@ def test_verdicts_are_of_the_end_of_the_interval_that_is_worse() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_the_system_sees_what_the_meter_counts() -> None:
     """Unfused attention over 1,024 tokens holds 33 MB; what else a process takes is a few pages."""
     row = next(resident([1024], ["unfused"]))

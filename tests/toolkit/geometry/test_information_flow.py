@@ -158,7 +158,8 @@ def test_lyapunov_of_the_cat_map() -> None:
     torch.testing.assert_close(found, torch.tensor([expected, -expected], dtype=F64), rtol=0, atol=1 / 400)
 
 
-@pytest.mark.parametrize("push", [pytest.param(0.0, marks=pytest.mark.slow), 10.0])
+@pytest.mark.parametrize("push", [0.0, 10.0])
+@pytest.mark.slow
 def test_stability_of_a_pattern(push: float) -> None:
     matrix = torch.tensor([[-1.0, push], [0.0, -2.0]], dtype=F64)
     found = co.pattern_stability_measures(torch.zeros(2, dtype=F64), lambda x: matrix @ x, steps=200)

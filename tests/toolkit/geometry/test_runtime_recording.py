@@ -127,6 +127,7 @@ def test_what_is_still_trained_is_refused() -> None:
     torch.testing.assert_close(recorded.christoffel_symbols(drawn(3, 2)), wanted)
 
 
+@pytest.mark.slow
 def test_a_manifold_answers_the_same_recorded_or_not() -> None:
     points = drawn(7, 3)
     plain, recorded = (RiemannianManifold(metrics.sphere(), 3, recorded=flag) for flag in (False, True))
@@ -155,7 +156,7 @@ def test_orbits_are_the_same_recorded_or_not_and_a_force_is_taken_once_a_place(w
     assert len(seen) == 1  # the one time that it was taken down
 
 
-@pytest.mark.parametrize("chunk", [None, 3])
+@pytest.mark.parametrize("chunk", [None, pytest.param(3, marks=pytest.mark.slow)])
 def test_the_batched_entry_points_record_each_function(chunk: int | None) -> None:
     system, points = VectorizationSystem(chunk, record=True), drawn(8, 2)
     one, other = christoffel_field(metrics.sphere()), riemann_field(metrics.sphere())

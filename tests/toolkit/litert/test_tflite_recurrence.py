@@ -249,10 +249,8 @@ class Listener(nn.Module):
         return logits
 
 
-@pytest.mark.parametrize(
-    ("kind", "deep"),
-    [(nn.GRU, False), *(pytest.param(kind, True, marks=pytest.mark.slow) for kind in (nn.GRU, nn.LSTM))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "deep"), [(nn.GRU, False), (nn.GRU, True), (nn.LSTM, True)])
 def test_a_network_of_torch_comes_through(kind: type[nn.RNNBase], deep: bool) -> None:
     """Its weights have more elements than constants are folded of, and are brought into ONNX's order all the same."""
     module = Listener(kind, deep=deep)

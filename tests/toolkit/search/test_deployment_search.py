@@ -98,6 +98,7 @@ def test_a_fifth_of_all_evaluations_comes_within_the_margin_of_the_best(small, g
     assert near >= 9
 
 
+@pytest.mark.slow
 def test_the_same_search_finds_nothing_to_evaluate_again(small, tmp_path):
     problem, kept = small
     first = search_deployments(problem, wanted(kept, evaluations=8), tmp_path / "a")[0]
@@ -130,6 +131,7 @@ def test_the_page_of_the_atlas_is_there_and_equal_for_equal_searches(small, tmp_
     assert point["id"].encode() in pages[0]
 
 
+@pytest.mark.slow
 def test_a_search_says_how_far_it_is_before_the_first_trial(small, tmp_path):
     problem, _ = small
     seen = []
@@ -151,12 +153,13 @@ def test_targets_share_what_their_candidates_are_worth(small, tmp_path):
     assert {point["target"] for point in read_atlas(tmp_path / "atlas")["points"]} == set(targets)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pool", "fields"),
     [
         (lambda: Threads(2), {"evaluations": 6, "stack": "tflite-int8"}),
-        pytest.param(lambda: Threads(2), {"evaluations": 12}, marks=pytest.mark.slow),
-        pytest.param(lambda: Processes(2), {"evaluations": 12}, marks=pytest.mark.slow),
+        (lambda: Threads(2), {"evaluations": 12}),
+        (lambda: Processes(2), {"evaluations": 12}),
     ],
 )
 def test_several_workers_find_what_one_finds(small, tmp_path, pool, fields):
