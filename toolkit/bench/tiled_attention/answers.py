@@ -39,7 +39,7 @@ class Answered:
         refine, tiles: R of T; 0 of T where attention is as it was trained.
         choose_by: Whose wishes decide which tiles are refined.
         right: Share of right answers, the mean of the seeds, with its 95 % interval.
-        kept: `right` in parts of the same network's as it was trained; likewise.
+        kept: `right` in parts of the same network's as it was trained, 1 where that gets nothing right; likewise.
         flops_ratio: Scoring and mixing with tiles over dense, from the formula.
         promised, error: How far an answer may be off by its certificate, the mean, and how far the worst was of those
             that were answered exactly as well; in parts of the values' diameter, means over seeds.
