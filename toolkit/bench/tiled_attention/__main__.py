@@ -3,8 +3,8 @@
     python -m toolkit.bench.tiled_attention [--json] [--device cuda] [--scores dot,metric] [--seeds 5] [PART ...]
 
 `recall`, `copy`, `induction`, `passkey`, `listops`, `pathfinder`: networks trained dense and deployed with fewer and
-fewer tiles, beside a transformer by torch's fused attention and other sparse attentions; see `tasks.py`. All but the
-first want a GPU, and are left out where no part is named. `characters`: the same on text, without the sparse ones; on a
+fewer tiles, beside a transformer by torch's fused attention and other sparse attentions; see `tasks.py`. The last three
+want a GPU; where no part is named, recall alone is asked. `characters`: the same on text, without the sparse ones; on a
 GPU the network is a larger one.
 `time`, `memory`: the layer at 1,024 to 8,192 tokens on one thread, beside dense attention unfused and fused; seconds in
 turns, live bytes counted; `resident`: what the system says of that, each way in a process of its own. `runtime`: six
@@ -84,8 +84,7 @@ def _said(part: str, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _answered(task: str, given: argparse.Namespace) -> Iterable[Mapping[str, Any]]:
-    ways = ("born", *given.scores)
-    return map(asdict, answered(task, ways, given.seeds, workers=given.workers, device=given.device))
+    return map(asdict, answered(task, given.scores, given.seeds, workers=given.workers, device=given.device))
 
 
 _PARTS: Mapping[str, Callable[[argparse.Namespace], Iterable[Mapping[str, Any]]]] = {

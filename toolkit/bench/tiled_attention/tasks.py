@@ -211,8 +211,8 @@ def _distances(a: Array, b: Array) -> Array:
 
 TASKS: Mapping[str, Task] = {
     "recall": Task(vocabulary=2 * _KEYS, length=_RECALLED, tile=4, make=_recall),
-    "copy": Task(vocabulary=_SYMBOLS + 1, length=2 * _COPIED, tile=4, make=_copy, steps=1000),
-    "induction": Task(vocabulary=_SYMBOLS + 1, length=_INDUCED, tile=4, make=_induction, steps=1000),
+    "copy": Task(vocabulary=_SYMBOLS + 1, length=2 * _COPIED, tile=4, make=_copy, steps=500),
+    "induction": Task(vocabulary=_SYMBOLS + 1, length=_INDUCED, tile=4, make=_induction, steps=500),
     "passkey": Task(vocabulary=_DIGITS * (1 + _COLOURS) + _COLOURS + _HAY, length=_HAYSTACK, tile=32, make=_passkey,
                     steps=1500, batch=16),
     "listops": Task(vocabulary=_ASK + 1, length=_LISTED, tile=8, make=_listops, steps=2000, batch=64, rate=1e-3),
