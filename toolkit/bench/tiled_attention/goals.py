@@ -15,7 +15,7 @@ import torch
 
 from toolkit.bench.tiled_attention.forms import STEPS, Forms
 from toolkit.bench.tiled_attention.operations import OPERATIONS
-from toolkit.bench.tiled_attention.speed import ratio_draws
+from toolkit.bench.tiled_attention.speed import median_draws, ratio_draws
 from toolkit.bench.timing import in_turns_s, spread_s
 from toolkit.geometry.runtime.memory import live_bytes
 from toolkit.geometry.runtime.vectorization import threads
@@ -106,9 +106,8 @@ def core_operations(
     for name, durations in taken.items():
         with live_bytes() as used:
             runs[name]()
-        draws = ratio_draws(durations, np.ones(len(durations)), name)  # type: ignore[arg-type]
         yield Operation(operation=name, threads=1, rounds=len(durations), median_s=float(np.median(durations)),
-                        interval_s=_interval(draws), operators=used.operators)  # fmt: skip
+                        interval_s=_interval(median_draws(durations, name)), operators=used.operators)  # fmt: skip
 
 
 def _interval(draws: np.ndarray) -> tuple[float, float]:

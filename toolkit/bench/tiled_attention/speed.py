@@ -17,7 +17,8 @@ from toolkit.geometry.runtime.vectorization import threads, tune_threads
 from toolkit.models.seeded import seeded
 from toolkit.rng import numpy_generator, torch_generator
 
-__all__ = ["Timed", "Used", "layers", "memory", "peaks", "ratio_draws", "thread_times", "times", "tokens", "unfused"]
+__all__ = ["Timed", "Used", "layers", "median_draws", "memory", "peaks", "ratio_draws", "thread_times", "times",
+           "tokens", "unfused"]  # fmt: skip
 
 _HIDDEN, _HEADS, _STATE = 64, 4, 16
 _TILE, _REFINE = 64, 4
@@ -153,11 +154,16 @@ def ratio_draws(above: Sequence[float], below: Sequence[float], name: str = "") 
     Args:
         name: Ratios of different names are drawn apart from each other.
     """
-    draw = numpy_generator(0, "ratio of medians", name) if name else numpy_generator(0, "ratio of medians")
-    rounds = draw.integers(0, len(above), (_DRAWS, len(above)))
-    one, other = (np.median(np.asarray(x)[rounds], axis=1) for x in (above, below))
-    ratio: np.ndarray = one / other
+    ratio: np.ndarray = median_draws(above, name) / median_draws(below, name)
     return ratio
+
+
+def median_draws(durations: Sequence[float], name: str = "") -> np.ndarray:
+    """Medians of 1,000 bootstraps over rounds; the same rounds for all of one name that ran as often."""
+    draw = numpy_generator(0, "ratio of medians", name) if name else numpy_generator(0, "ratio of medians")
+    rounds = draw.integers(0, len(durations), (_DRAWS, len(durations)))
+    found: np.ndarray = np.median(np.asarray(durations)[rounds], axis=1)
+    return found
 
 
 def memory(lengths: Sequence[int], names: Sequence[str] | None = None) -> Iterator[Used]:
