@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial, reduce
 from importlib import import_module
 from importlib.util import find_spec
 from math import prod
+from operator import or_
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from kernels.dispatch import KernelUnavailable
+from kernels.vulkan.buffers import Buffers, Lent
 from kernels.vulkan.clock import Clock
 
 __all__ = ["Array", "Device", "DeviceLost", "Dispatch", "Pending", "open_device"]
@@ -21,6 +24,8 @@ __all__ = ["Array", "Device", "DeviceLost", "Dispatch", "Pending", "open_device"
 _KERNELS = Path(__file__).parents[1]
 _MOST_BYTES = 2**32 - 4
 """Of one array: shaders count in 32 bits."""
+_MOST_UNIFORMS = 256
+"""Sizes that were given to shaders, kept for the next run with the same."""
 _NEED = "apt-get install libvulkan1 mesa-vulkan-drivers, or the vendor's driver"
 
 
@@ -32,7 +37,7 @@ class Array(NamedTuple):
     """float32 or complex64 values on a device, C-contiguous."""
 
     device: Device
-    buffer: Any
+    buffer: Lent
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
@@ -95,6 +100,9 @@ class Device:
     def __init__(self, handle: Any, info: Mapping[str, Any]) -> None:
         self._handle, self._info = handle, dict(info)
         self._pipelines: dict[str, Any] = {}
+        self._uniforms: dict[bytes, Any] = {}
+        self._buffers = Buffers(partial(self._buffer, ("STORAGE", "COPY_SRC", "COPY_DST")))
+        self._staging = Buffers(partial(self._buffer, ("MAP_READ", "COPY_DST")))
         self._is_lost, self._process = False, os.getpid()
         self._clock: Clock | None = None
         self.dispatched = 0
@@ -156,19 +164,20 @@ class Device:
         if values.shape != array.shape or values.dtype != array.dtype:
             raise ValueError(f"{values.dtype} {values.shape} over an array of {array.dtype} {array.shape}")
         with self._guarded():
-            self._handle.queue.write_buffer(array.buffer, 0, np.ascontiguousarray(values))
+            self._handle.queue.write_buffer(array.buffer.handle, 0, np.ascontiguousarray(values))
         self.moved_bytes += array.nbytes
 
     def empty(self, shape: Sequence[int], dtype: Any = np.float32) -> Array:
-        """An array of zeros; see `put`."""
-        made = Array(self, None, tuple(int(n) for n in shape), np.dtype(dtype))
-        if made.dtype not in (np.dtype(np.float32), np.dtype(np.complex64)):
-            raise TypeError(f"arrays on a Vulkan device are float32 or complex64, not {made.dtype}")
-        if any(n < 1 for n in made.shape):
-            raise ValueError(f"an array of shape {made.shape} holds nothing")
-        if made.nbytes > self.limit_bytes:
-            raise MemoryError(f"{made.nbytes} bytes in one array; {self.name} takes {self.limit_bytes} at most")
-        return made._replace(buffer=self._buffer(made.nbytes, "STORAGE", "COPY_SRC", "COPY_DST"))
+        """An array that holds anything, until it is written; see `put`."""
+        sizes, kind = tuple(int(n) for n in shape), np.dtype(dtype)
+        if kind not in (np.dtype(np.float32), np.dtype(np.complex64)):
+            raise TypeError(f"arrays on a Vulkan device are float32 or complex64, not {kind}")
+        if any(n < 1 for n in sizes):
+            raise ValueError(f"an array of shape {sizes} holds nothing")
+        nbytes = prod(sizes) * kind.itemsize
+        if nbytes > self.limit_bytes:
+            raise MemoryError(f"{nbytes} bytes in one array; {self.name} takes {self.limit_bytes} at most")
+        return Array(self, self._buffers.lend(nbytes), sizes, kind)
 
     def submit(self, work: Sequence[Dispatch]) -> None:
         """Have shaders run, each after the one before it is done. Returns at once.
@@ -190,7 +199,7 @@ class Device:
             queries, marks = self._clock.marks(len(work)) if self._clock else (None, [{}] * len(work))
             for one, mark in zip(work, marks, strict=True):
                 pipeline = self._pipeline(one.shader)
-                bound = [*(array.buffer for array in one.arrays), uniforms[one.sizes]]
+                bound = [*(array.buffer.handle for array in one.arrays), uniforms[one.sizes]]
                 group = self._handle.create_bind_group(
                     layout=pipeline.get_bind_group_layout(0),
                     entries=[{"binding": i, "resource": {"buffer": buffer}} for i, buffer in enumerate(bound)],
@@ -230,12 +239,12 @@ class Device:
             MemoryError, DeviceLost: see `put`.
         """
         self._own(array)
-        staging = self._buffer(array.nbytes, "MAP_READ", "COPY_DST")
+        staging = self._staging.lend(array.nbytes)
         with self._guarded():
             encoder = self._handle.create_command_encoder()
-            encoder.copy_buffer_to_buffer(array.buffer, 0, staging, 0, array.nbytes)
+            encoder.copy_buffer_to_buffer(array.buffer.handle, 0, staging.handle, 0, array.nbytes)
             self._handle.queue.submit([encoder.finish()])
-        return Pending(staging, array._replace(buffer=None))  # what is waited for may be freed meanwhile
+        return Pending(self, staging, array.shape, array.dtype)
 
     def get(self, array: Array) -> np.ndarray[Any, Any]:
         """The values of `array`; waits for all that was submitted before.
@@ -267,15 +276,17 @@ class Device:
     def _uniform(self, sizes: bytes) -> Any:
         import wgpu
 
-        padded = sizes + bytes(-len(sizes) % 16)
-        return self._handle.create_buffer_with_data(data=padded, usage=wgpu.BufferUsage.UNIFORM)
+        if sizes not in self._uniforms:
+            if len(self._uniforms) == _MOST_UNIFORMS:
+                self._uniforms.clear()
+            padded = sizes + bytes(-len(sizes) % 16)
+            self._uniforms[sizes] = self._handle.create_buffer_with_data(data=padded, usage=wgpu.BufferUsage.UNIFORM)
+        return self._uniforms[sizes]
 
-    def _buffer(self, nbytes: int, *usages: str) -> Any:
+    def _buffer(self, usages: Sequence[str], nbytes: int) -> Any:
         import wgpu
 
-        usage = 0
-        for name in usages:
-            usage |= getattr(wgpu.BufferUsage, name)
+        usage = reduce(or_, (getattr(wgpu.BufferUsage, name) for name in usages))
         with self._guarded():
             return self._handle.create_buffer(size=nbytes, usage=usage)
 
@@ -307,10 +318,10 @@ class Device:
 
 
 class Pending:
-    """Values on their way back."""
+    """Values on their way back. What they are copied from may be gone meanwhile."""
 
-    def __init__(self, staging: Any, array: Array) -> None:
-        self._device, self._staging, self._array = array.device, staging, array
+    def __init__(self, device: Device, staging: Lent, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self._device, self._staging, self._shape, self._dtype = device, staging, shape, dtype
         self._values: np.ndarray[Any, Any] | None = None
 
     def wait(self) -> np.ndarray[Any, Any]:
@@ -323,10 +334,13 @@ class Pending:
 
         if self._values is None:
             with self._device._guarded():
-                self._staging.map_sync(wgpu.MapMode.READ)
-                raw = self._staging.read_mapped(copy=True)
-                self._staging.unmap()
-            self._values = np.frombuffer(raw, self._array.dtype).reshape(self._array.shape)
-            self._device.moved_bytes += self._array.nbytes
-            self._staging.destroy()
+                staging = self._staging.handle
+                staging.map_sync(wgpu.MapMode.READ)
+                try:
+                    raw = staging.read_mapped(copy=True)
+                finally:
+                    staging.unmap()
+            self._values = np.frombuffer(raw, self._dtype).reshape(self._shape)
+            self._device.moved_bytes += self._values.nbytes
+            del self._staging  # another array may travel in it
         return self._values

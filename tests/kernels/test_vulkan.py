@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import re
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,8 +16,9 @@ import torch
 from kernels import vulkan
 from kernels.bk_core import bk_core as torch_bk_core
 from kernels.dispatch import KernelUnavailable
-from kernels.vulkan import Device, DeviceLost, open_device, streamed
+from kernels.vulkan import Array, Device, DeviceLost, open_device, streamed
 from kernels.vulkan import device as vulkan_device
+from kernels.vulkan.buffers import Buffers
 
 wgpu = pytest.importorskip("wgpu", reason="README's install brings wgpu with the extra `test`")
 
@@ -191,7 +193,7 @@ def test_many_submissions_in_flight_are_read_in_order(device: Device) -> None:
 def test_a_fetch_holds_what_was_there_then(device: Device) -> None:
     array = device.put(np.ones((64, 64), np.float32))
     early = device.fetch(array)
-    device._handle.queue.write_buffer(array.buffer, 0, np.zeros((64, 64), np.float32))
+    device._handle.queue.write_buffer(array.buffer.handle, 0, np.zeros((64, 64), np.float32))
     late = device.fetch(array)
     assert early.wait().all()
     assert not late.wait().any()
@@ -228,6 +230,78 @@ def test_bytes_that_move_are_counted(device: Device) -> None:
     a = device.put(noise(8, 8))
     device.get(vulkan.matmul(device, a, a))
     assert device.moved_bytes - before == 2 * 256  # one matrix there, one back
+
+
+# ---- buffers
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda d: vulkan.matmul(d, d.put(noise(70, 33)), d.put(noise(33, 65))),
+        lambda d: vulkan.attention(d, *(d.put(noise(2, 40, 20, seed=i)) for i in range(3)), causal=True),
+        lambda d: vulkan.gray_scott(
+            d, d.put(noise(2, 19, 23)), steps=3, diffusion=(0.1, 0.1), feed=0.1, kill=0.1, dt=1
+        ),
+        lambda d: vulkan.bk_core(d, d.put(noise(31, 70)), z=1j),
+    ],
+)
+def test_what_is_left_in_a_buffer_is_in_no_answer(device: Device, run: Callable[[Device], Array]) -> None:
+    before = device.get(run(device))
+    for _ in range(4):
+        dirty = [device.put(np.full(n, np.nan, np.float32)) for n in (70 * 65, 2 * 40 * 20, 2 * 19 * 23, 2 * 31 * 70)]
+    del dirty
+    np.testing.assert_array_equal(device.get(run(device)), before)
+
+
+def test_what_runs_again_asks_for_no_more_memory(device: Device) -> None:
+    def run() -> np.ndarray:
+        return device.get(vulkan.matmul(device, *(device.put(noise(37, 37)) for _ in range(2))))
+
+    wanted = run()
+    made = device._buffers.made, device._staging.made
+    for _ in range(5):
+        np.testing.assert_array_equal(run(), wanted)
+    assert (device._buffers.made, device._staging.made) == made
+
+
+def test_an_array_keeps_its_buffer_as_long_as_anything_reads_it(device: Device) -> None:
+    x = noise(9, 9)
+    array = device.put(x)
+    other = array._replace(shape=(81,))
+    waiting = device.fetch(array)
+    del array
+    for _ in range(3):
+        device.put(np.zeros((9, 9), np.float32))
+    np.testing.assert_array_equal(device.get(other), x.reshape(-1))
+    np.testing.assert_array_equal(waiting.wait(), x)
+
+
+def test_no_more_lies_idle_than_may_and_the_oldest_size_goes_first() -> None:
+    buffers = Buffers(lambda nbytes: object(), idle_bytes=100)
+    lent = [buffers.lend(nbytes) for nbytes in (40, 30, 30, 20)]
+    handles = [one.handle for one in lent]
+    for _ in range(4):
+        lent.pop(0)
+    assert buffers.idle_bytes == 80  # without the 40
+    assert buffers.lend(20).handle is handles[3]
+    assert buffers.lend(30).handle in handles[1:3]
+    assert buffers.lend(40).handle not in handles
+    assert buffers.made == 5
+
+
+def test_a_full_memory_is_asked_again_without_what_lies_idle() -> None:
+    def make(nbytes: int) -> object:
+        if nbytes + held.idle_bytes > 100:
+            raise MemoryError
+        return object()
+
+    held = Buffers(make)
+    held.lend(80)  # and given back at once
+    assert held.idle_bytes == 80
+    assert held.lend(50).handle
+    with pytest.raises(MemoryError):
+        held.lend(101)
 
 
 # ---- what goes wrong

@@ -1,0 +1,70 @@
+"""Buffers that outlive their arrays: asking a driver for memory takes as long as a product of 1,024."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["Buffers", "Lent"]
+
+_IDLE_BYTES = 2**28
+
+
+class Lent:
+    """A buffer that goes back when nobody holds this any more."""
+
+    __slots__ = ("_home", "handle", "nbytes")
+
+    def __init__(self, home: Buffers, handle: Any, nbytes: int) -> None:
+        self._home, self.handle, self.nbytes = home, handle, nbytes
+
+    def __del__(self) -> None:
+        self._home.keep(self.handle, self.nbytes)
+
+
+class Buffers:
+    """What `make` gives for a number of bytes, made anew only where none of that size lies idle.
+
+    A device works in the order in which it is given work, so what still reads a buffer is done before the next array
+    writes it.
+
+    Args:
+        idle_bytes: What may lie idle; of more, the size that came back longest ago is let go first.
+    """
+
+    def __init__(self, make: Callable[[int], Any], idle_bytes: int = _IDLE_BYTES) -> None:
+        self._make, self._most_bytes = make, idle_bytes
+        self._idle: dict[int, list[Any]] = {}
+        self.idle_bytes = self.made = 0
+
+    def lend(self, nbytes: int) -> Lent:
+        """A buffer of that size, with anything in it.
+
+        Raises:
+            MemoryError: there is too little, even when nothing lies idle.
+        """
+        if idle := self._idle.get(nbytes):
+            self.idle_bytes -= nbytes
+            return Lent(self, idle.pop(), nbytes)
+        try:
+            made = self._make(nbytes)
+        except MemoryError:
+            self._let_go(0)
+            made = self._make(nbytes)
+        self.made += 1
+        return Lent(self, made, nbytes)
+
+    def keep(self, handle: Any, nbytes: int) -> None:
+        """A buffer that nobody holds any more."""
+        self._idle[nbytes] = [*self._idle.pop(nbytes, ()), handle]
+        self.idle_bytes += nbytes
+        self._let_go(self._most_bytes)
+
+    def _let_go(self, most_bytes: int) -> None:
+        while self.idle_bytes > most_bytes:
+            size = next(iter(self._idle))
+            if self._idle[size]:
+                self._idle[size].pop()
+                self.idle_bytes -= size
+            else:
+                del self._idle[size]
