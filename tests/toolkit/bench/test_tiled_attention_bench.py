@@ -19,15 +19,16 @@ from toolkit.bench.tiled_attention.answers import answered
 from toolkit.bench.tiled_attention.device import measured
 from toolkit.bench.tiled_attention.learning import mean_interval
 from toolkit.bench.tiled_attention.peers import PEERS, Compressed, bigbird, peer, window
-from toolkit.bench.tiled_attention.speed import layers, tokens
-from toolkit.bench.tiled_attention.tasks import TASKS
+from toolkit.bench.tiled_attention.resident import resident
+from toolkit.bench.tiled_attention.speed import layers, peaks, tokens
+from toolkit.bench.tiled_attention.tasks import TASKS, Part
 from toolkit.bench.tiled_attention.text import Size, text
 from toolkit.models import geometric, transformer
 
 
-def asked(name: str, count: int = 50) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def asked(name: str, count: int = 50, part: Part = "asked") -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Ids and labels of each sample."""
-    data = TASKS[name].data(name, count, 0, "asked")
+    data = TASKS[name].data(name, count, 0, part)
     assert data.labels is not None
     for sample, labels in zip(data, data.labels, strict=True):
         yield sample["characters"][0], labels
@@ -57,12 +58,19 @@ def test_induction_asks_from_the_second_time_on() -> None:
         assert (np.delete(labels, places[1:]) == UNASKED).all()
 
 
-def test_passkey_asks_for_each_digit_by_its_colour() -> None:
-    for ids, labels in asked("passkey"):
-        digits = {(key - 10) // 10: key % 10 for key in ids[:-4] if key < 50}
+@pytest.mark.parametrize("part", ["asked", "training"])
+def test_passkey_asks_for_each_digit_by_its_colour(part: Part) -> None:
+    times = set()
+    for ids, labels in asked("passkey", 50, part):
+        keys = ids[:-4][ids[:-4] < 50]
+        digits = {(key - 10) // 10: key % 10 for key in keys}
         assert len(digits) == 4
+        assert len(keys) % len(set(keys)) == 0
+        assert len(set(keys)) == 4  # said again, it is the same
         assert (ids[:-4] >= 10).all()
         assert [digits[colour] for colour in ids[-4:] - 50] == labels[-4:].tolist()
+        times.add(len(keys) // 4)
+    assert times == ({1} if part == "asked" else {1, 2, 4, 8, 16, 32})
 
 
 def test_listops_asks_for_the_value_of_what_is_written() -> None:
@@ -77,22 +85,24 @@ def test_listops_asks_for_the_value_of_what_is_written() -> None:
     assert nested > 50
 
 
-def test_pathfinder_asks_whether_one_path_has_both_ends() -> None:
-    answers = set()
+def test_pathfinder_asks_which_dashes_lead_to_the_marked_end() -> None:
     for ids, labels in asked("pathfinder"):
-        image = ids.reshape(16, 16)
+        image, again = ids.reshape(2, 8, 8)
+        assert (image == again).all()
+        assert (labels[:64] == UNASKED).all()
         dashes = {(int(y), int(x)) for y, x in np.argwhere(image)}
-        start, end = (tuple(map(int, place)) for place in np.argwhere(image == 2))
-        reached, edge = {start}, [start]
+        (end,) = (tuple(map(int, place)) for place in np.argwhere(image == 2))
+        reached, edge = {end}, [end]
         while edge:
             y, x = edge.pop()
             near = {(a, b) for a, b in dashes - reached if max(abs(a - y), abs(b - x)) == 2}
             reached |= near
             edge += near
-        if len(dashes) == 16 and len(reached) == 8:  # gaps of two pixels do not lead to the other path here
-            assert (labels[-1] == 4) == (end in reached)
-            answers.add(int(labels[-1]))
-    assert answers == {3, 4}
+        said = labels[64:].reshape(8, 8)
+        assert len(dashes) == 8
+        assert len(reached) == 4
+        assert {tuple(map(int, place)) for place in np.argwhere(said == 4)} == reached - {end}
+        assert {tuple(map(int, place)) for place in np.argwhere(said == 3)} == dashes - reached
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -285,3 +295,12 @@ def test_on_another_device_the_same_is_measured_and_agrees() -> None:
     assert row.means_error == 0.0  # plain torch both times
     assert row.interval is not None
     assert row.interval[0] <= row.interval[1]
+
+
+@pytest.mark.slow
+def test_the_system_sees_what_the_meter_counts() -> None:
+    """Unfused attention over 1,024 tokens holds 33 MB; what else a process takes is a few pages."""
+    row = next(resident([1024], ["unfused"]))
+    assert row.live_bytes == peaks(layers(False)["unfused"], tokens(1024))[0]
+    assert row.resident_bytes == pytest.approx(row.live_bytes, rel=0.1)
+    assert (row.gradients, row.under_dense, row.live_under_dense) == (False, 0.0, 0.0)

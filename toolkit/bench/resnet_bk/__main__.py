@@ -19,9 +19,8 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
+from toolkit.bench.printing import show
 from toolkit.bench.resnet_bk.learning import Lesson, compare, without_clamps
 from toolkit.bench.resnet_bk.scaling import Measured, measure
 from toolkit.models.blueprints.config import parse
@@ -64,7 +63,7 @@ def main(arguments: Sequence[str]) -> int:
         print(json.dumps({"schema": "toolkit.bench.resnet_bk/1", **found}, indent=1))
         return 0
     for part, rows in found.items():
-        _show(part, rows)
+        show(part, rows)
     return 0
 
 
@@ -121,25 +120,6 @@ def _lengths(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
         free = 15_000_000_000
         yield {"model": "resnet_bk", "precision": precision, "memory_bytes": free, "token_bytes": memory.token_bytes,
                "length": int((free - memory.fixed_bytes) / memory.token_bytes)}  # fmt: skip
-
-
-# ---- for people
-
-
-def _show(part: str, rows: list[dict[str, Any]]) -> None:
-    table = Table(title=part, title_justify="left")
-    columns = [name for name in rows[0] if any(row[name] not in ("", None) for row in rows)]
-    for name in columns:
-        table.add_column(name.replace("_", " "))
-    for row in rows:
-        table.add_row(*(_text(row[name]) for name in columns))
-    Console(width=200).print(table)
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 if __name__ == "__main__":

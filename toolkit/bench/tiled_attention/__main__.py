@@ -7,10 +7,9 @@ fewer tiles, beside a transformer by torch's fused attention and other sparse at
 want a GPU; where no part is named, recall alone is asked. `characters`: the same on text, without the sparse ones; on a
 GPU the network is a larger one.
 `time`, `memory`: the layer at 1,024 to 8,192 tokens on one thread, beside dense attention unfused and fused; seconds in
-turns, live bytes counted; `resident`: what the system says of that, each way in a process of its own. `runtime`: six
-steps of the library beside the best plain forms of torch; `operations`: those that should take less than a millisecond.
-`threads`: the layer on one thread and on all. `device`: 1/8 of the tiles at 16,384 tokens by the block-sparse kernel,
-beside flash attention; on a GPU alone. Training is checkpointed in the cache folder.
+turns, live bytes counted; `resident`: what the system says of that, each way in a process of its own. `threads`: the
+layer on one thread and on all. `device`: 1/8 of the tiles at 16,384 tokens by the block-sparse kernel, beside flash
+attention; on a GPU alone. Training is checkpointed in the cache folder.
 """
 
 from __future__ import annotations
@@ -25,10 +24,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
-from toolkit.bench.tiled_attention import goals, speed
+from toolkit.bench.printing import show
+from toolkit.bench.tiled_attention import speed
 from toolkit.bench.tiled_attention.answers import answered
 from toolkit.bench.tiled_attention.device import on_device
 from toolkit.bench.tiled_attention.resident import resident
@@ -71,7 +69,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     print(", ".join(f"{name} {value}" for name, value in about.items()))
     for part, rows in found.items():
-        _show(part, rows)
+        show(part, rows)
     for line in _judged(found):
         print(line)
     return 0
@@ -93,8 +91,6 @@ _PARTS: Mapping[str, Callable[[argparse.Namespace], Iterable[Mapping[str, Any]]]
     "time": lambda given: map(asdict, speed.times(given.lengths)),
     "memory": lambda given: map(asdict, speed.memory(given.lengths)),
     "resident": lambda given: map(asdict, resident([n for n in given.lengths if n >= _UNDER_FROM])),
-    "runtime": lambda given: map(asdict, goals.forms()),
-    "operations": lambda given: map(asdict, goals.core_operations()),
     "threads": lambda given: speed.thread_times(max(given.lengths), sorted({1, os.cpu_count() or 1})),
     "device": lambda given: map(asdict, on_device(given.device)),
 }
@@ -116,13 +112,6 @@ def _judged(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterable[str]:
         if row["length"] == _UNDER_FROM and row["way"].startswith("tiled"):
             verdict = "reaches" if row["under_dense"] >= _UNDER else "MISSES"
             yield f"{row['way']}: {row['under_dense']:.1%} under unfused dense attention, {verdict} {_UNDER:.0%}"
-    for row in found.get("runtime", ()):
-        if row["form"] == "library":
-            verdict = "reaches" if row["interval"][0] >= goals.FASTER else "MISSES"
-            yield f"{row['step']}: {row['times']:.2f}x the best plain form, {verdict} {goals.FASTER}x"
-    for row in found.get("operations", ()):
-        verdict = "below" if row["interval_s"][1] < goals.UNDER_S else "NOT below"
-        yield f"{row['operation']}: {row['median_s'] * 1e3:.2f} ms, {verdict} {goals.UNDER_S * 1e3:.0f} ms"
     for row in found.get("device", ()):
         if row["ratio"] is None:
             yield f"{row['shape']}{' causal' if row['causal'] else ''}: {row['note']}"
@@ -130,24 +119,6 @@ def _judged(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterable[str]:
             verdict = "reaches" if row["interval"][0] >= row["goal"] else "MISSES"
             causal = " causal" if row["causal"] else ""
             yield f"{row['shape']}{causal}: {row['ratio']:.2f}x flash, {verdict} {row['goal']}x"
-
-
-def _show(part: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    table = Table(title=part, title_justify="left")
-    columns = [name for name in rows[0] if any(row[name] not in ("", None) for row in rows)]
-    for name in columns:
-        table.add_column(name.replace("_", " "))
-    for row in rows:
-        table.add_row(*(_text(row[name]) for name in columns))
-    Console(width=200).print(table)
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, (tuple, list)):
-        return " to ".join(map(_text, value))
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return "" if value is None else f"{value:,}" if type(value) is int else str(value)
 
 
 if __name__ == "__main__":

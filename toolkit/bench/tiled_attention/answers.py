@@ -81,14 +81,14 @@ def answered(
 
     Args:
         task: Of `TASKS`.
-        workers: Processes that train at the same time, of a thread each.
+        workers: Processes that train at the same time, of a seed each.
     """
-    asked = [(task, way, seed, device) for way, seed in product((*scores, *PEERS), range(seeds))]
+    asked = [(task, (*scores, *PEERS), seed, device) for seed in range(seeds)]
     if workers > 1:
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            found = list(pool.map(_answers, *zip(*asked, strict=True)))
+            found = list(pool.map(_of_seed, *zip(*asked, strict=True)))
     else:
-        found = [_answers(*each) for each in asked]
+        found = [_of_seed(*each) for each in asked]
     where = attrgetter("way", "refine", "choose_by")
     for (way, refine, choose_by), rows in groupby(sorted((x for each in found for x in each), key=where), key=where):
         answers = list(rows)
@@ -103,7 +103,14 @@ def answered(
         )  # fmt: skip
 
 
-def _answers(name: str, way: str, seed: int, device: Device) -> list[_Answer]:
+def _of_seed(name: str, ways: Sequence[str], seed: int, device: Device) -> list[_Answer]:
+    """All ways learn from the same samples, and are asked the same."""
+    task = TASKS[name]
+    taught, asked = task.data(name, task.steps * task.batch, seed, "training"), task.data(name, _ASKED, seed, "asked")
+    return [answer for way in ways for answer in _answers(name, way, seed, taught, asked, device)]
+
+
+def _answers(name: str, way: str, seed: int, taught: Dataset, asked: Dataset, device: Device) -> Iterator[_Answer]:
     """Of one network: as it was trained, and with tiles where it has them."""
     task = TASKS[name]
     sizes = {"vocabulary": task.vocabulary, "context": task.length, "hidden": _HIDDEN, "seed": seed}
@@ -111,21 +118,17 @@ def _answers(name: str, way: str, seed: int, device: Device) -> list[_Answer]:
         sizes | {"tile": task.tile, "plan": "dense", "score": "dot" if way in PEERS else way}
     )
     made = peer(way, transformer.Config.model_validate(sizes), task.tile) if way in PEERS else geometric.build(config)
-    taught = task.data(name, task.steps * task.batch, seed, "training")
     network = trained(made, taught, f"{name} {way} {seed}", seed=seed, batch=task.batch, epochs=1, rate=task.rate,
                       device=device)  # fmt: skip
-    data, parameters = task.data(name, _ASKED, seed, "asked"), sum(p.numel() for p in network.parameters())
-    dense = _right(network, data, device)
-    found = [_Answer(way, 0, "", dense, 1.0, parameters)]
+    parameters, dense = sum(p.numel() for p in network.parameters()), _right(network, asked, device)
+    yield _Answer(way, 0, "", dense, 1.0, parameters)
     if way in PEERS or way == "born":
-        return found
+        return
     for choose_by, refine in product(("own", "earlier"), _refined(task.tiles)):
         tiled = deployed(network, config, refine, choose_by)
-        right = _right(tiled, data, device)
-        found.append(
-            _Answer(way, refine, choose_by, right, right / dense if dense else 1.0, parameters, _cost(tiled, data))
-        )
-    return found
+        right = _right(tiled, asked, device)
+        kept = right / dense if dense else 1.0
+        yield _Answer(way, refine, choose_by, right, kept, parameters, _cost(tiled, asked))
 
 
 def _refined(tiles: int) -> list[int]:

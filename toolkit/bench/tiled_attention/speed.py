@@ -10,19 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from toolkit.bench.bootstrap import interval, ratio_draws
 from toolkit.bench.timing import in_turns_s, spread_s
 from toolkit.geometry.neural.attention import QuantumGeometricAttention, ScoreName
 from toolkit.geometry.runtime.memory import live_bytes
 from toolkit.geometry.runtime.vectorization import threads, tune_threads
 from toolkit.models.seeded import seeded
-from toolkit.rng import numpy_generator, torch_generator
+from toolkit.rng import torch_generator
 
-__all__ = ["Timed", "Used", "layers", "median_draws", "memory", "peaks", "ratio_draws", "thread_times", "times",
-           "tokens", "unfused"]  # fmt: skip
+__all__ = ["Timed", "Used", "layers", "memory", "peaks", "thread_times", "times", "tokens", "unfused"]
 
 _HIDDEN, _HEADS, _STATE = 64, 4, 16
 _TILE, _REFINE = 64, 4
-_DRAWS = 1000
 _FEWEST_UNFUSED, _FEWEST = 3, 30
 _SCORES: tuple[ScoreName, ...] = ("dot", "metric", "fidelity", "hyperbolic", "born")
 
@@ -138,32 +137,9 @@ def times(lengths: Sequence[int]) -> Iterator[Timed]:
                 yield Timed(
                     way=name, causal=causal, length=length, seconds=middle, quartiles_s=(lower, upper),
                     unfused_ratio=float(np.median(beside["unfused"]) / np.median(durations)),
-                    unfused_interval=_interval(beside["unfused"], durations),
-                    sdpa_ratio=float(np.median(peer) / np.median(own)), sdpa_interval=_interval(peer, own),
+                    unfused_interval=interval(ratio_draws(beside["unfused"], durations)),
+                    sdpa_ratio=float(np.median(peer) / np.median(own)), sdpa_interval=interval(ratio_draws(peer, own)),
                 )  # fmt: skip
-
-
-def _interval(above: Sequence[float], below: Sequence[float]) -> tuple[float, float]:
-    low, high = np.quantile(ratio_draws(above, below), (0.025, 0.975))
-    return float(low), float(high)
-
-
-def ratio_draws(above: Sequence[float], below: Sequence[float], name: str = "") -> np.ndarray:
-    """The ratio of medians of 1,000 bootstraps over rounds: what the machine did besides fell on both.
-
-    Args:
-        name: Ratios of different names are drawn apart from each other.
-    """
-    ratio: np.ndarray = median_draws(above, name) / median_draws(below, name)
-    return ratio
-
-
-def median_draws(durations: Sequence[float], name: str = "") -> np.ndarray:
-    """Medians of 1,000 bootstraps over rounds; the same rounds for all of one name that ran as often."""
-    draw = numpy_generator(0, "ratio of medians", name) if name else numpy_generator(0, "ratio of medians")
-    rounds = draw.integers(0, len(durations), (_DRAWS, len(durations)))
-    found: np.ndarray = np.median(np.asarray(durations)[rounds], axis=1)
-    return found
 
 
 def memory(lengths: Sequence[int], names: Sequence[str] | None = None) -> Iterator[Used]:

@@ -1,6 +1,6 @@
 """Whole batches in one call, without new memory at every step, and on as many threads as pay.
 
-What is measured against is the best plain form in torch, not a loop in Python: `toolkit.bench.tiled_attention runtime`.
+What is measured against is the best plain form in torch, not a loop in Python: `toolkit.bench.geometry`.
 """
 
 from __future__ import annotations

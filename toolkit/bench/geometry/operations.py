@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 
-from toolkit.bench.tiled_attention.forms import STEPS
+from toolkit.bench.geometry.forms import STEPS
 from toolkit.bench.tiled_attention.speed import tokens
 from toolkit.geometry.core.patterns.riemannian import RiemannianManifold
 from toolkit.geometry.core.patterns.riemannian.metrics import sphere

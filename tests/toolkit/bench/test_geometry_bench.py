@@ -1,21 +1,18 @@
-"""The goals of the runtime: what is compared is the same, what is printed is as defined, and memory is seen twice."""
+"""The goals of the geometry library: what is compared is the same, and what is printed is as defined."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import pytest
 import torch
 
-from toolkit.bench.tiled_attention import forms as listed
-from toolkit.bench.tiled_attention import goals
-from toolkit.bench.tiled_attention.__main__ import _judged
-from toolkit.bench.tiled_attention.forms import STEPS, Forms
-from toolkit.bench.tiled_attention.goals import MEAN, core_operations, forms
-from toolkit.bench.tiled_attention.operations import OPERATIONS
-from toolkit.bench.tiled_attention.resident import resident
-from toolkit.bench.tiled_attention.speed import peaks, ratio_draws
+from toolkit.bench.geometry import forms as listed
+from toolkit.bench.geometry import goals
+from toolkit.bench.geometry.__main__ import _judged
+from toolkit.bench.geometry.forms import STEPS, Forms
+from toolkit.bench.geometry.goals import MEAN, core_operations, forms
+from toolkit.bench.geometry.operations import OPERATIONS
 
 
 @pytest.mark.parametrize(
@@ -94,15 +91,6 @@ def test_core_operations_run(name: str) -> None:
     assert run() is not None
 
 
-def test_a_ratio_of_medians_holds_the_true_one_and_is_drawn_alike_twice() -> None:
-    rng = np.random.default_rng(0)
-    above, below = (list(scale * rng.lognormal(0, 0.2, 200)) for scale in (3.0, 1.0))
-    draws = ratio_draws(above, below)
-    assert np.array_equal(draws, ratio_draws(above, below))
-    low, high = np.quantile(draws, (0.025, 0.975))
-    assert 2.5 < low < 3 < high < 3.5
-
-
 def test_verdicts_are_of_the_end_of_the_interval_that_is_worse() -> None:
     row = {"step": "s", "form": "library", "times": 2.2, "interval": (1.9, 2.4)}
     slow = {"operation": "o", "median_s": 0.9e-3, "interval_s": (0.8e-3, 1.1e-3)}
@@ -110,12 +98,3 @@ def test_verdicts_are_of_the_end_of_the_interval_that_is_worse() -> None:
         "s: 2.20x the best plain form, MISSES 2.0x",
         "o: 0.90 ms, NOT below 1 ms",
     ]
-
-
-@pytest.mark.slow
-def test_the_system_sees_what_the_meter_counts() -> None:
-    """Unfused attention over 1,024 tokens holds 33 MB; what else a process takes is a few pages."""
-    row = next(resident([1024], ["unfused"]))
-    assert row.live_bytes == peaks(listed.layers(False)["unfused"], listed.tokens(1024))[0]
-    assert row.resident_bytes == pytest.approx(row.live_bytes, rel=0.1)
-    assert (row.gradients, row.under_dense, row.live_under_dense) == (False, 0.0, 0.0)

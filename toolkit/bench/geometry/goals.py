@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from toolkit.bench.tiled_attention.forms import STEPS, Forms
-from toolkit.bench.tiled_attention.operations import OPERATIONS
-from toolkit.bench.tiled_attention.speed import median_draws, ratio_draws
+from toolkit.bench.bootstrap import interval, median_draws, ratio_draws
+from toolkit.bench.geometry.forms import STEPS, Forms
+from toolkit.bench.geometry.operations import OPERATIONS
 from toolkit.bench.timing import in_turns_s, spread_s
 from toolkit.geometry.runtime.memory import live_bytes
 from toolkit.geometry.runtime.vectorization import threads
@@ -86,13 +86,13 @@ def forms(steps: Mapping[str, Callable[[], Forms]] = STEPS, *, seconds: float = 
             yield Form(
                 step=step, form=name, threads=1, rounds=len(durations), seconds=middle, quartiles_s=(lower, upper),
                 operators=used.operators, new_bytes=used.peak, times=medians[above] / medians["library"],
-                interval=None if name in _SLOW else _interval(ratio_draws(taken[above], taken["library"], step)),
+                interval=None if name in _SLOW else interval(ratio_draws(taken[above], taken["library"], step)),
             )  # fmt: skip
     logs = np.log([ratio for ratio, _ in means])
     yield Form(
         step=MEAN, form="library", threads=1, rounds=0, seconds=None, quartiles_s=None, operators=None, new_bytes=None,
         times=float(np.exp(logs.mean())),
-        interval=_interval(np.exp(np.mean([np.log(draws) for _, draws in means], axis=0))),
+        interval=interval(np.exp(np.mean([np.log(draws) for _, draws in means], axis=0))),
     )  # fmt: skip
 
 
@@ -107,9 +107,4 @@ def core_operations(
         with live_bytes() as used:
             runs[name]()
         yield Operation(operation=name, threads=1, rounds=len(durations), median_s=float(np.median(durations)),
-                        interval_s=_interval(median_draws(durations, name)), operators=used.operators)  # fmt: skip
-
-
-def _interval(draws: np.ndarray) -> tuple[float, float]:
-    low, high = np.quantile(draws, (0.025, 0.975))
-    return float(low), float(high)
+                        interval_s=interval(median_draws(durations, name)), operators=used.operators)  # fmt: skip
