@@ -9,7 +9,7 @@ import numpy as np
 from passes.dataset import Dataset
 from passes.onnxruntime import Session
 from passes.quiet import quiet_libraries
-from targets.graph import SHARE_KEY
+from targets.control_flow import SHARE_KEY
 
 if TYPE_CHECKING:
     import onnx_ir as ir

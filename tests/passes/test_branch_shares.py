@@ -9,7 +9,8 @@ import pytest
 
 from passes.dataset import Dataset
 from passes.onnx_level.branch_shares import has_branches, note_branch_shares
-from targets.graph import SHARE_KEY, read_workload
+from targets.control_flow import SHARE_KEY
+from targets.graph import read_workload
 
 BRANCHING = """<ir_version: 9, opset_import: ["" : 18]>
 g (float[2,4] x, bool other) => (float[2,8] y, float[2,4] z)
