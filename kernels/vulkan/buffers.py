@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict, deque
 from collections.abc import Callable
+from threading import Lock
 from typing import Any
 
 __all__ = ["Buffers", "Lent"]
@@ -34,7 +36,9 @@ class Buffers:
 
     def __init__(self, make: Callable[[int], Any], idle_bytes: int = _IDLE_BYTES) -> None:
         self._make, self._most_bytes = make, idle_bytes
-        self._idle: dict[int, list[Any]] = {}
+        self._idle: OrderedDict[int, list[Any]] = OrderedDict()
+        self._back: deque[tuple[int, Any]] = deque()
+        self._lock = Lock()
         self.idle_bytes = self.made = 0
 
     def lend(self, nbytes: int) -> Lent:
@@ -43,28 +47,42 @@ class Buffers:
         Raises:
             MemoryError: there is too little, even when nothing lies idle.
         """
-        if idle := self._idle.get(nbytes):
-            self.idle_bytes -= nbytes
-            return Lent(self, idle.pop(), nbytes)
+        with self._lock:
+            if idle := self._idle.get(nbytes):
+                self.idle_bytes -= nbytes
+                return Lent(self, idle.pop(), nbytes)
         try:
             made = self._make(nbytes)
         except MemoryError:
-            self._let_go(0)
+            with self._lock:
+                self._let_go(0)
             made = self._make(nbytes)
         self.made += 1
         return Lent(self, made, nbytes)
 
     def keep(self, handle: Any, nbytes: int) -> None:
-        """A buffer that nobody holds any more."""
-        self._idle[nbytes] = [*self._idle.pop(nbytes, ()), handle]
-        self.idle_bytes += nbytes
+        """A buffer that nobody holds any more. Python may find that out anywhere, within these methods too: whoever
+        has the lock by then, or comes next, puts it away."""
+        self._back.append((nbytes, handle))
+        while self._back and self._lock.acquire(blocking=False):
+            try:
+                self._put_away()
+            finally:
+                self._lock.release()
+
+    def _put_away(self) -> None:
+        while self._back:
+            nbytes, handle = self._back.popleft()
+            self._idle.setdefault(nbytes, []).append(handle)
+            self._idle.move_to_end(nbytes)
+            self.idle_bytes += nbytes
         self._let_go(self._most_bytes)
 
     def _let_go(self, most_bytes: int) -> None:
         while self.idle_bytes > most_bytes:
-            size = next(iter(self._idle))
-            if self._idle[size]:
-                self._idle[size].pop()
+            size, idle = next(iter(self._idle.items()))
+            if idle:
+                idle.pop()
                 self.idle_bytes -= size
             else:
                 del self._idle[size]

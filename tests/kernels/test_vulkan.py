@@ -6,6 +6,7 @@ import multiprocessing
 import re
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -302,6 +303,28 @@ def test_a_full_memory_is_asked_again_without_what_lies_idle() -> None:
     assert held.lend(50).handle
     with pytest.raises(MemoryError):
         held.lend(101)
+
+
+def test_a_buffer_may_come_back_in_the_midst_of_another() -> None:
+    """As where Python collects garbage while one is put away."""
+
+    class Handle:
+        def __init__(self, nbytes: int) -> None:
+            self.nbytes, self.holds = nbytes, None
+
+    buffers = Buffers(Handle, idle_bytes=5)
+    lent = [buffers.lend(5), buffers.lend(4), buffers.lend(3)]
+    lent[0].handle.holds = lent.pop()
+    del lent[0]
+    assert buffers.idle_bytes == 5
+
+    thread = Thread(target=lent.clear, daemon=True)  # 4 bytes come back, 5 are let go, and give 3 back
+    thread.start()
+    thread.join(timeout=10)
+    assert not thread.is_alive()
+    assert buffers.idle_bytes == 3
+    assert buffers.lend(3).handle.nbytes == 3
+    assert buffers.made == 3
 
 
 # ---- what goes wrong
