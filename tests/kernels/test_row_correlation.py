@@ -115,6 +115,7 @@ def test_strides_and_no_rows_at_all(form: str, device: torch.device, monkeypatch
     assert row_correlation(x[:0], y[:0]).shape == (0,)
 
 
+@pytest.mark.slow
 def test_torch_accepts_the_operator() -> None:
     x, y = _pair(3, 7, torch.float64, torch.device("cpu"))
     torch.library.opcheck(operators.row_correlation.whole, (x.requires_grad_(), y.requires_grad_()))

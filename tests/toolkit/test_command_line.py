@@ -234,6 +234,7 @@ def test_dry_run_prints_the_recipe_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_init_writes_a_project_file_that_the_other_verbs_take(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -182,6 +182,7 @@ def test_an_environment_without_pip_is_told(tmp_path: Path, monkeypatch: pytest.
     assert error.value.hint == "python -m ensurepip"
 
 
+@pytest.mark.slow
 def test_two_installations_wait_for_each_other(tmp_path: Path) -> None:
     source = (
         "import sys; from pathlib import Path; from toolkit.emulator.installing import _alone\n"

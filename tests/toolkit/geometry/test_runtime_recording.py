@@ -34,7 +34,7 @@ def warped(point: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("metric", "n"),
     [(metrics.sphere(), 2), pytest.param(metrics.sphere(), 3, marks=pytest.mark.slow),
-     pytest.param(warped, 2, marks=pytest.mark.slow), (warped, 3),
+     pytest.param(warped, 2, marks=pytest.mark.slow), pytest.param(warped, 3, marks=pytest.mark.slow),
      pytest.param(metrics.euclidean(3), 3, marks=pytest.mark.slow),
      pytest.param(metrics.hyperbolic_half_space(), 2, marks=pytest.mark.slow)],
 )  # fmt: skip
@@ -53,6 +53,7 @@ def test_it_answers_as_the_function_does_in_fewer_operators(metric, n: int, fiel
         assert ours.operators < whole.operators
 
 
+@pytest.mark.slow
 @settings(deadline=None, derandomize=True, max_examples=15)
 @given(st.integers(1, 6), st.integers(1, 4), st.sampled_from([torch.float32, F64]))
 def test_every_shape_and_dtype_has_its_own(items: int, n: int, dtype: torch.dtype) -> None:

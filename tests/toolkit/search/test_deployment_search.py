@@ -108,9 +108,8 @@ def test_the_same_search_finds_nothing_to_evaluate_again(small, tmp_path):
     assert (tmp_path / "a" / "atlas.json").read_bytes() == (tmp_path / "b" / "atlas.json").read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("first", "all_", "stack"), [(4, 8, "tflite-int8"), pytest.param(32, 64, None, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("first", "all_", "stack"), [(4, 8, "tflite-int8"), (32, 64, None)])
 def test_a_search_that_stopped_goes_on_to_the_same_atlas(small, tmp_path, first, all_, stack):
     problem, kept = small
     for known, evaluations, folder in ((kept, all_, "whole"), ("own", first, "parts"), ("own", all_, "parts")):
@@ -118,6 +117,7 @@ def test_a_search_that_stopped_goes_on_to_the_same_atlas(small, tmp_path, first,
     assert (tmp_path / "whole" / "atlas.json").read_bytes() == (tmp_path / "parts" / "atlas.json").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_page_of_the_atlas_is_there_and_equal_for_equal_searches(small, tmp_path, monkeypatch):
     problem, kept = small
     pages = []
@@ -183,6 +183,7 @@ def test_a_folder_keeps_the_search_that_it_began(small, tmp_path):
 # ---- the folder
 
 
+@pytest.mark.slow
 def test_an_atlas_keeps_the_targets_of_an_earlier_search_and_is_of_one_model(small, tmp_path):
     problem, kept = small
     search_deployments(problem, wanted(kept, evaluations=4), tmp_path / "a")
@@ -274,6 +275,7 @@ def test_points_say_what_they_are_and_the_front_what_it_is_worth_elsewhere(small
         assert not any(all(a < b for a, b in zip(other, goals, strict=True)) for other in others)
 
 
+@pytest.mark.slow
 def test_a_recipe_compiles_to_the_graph_that_was_evaluated(ground, tmp_path):
     stacks = {stack.name for stack in ground.stacks}
     configs = [ground.space.legal({"stack": name}, numpy_generator(0, name)) for name in sorted(stacks)]

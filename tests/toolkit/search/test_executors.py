@@ -54,6 +54,7 @@ def all_of(pool, evaluate, numbers):
     return results
 
 
+@pytest.mark.slow
 def test_processes_that_die_hang_or_raise_cost_their_own_trial():
     with Processes(2, limit_s=1.0, start="fork") as pool:
         results = all_of(pool, shaky, [0, 1, 2, 3, 4, 5, 6, 7, 8])

@@ -36,6 +36,7 @@ def test_without_a_library_for_the_board_nothing_is_compiled(tmp_path: Path, mon
     assert not (tmp_path / "b").exists()
 
 
+@pytest.mark.slow
 def test_a_board_gets_the_one_in_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def compiled(machine: object, folder: Path) -> None:
         folder.mkdir()

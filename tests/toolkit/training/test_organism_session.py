@@ -90,6 +90,7 @@ def test_what_is_finished_is_not_done_again_and_another_recipe_is_refused(capsys
     assert json.loads(Path("o/report.json").read_text())["recipe"]["rate"] == 0.01
 
 
+@pytest.mark.slow
 def test_equal_recipes_give_equal_bytes_and_a_cut_one_goes_on_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["train", recipe(), "-o", "a", "-q"]) == 0
     written = session._write
@@ -107,6 +108,7 @@ def test_equal_recipes_give_equal_bytes_and_a_cut_one_goes_on_to_them(monkeypatc
     assert all(Path("a", name).read_bytes() == Path("b", name).read_bytes() for name in same)
 
 
+@pytest.mark.slow
 def test_a_finished_training_is_looked_at_where_it_lies(capsys: Capture) -> None:
     assert main(["train", recipe(), "-o", "o", "-q"]) == 0
     Path("r.yaml").unlink()
