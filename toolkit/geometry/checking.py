@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cmath
 import math
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from toolkit.errors import GeometryError
 
 __all__ = [
+    "all_finite",
     "is_prime",
     "require_finite",
     "require_nondegenerate",
@@ -20,13 +22,20 @@ __all__ = [
 ]
 
 
+def all_finite(values: Tensor) -> bool:
+    """Whether no value is NaN or infinite. A finite sum says so in one pass; where it is not, finite values may have
+    overflowed in it, and each is looked at."""
+    held = values.detach()
+    return cmath.isfinite(held.sum().item()) or bool(held.isfinite().all())
+
+
 def require_finite(values: Tensor, what: str) -> Tensor:
     """`values` as they are.
 
     Raises:
         GeometryError: one of them is NaN or infinite; the message names `what`, the entry and the value.
     """
-    if values.isfinite().all():
+    if all_finite(values):
         return values
     at = (~values.isfinite()).nonzero()[0].tolist()
     raise GeometryError(f"{what} is {values[tuple(at)]} at index {at}", hint="look where it stops being finite")

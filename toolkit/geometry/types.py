@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from toolkit.errors import GeometryError
-from toolkit.geometry.checking import require_finite
+from toolkit.geometry.checking import all_finite, require_finite
 
 __all__ = [
     "Chart",
@@ -100,7 +100,7 @@ def _require_times(times: Tensor, count: int | None, what: str) -> None:
         raise GeometryError(
             f"{what} of {count} points has times of shape {tuple(times.shape)}", hint="give one time for each point"
         )
-    if not bool((times.diff() > 0).all() and times.isfinite().all()):
+    if not bool((times.diff() > 0).all() and all_finite(times)):
         raise GeometryError(f"the times of {what} do not ascend: {times.tolist()[:8]}", hint="sort them, no repeats")
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from toolkit.errors import GeometryError
-from toolkit.geometry.checking import is_prime, require_stochastic
+from toolkit.geometry.checking import all_finite, is_prime, require_stochastic
 from toolkit.geometry.core.crystal.refraction import chern_number, plane_wave_bands, structure_factor
 from toolkit.geometry.core.crystal.scale import ising_correlation_length, rips_filtration
 from toolkit.geometry.core.patterns.arithmetic import artin_mazur_reciprocal, ihara_reciprocal, l_function
@@ -45,6 +45,20 @@ WELL = PathIntegral(1.0, lambda x: (x * x).sum())
 Z = torch.diag(torch.tensor([1.0, -1.0], dtype=torch.complex128))
 KET = torch.tensor([1.0, 0.0], dtype=torch.complex128)
 FRAMES = GraphBundle(2, torch.tensor([[0, 1]]), torch.eye(2, dtype=F64)[None])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, F64, torch.complex128])
+def test_what_is_not_finite_is_seen_wherever_it_is(dtype: torch.dtype) -> None:
+    largest = torch.finfo(dtype).max
+    values = torch.full((3, 5), largest, dtype=dtype)  # their sum overflows
+    assert all_finite(values)
+    assert all_finite(values[:0])
+    assert all_finite(torch.zeros(7, dtype=dtype, requires_grad=True))
+    for wrong in ([NAN], [math.inf], [-math.inf], [math.inf, -math.inf]):
+        for first in (values, torch.zeros_like(values)):
+            held = first.clone()
+            held.view(-1)[4 : 4 + len(wrong)] = torch.tensor(wrong, dtype=dtype)
+            assert not all_finite(held)
 
 
 def nans(*shape: int) -> torch.Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from toolkit.errors import GeometryError
-from toolkit.geometry.checking import require_finite
+from toolkit.geometry.checking import all_finite, require_finite
 from toolkit.geometry.integrators import implicit_midpoint_step
 from toolkit.geometry.neural.flow.hamiltonian.systems import Hamiltonian, Mechanical, hamilton_equations
 from toolkit.geometry.types import Trajectory
@@ -108,7 +108,7 @@ def _walk(step: Callable[[Tensor, Tensor], _Pair], q: Tensor, p: Tensor, dt: flo
             seen[1].append(p)
             times.append(count * dt)
     states = torch.cat([torch.stack(half) for half in seen], dim=-1)
-    if not states.isfinite().all():  # what is not finite once stays so: one look is enough where all is well
+    if not all_finite(states):  # what is not finite once stays so: one look is enough where all is well
         for time, state in zip(times, states, strict=True):
             require_finite(state, f"the state at time {time:g}")
     return Trajectory(states, torch.tensor(times, dtype=q.dtype), {"dt": dt, "steps": steps})
