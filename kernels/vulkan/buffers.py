@@ -54,8 +54,7 @@ class Buffers:
         try:
             made = self._make(nbytes)
         except MemoryError:
-            with self._lock:
-                self._let_go(0)
+            self.let_go()
             made = self._make(nbytes)
         self.made += 1
         return Lent(self, made, nbytes)
@@ -69,6 +68,11 @@ class Buffers:
                 self._put_away()
             finally:
                 self._lock.release()
+
+    def let_go(self) -> None:
+        """Give what lies idle back to the driver."""
+        with self._lock:
+            self._let_go(0)
 
     def _put_away(self) -> None:
         while self._back:

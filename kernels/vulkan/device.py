@@ -254,6 +254,11 @@ class Device:
         """
         return self.fetch(array).wait()
 
+    def let_go(self) -> None:
+        """Give the buffers of arrays that are gone back to the driver, instead of keeping them for the next."""
+        self._buffers.let_go()
+        self._staging.let_go()
+
     def close(self) -> None:
         """Give the device back. What it holds is lost."""
         self._is_lost = True

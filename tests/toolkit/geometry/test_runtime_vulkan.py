@@ -42,6 +42,9 @@ def test_bytes_are_counted_and_buffers_come_again(device: vulkan.Device) -> None
     pool.reset_peak()
     use = pool.manage_fragmentation()
     assert (use.reserved_bytes, use.peak_bytes, use.device) == (0, 0, device.name)
+    del first, second, again, array
+    pool.manage_fragmentation()
+    assert device._buffers.idle_bytes == 0
 
 
 def test_values_come_back_as_they_went_also_through_a_buffer_that_is_used_again(device: vulkan.Device) -> None:

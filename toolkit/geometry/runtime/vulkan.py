@@ -99,8 +99,9 @@ class VulkanMemoryManager:
         return array
 
     def manage_fragmentation(self) -> MemoryUse:
-        """Give back to the device what lies idle."""
+        """Give what lies idle back to the driver."""
         self._idle.clear()
+        self.device.let_go()
         return self.track_memory_usage()
 
     def _idle_bytes(self) -> int:
