@@ -48,6 +48,7 @@ class Buffers:
             MemoryError: there is too little, even when nothing lies idle.
         """
         with self._lock:
+            self._put_away()
             if idle := self._idle.get(nbytes):
                 self.idle_bytes -= nbytes
                 return Lent(self, idle.pop(), nbytes)
@@ -72,6 +73,7 @@ class Buffers:
     def let_go(self) -> None:
         """Give what lies idle back to the driver."""
         with self._lock:
+            self._put_away()
             self._let_go(0)
 
     def _put_away(self) -> None:

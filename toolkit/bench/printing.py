@@ -1,14 +1,34 @@
-"""Rows of a benchmark as a table for people."""
+"""What a benchmark found, as tables for people or as one JSON document."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["show"]
+from toolkit.calibration.setting import processor
+
+__all__ = ["report", "show"]
+
+
+def report(
+    name: str, found: Mapping[str, Sequence[Mapping[str, Any]]], verdicts: Iterable[str], *, as_json: bool
+) -> None:
+    """Print the rows of each part, on what they were taken, and to people the verdicts."""
+    about = {"processor": processor(), "torch": torch.__version__, "load": os.getloadavg()[0]}
+    if as_json:
+        print(json.dumps({"schema": f"toolkit.bench.{name}/1", "about": about, **found}, indent=1))
+        return
+    print(", ".join(f"{what} {value}" for what, value in about.items()))
+    for part, rows in found.items():
+        show(part, rows)
+    for line in verdicts:
+        print(line)
 
 
 def show(title: str, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -9,18 +9,13 @@ should take less than a millisecond once they are warm. Both on one thread, in t
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import torch
-
 from toolkit.bench.geometry import goals
-from toolkit.bench.printing import show
-from toolkit.calibration.setting import processor
+from toolkit.bench.printing import report
 
 _PARTS: Mapping[str, Callable[[], Iterable[Any]]] = {"runtime": goals.forms, "operations": goals.core_operations}
 
@@ -34,15 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     if unknown := set(given.parts) - set(_PARTS):
         parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(_PARTS)}")
     found = {part: _said(part, make()) for part, make in _PARTS.items() if part in (given.parts or _PARTS)}
-    about = {"processor": processor(), "torch": torch.__version__, "load": os.getloadavg()[0]}
-    if given.json:
-        print(json.dumps({"schema": "toolkit.bench.geometry/1", "about": about, **found}, indent=1))
-        return 0
-    print(", ".join(f"{name} {value}" for name, value in about.items()))
-    for part, rows in found.items():
-        show(part, rows)
-    for line in _judged(found):
-        print(line)
+    report("geometry", found, _judged(found), as_json=given.json)
     return 0
 
 

@@ -15,7 +15,6 @@ attention; on a GPU alone. Training is checkpointed in the cache folder.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,14 +24,13 @@ from typing import Any
 
 import torch
 
-from toolkit.bench.printing import show
+from toolkit.bench.printing import report
 from toolkit.bench.tiled_attention import speed
 from toolkit.bench.tiled_attention.answers import answered
 from toolkit.bench.tiled_attention.device import on_device
 from toolkit.bench.tiled_attention.resident import resident
 from toolkit.bench.tiled_attention.tasks import TASKS
 from toolkit.bench.tiled_attention.text import text
-from toolkit.calibration.setting import processor
 
 _LENGTHS = (1024, 2048, 4096, 8192)
 _SCORES = ("dot", "metric", "fidelity", "hyperbolic", "born")
@@ -62,16 +60,7 @@ def main(arguments: Sequence[str]) -> int:
     if given.device == "cuda" and not torch.cuda.is_available():
         parser.error("this machine has no GPU that torch can use: --device cpu")
     found = {part: _said(part, make(given)) for part, make in _PARTS.items() if part in (given.parts or _USUAL)}
-    about = {"processor": processor(), "torch": torch.__version__,
-             "load": os.getloadavg()[0]}  # fmt: skip
-    if given.json:
-        print(json.dumps({"schema": "toolkit.bench.tiled_attention/1", "about": about, **found}, indent=1))
-        return 0
-    print(", ".join(f"{name} {value}" for name, value in about.items()))
-    for part, rows in found.items():
-        show(part, rows)
-    for line in _judged(found):
-        print(line)
+    report("tiled_attention", found, _judged(found), as_json=given.json)
     return 0
 
 
