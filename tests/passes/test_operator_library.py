@@ -46,6 +46,15 @@ def test_what_is_handed_out_is_what_torch_reads(opset: int) -> None:
     assert kept.functions == own.functions
 
 
+def test_an_operator_that_came_later_is_found() -> None:
+    """torch's own quantizer registers `quantized_decomposed::*` when it is imported: perhaps after an export."""
+    with torch.library._scoped_library("quantized_decomposed", "FRAGMENT") as late, operators_read_once():
+        before = registry(18).functions
+        late.define("quantize_per_channel.tensor(Tensor input) -> Tensor")
+        after = registry(18).functions
+    assert set(after) - set(before) == {"quantized_decomposed::quantize_per_channel.tensor"}
+
+
 def test_what_one_export_adds_the_next_does_not_see() -> None:
     add = torch.ops.aten.add.Tensor
     with operators_read_once():
