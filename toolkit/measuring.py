@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import time
 from collections.abc import Mapping, Sequence
 from statistics import median
 
@@ -14,8 +13,9 @@ from passes.proof import Proof
 from targets.errors import UsageError
 from targets.stack import Stack
 from targets.target import Target
+from toolkit.timing import in_turns_s
 
-__all__ = ["NOT_SLOWER", "SLOWER", "Measured", "Recorded", "check_host", "decisions"]
+__all__ = ["NOT_SLOWER", "SLOWER", "Measured", "Recorded", "check_host", "decisions", "is_of_this_kind"]
 
 SLOWER, NOT_SLOWER = "slower", "not slower"
 
@@ -30,14 +30,17 @@ def check_host(target: Target, stack: Stack) -> None:
     Raises:
         UsageError: the stack runs something else than onnxruntime, or on another kind of processor.
     """
-    isa = str(target.parameters.get("isa", ""))
-    there = f"{stack.runtime} on {isa or target.title}"
-    same = isa.startswith(_ISA_OF_MACHINE.get(platform.machine(), "unknown"))
-    if stack.backend != "onnxruntime" or stack.runtime != "onnxruntime" or not same:
+    there = f"{stack.runtime} on {target.parameters.get('isa', target.title)}"
+    if stack.backend != "onnxruntime" or stack.runtime != "onnxruntime" or not is_of_this_kind(target):
         raise UsageError(
             f"this machine ({platform.machine()}) cannot measure for {stack.id}: {there}",
             hint="leave --measure out: the stack's model then decides; or choose a stack of this machine",
         )
+
+
+def is_of_this_kind(target: Target) -> bool:
+    """Whether the target's processor runs what this machine's runs; of a target without one, it does not."""
+    return str(target.parameters.get("isa", "")).startswith(_ISA_OF_MACHINE.get(platform.machine(), "unknown"))
 
 
 class Measured:
@@ -58,17 +61,15 @@ class Measured:
         return pair[1] > pair[0] * _MARGIN
 
     def _medians_s(self, before: Program, after: Program) -> tuple[float, float]:
-        sessions = [Session(program.onnx_bytes, threads=self._threads) for program in (before, after)]
-        times: list[list[float]] = [[], []]
-        for session in sessions:
-            session(before.example)
-        started = time.perf_counter()
-        while len(times[0]) < _FEWEST_TURNS or time.perf_counter() - started < _SECONDS:
-            for session, taken in zip(sessions, times, strict=True):
-                start = time.perf_counter()
-                session(before.example)
-                taken.append(time.perf_counter() - start)
-        return median(times[0]), median(times[1])
+        old, new = (Session(program.onnx_bytes, threads=self._threads) for program in (before, after))
+        sample = before.example
+        taken = in_turns_s(
+            {"before": lambda: old(sample), "after": lambda: new(sample)},
+            seconds=_SECONDS,
+            fewest=_FEWEST_TURNS,
+            warm_ups=1,
+        )
+        return median(taken["before"]), median(taken["after"])
 
 
 class Recorded:

@@ -22,7 +22,8 @@ HEAVY = ("torch", "tvm", "onnx", "onnx_ir", "onnxruntime", "sklearn", "scipy", "
 
 LIGHT = [
     ["--help"], ["models"], ["targets"], ["targets", "--json"], ["compile", "--help"], ["check", "--help"],
-    ["cache", "--help"], ["init", "--help"], ["calibrate", "--help"], ["bench", "--help"], ["--version"],
+    ["cache", "--help"], ["init", "--help"], ["calibrate", "--help"], ["bench", "--help"], ["compare", "--help"],
+    ["--version"],
 ]  # fmt: skip
 
 
@@ -122,7 +123,7 @@ BAD = [
     (["calibrate", "desktop_cpu/onnxruntime-fp32", "rows.csv", "--forget"], 2, "--forget"),
     (["calibrate", "desktop_cpu/onnxruntime-fp64", "rows.csv"], 2, "onnxruntime-fp32"),
     (["calibrate", "desktop_cpu/onnxruntime-fp32", "gone.csv"], 5, "path"),
-    (["bench"], 2, "--help"),
+    (["bench"], 2, "--write-rows"),
     (["bench", "--write-rows", "rows.csv", "--stack", "raspberry_pi_4/ncnn-fp32"], 2, "--stack"),
     (["bench", "--write-rows", "rows.csv", "gone.onnx"], 5, "path"),
     (["bench", "--write-rows", "rows.csv", "digits"], 2, "toolkit export"),

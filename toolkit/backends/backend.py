@@ -68,6 +68,13 @@ class Backend(Protocol):
             MissingDependency: this machine cannot run it.
         """
 
+    def runs_here(self, artifact: Path) -> str:
+        """What `load` loads, and in what: to be said beside a time that was taken here.
+
+        Raises:
+            UsageError: it is emulated, and its time tells nothing.
+        """
+
 
 class _Call(Protocol):
     def __call__(self, inputs: Sample) -> dict[str, Array]: ...

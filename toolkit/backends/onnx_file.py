@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from passes.onnxruntime import Session
@@ -38,3 +39,6 @@ class OnnxFile:
     def load(self, artifact: Path, *, threads: int = 1) -> Session:
         """The ONNX through onnxruntime's CPU kernels: the answers, not another runtime's speed."""
         return Session(artifact.read_bytes(), threads=threads)
+
+    def runs_here(self, artifact: Path) -> str:
+        return f"{artifact.name} in onnxruntime {version('onnxruntime')}"

@@ -43,6 +43,9 @@ class WebGPU(OnnxFile):
         """
         return Session(artifact.read_bytes(), threads=threads, provider="webgpu")
 
+    def runs_here(self, artifact: Path) -> str:
+        return f"{super().runs_here(artifact)}'s WebGPU provider"
+
 
 @cache
 def _has_device() -> bool:

@@ -36,8 +36,8 @@ from targets.target import load_target
 from toolkit import units
 from toolkit.backends.ahead_of_time import MACHINES, Built, compile_executable, count_instructions
 from toolkit.bench.emulated import NETWORKS
-from toolkit.bench.timing import in_turns_s
 from toolkit.bench.trained import Task
+from toolkit.timing import in_turns_s
 
 __all__ = ["PRECISIONS", "Row", "program_rows"]
 

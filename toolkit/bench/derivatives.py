@@ -20,13 +20,13 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from toolkit.bench.timing import in_turns_s, spread_s
 from toolkit.geometry.core.patterns.riemannian import RiemannianManifold
 from toolkit.geometry.core.patterns.riemannian.tensors import christoffel, riemann
 from toolkit.geometry.neural.flow.hamiltonian import hamilton_equations
 from toolkit.geometry.runtime.memory import live_bytes
 from toolkit.geometry.runtime.vectorization import threads
 from toolkit.rng import torch_generator
+from toolkit.timing import in_turns_s, spread_s
 from toolkit.units import seconds
 
 __all__ = ["Case", "Row", "cases", "main", "measure"]

@@ -39,9 +39,9 @@ from toolkit.backends.litert.runtime import Interpreter
 from toolkit.backends.litert.tflite import tflite_bytes
 from toolkit.bench import foreign_litert
 from toolkit.bench.emulated import NETWORKS
-from toolkit.bench.timing import in_turns_s
 from toolkit.bench.trained import Task
 from toolkit.bench.verdicts import Measured, Verdict, outcome, said, verdicts
+from toolkit.timing import in_turns_s
 
 __all__ = ["PRECISIONS", "Compared", "Row", "compare_network"]
 

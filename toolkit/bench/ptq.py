@@ -46,9 +46,9 @@ from targets.stack import Stack
 from targets.target import load_stack
 from toolkit import units
 from toolkit.bench.peers import peers, plain_export
-from toolkit.bench.timing import in_turns_s
 from toolkit.bench.trained import TASKS, Task
 from toolkit.bench.verdicts import Measured, Verdict, outcome, ratio_of_medians, said, verdicts
+from toolkit.timing import in_turns_s
 
 __all__ = ["RECIPE", "Compared", "Row", "compare_networks", "ways"]
 

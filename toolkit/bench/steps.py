@@ -17,7 +17,7 @@ from passes.recipe import Recipe, float32
 from passes.running import run
 from targets.cost import estimate
 from targets.target import load_stack, load_target, target_names
-from toolkit.bench.timing import in_turns_s
+from toolkit.timing import in_turns_s
 
 __all__ = ["FLOAT", "SEEN_AS_IT_IS", "STACK", "Made", "in_order", "ladder", "measured_s", "predicted_s"]
 

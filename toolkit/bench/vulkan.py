@@ -26,9 +26,9 @@ from kernels import KernelUnavailable
 from kernels import vulkan as vk
 from kernels.bk_core import bk_core
 from kernels.vulkan import Array, Device, open_device
-from toolkit.bench.timing import in_turns_s, spread_s
 from toolkit.calibration.setting import processor
 from toolkit.rng import numpy_generator
+from toolkit.timing import in_turns_s, spread_s
 from toolkit.units import seconds
 
 __all__ = ["GOAL", "Case", "Row", "cases", "main", "measure"]

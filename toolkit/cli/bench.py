@@ -2,65 +2,129 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from targets.errors import UsageError
 from toolkit.cli.app import app
 from toolkit.cli.options import InputOpt, JsonOpt, QuietOpt, VerboseOpt
 from toolkit.cli.output import progress, say, show_json, table
 
 if TYPE_CHECKING:
     from toolkit.calibration.writing import Written
+    from toolkit.stopwatch import Timed
 
-__all__: list[str] = []
+__all__ = ["show_times"]
+
+_STACK = "desktop_cpu/onnxruntime-fp32"
 
 
 @app.command("bench")
 def bench_(
-    write_rows: Annotated[
-        Path, typer.Option("--write-rows", metavar="ROWS.csv", help="Add a row for each network to this table.")
-    ],
-    models: Annotated[
+    paths: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[MODEL.onnx]...", help="ONNX files; the built-in networks if left out."),
+        typer.Argument(metavar="[BUNDLE]...", help="Folders of bundles; with --write-rows: ONNX files."),
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of one operator. [the stack's]")] = None,
+    write_rows: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="ROWS.csv", help="Add a row for each ONNX file to this table; for built-in networks without any."
+        ),
     ] = None,
     stack: Annotated[
-        str, typer.Option(help="Stack of onnxruntime whose precision and threads are measured.")
-    ] = "desktop_cpu/onnxruntime-fp32",
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of one operator. [the stack's]")] = None,
-    variant: Annotated[str | None, typer.Option(help="What the rows call this machine. [the processor's name]")] = None,
+        str | None,
+        typer.Option(help=f"For rows: stack of onnxruntime whose precision and threads are measured. [{_STACK}]"),
+    ] = None,
+    variant: Annotated[
+        str | None, typer.Option(help="For rows: what they call this machine. [the processor's name]")
+    ] = None,
     inputs: InputOpt = None,
     json: JsonOpt = False,
     verbose: VerboseOpt = 0,
     quiet: QuietOpt = False,
 ) -> int:
-    """Measure networks on this machine, for `toolkit calibrate`.
+    """Time bundles on this machine; or measure networks on it, for `toolkit calibrate`.
 
-    Each runs through onnxruntime for a second; the median of the fastest half of its runs counts, with one thread by
-    the clock of that thread. With several, leave the machine alone meanwhile. The built-in networks are small ones of
-    eleven kinds, written in seconds; float32 networks are quantized first where the stack is of 8-bit integers. Rows
-    that the table holds already are not measured again, so that a run that was cut off goes on. The files that were
-    measured lie in a folder beside the table.
+    Several bundles run in turns, and the others are set against the first. A time here stands beside the estimate only
+    where this machine and its runtime are what the estimate is of.
+
+    With --write-rows each network runs through onnxruntime for a second; the median of the fastest half of its runs
+    counts, with one thread by the clock of that thread. With several, leave the machine alone meanwhile. The built-in
+    networks are small ones of eleven kinds, written in seconds; float32 networks are quantized first where the stack
+    is of 8-bit integers. Rows that the table holds already are not measured again, so that a run that was cut off goes
+    on. The files that were measured lie in a folder beside the table.
     """
+    if write_rows is None:
+        return _times(paths or (), threads, {"--stack": stack, "--variant": variant, "--input": inputs}, json, quiet)
     from toolkit.calibration.writing import write_rows as measure
 
     with progress(quiet or json) as report:
         written = measure(
             write_rows,
-            models or (),
-            stack=stack,
+            paths or (),
+            stack=stack or _STACK,
             threads=threads,
             variant=variant,
             inputs=inputs or (),
             progress=report,
         )
-    show_json(written.to_json()) if json else _show(written)
+    show_json(written.to_json()) if json else _show_rows(written)
     return 0
 
 
-def _show(written: Written) -> None:
+def _times(paths: Sequence[str], threads: int | None, of_rows: dict[str, object], json: bool, quiet: bool) -> int:
+    if not paths:
+        raise UsageError(
+            "no bundle was named", hint="name the folder that `toolkit compile` wrote, or say --write-rows"
+        )
+    if said := [flag for flag, value in of_rows.items() if value]:
+        raise UsageError(f"{said[0]} is for --write-rows", hint="leave it out, or add --write-rows ROWS.csv")
+    from toolkit.bundle.bundle import open_bundle
+    from toolkit.stopwatch import ratio, time_bundles
+
+    bundles = [open_bundle(path) for path in paths]
+    with progress(quiet or json) as report:
+        found = time_bundles(bundles, threads=threads, progress=report)
+    if json:
+        against = [ratio(one, found[0]) for one in found[1:]]
+        show_json(
+            {
+                "schema": "toolkit.bench/1",
+                "times": [one.to_json() for one in found],
+                "of_the_first": [{"ratio": value, "interval": list(ends)} for value, ends in against],
+            }
+        )
+        return 0
+    show_times(found)
+    return 0
+
+
+def show_times(found: Sequence[Timed]) -> None:
+    """Each bundle's time here, how it compares with the first, and with what was estimated."""
+    from toolkit import units
+    from toolkit.stopwatch import ratio
+
+    say(f"on {found[0].machine}: median with its 95 % interval, of runs in turns" if len(found) > 1 else
+        f"on {found[0].machine}: median with its 95 % interval")  # fmt: skip
+    for one in found:
+        say(f"{one.bundle}: {one.ran}, threads: {one.threads}")
+        times = f"{units.seconds(one.latency_s)} {units.interval('latency_s', one.interval_s)} a sample"
+        say(f"  {times}, {len(one.runs_s)} runs, one in twenty over {units.seconds(one.slow_s)}; "
+            f"{units.seconds(one.first_s)} to load and answer first")  # fmt: skip
+        value, *ends = one.estimate_s
+        said = f"estimate for {one.stack}: {units.seconds(value)} {units.interval('latency_s', ends)}"
+        inside = "holds it" if ends[0] <= one.latency_s <= ends[1] else "does not hold it"
+        say(f"  {said}: " + (f"not to be compared, {one.incomparable}" if one.incomparable else inside))
+        if one is not found[0]:
+            times_of, (low, high) = ratio(one, found[0])
+            say(f"  {times_of:.2f}x [{low:.2f}, {high:.2f}] the time of {found[0].bundle}")
+
+
+def _show_rows(written: Written) -> None:
     from toolkit import units
 
     rows = [

@@ -31,6 +31,7 @@ from toolkit.cli import report as _report  # noqa: F401
 from toolkit.cli import verify as _verify  # noqa: F401
 from toolkit.cli import run as _run  # noqa: F401
 from toolkit.cli import bench as _bench  # noqa: F401
+from toolkit.cli import compare as _compare  # noqa: F401
 from toolkit.cli import train as _train  # noqa: F401
 from toolkit.cli import calibrate as _calibrate  # noqa: F401
 from toolkit.cli import targets as _targets  # noqa: F401

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from toolkit.bench import derivatives as bench
-from toolkit.bench.timing import in_turns_s
+from toolkit.timing import in_turns_s
 
 
 @pytest.fixture

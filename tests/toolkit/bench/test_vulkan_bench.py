@@ -12,7 +12,7 @@ import torch
 from kernels import KernelUnavailable
 from kernels import vulkan as vk
 from toolkit.bench import vulkan as bench
-from toolkit.bench.timing import in_turns_s
+from toolkit.timing import in_turns_s
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from passes.program import Program
-from targets.errors import InvalidInput, UnknownName
+from targets.errors import InvalidInput, UnknownName, UsageError
 from targets.stack import Stack
 from toolkit.backends.ahead_of_time.building import compiler, compiler_version
 from toolkit.backends.ahead_of_time.compiling import Built, compile_executable, compile_source
@@ -75,6 +75,15 @@ class AheadOfTime:
                 f"{path.name} beside {artifact.name} does not describe a program: {error}",
                 hint="compile the model again",
             ) from error
+
+    def runs_here(self, artifact: Path) -> str:
+        machine = self.load(artifact).machine
+        if command(machine):
+            raise UsageError(
+                f"{artifact.name} is for {machine.name}, which is emulated here: its time would tell nothing",
+                hint="`toolkit verify BUNDLE --emulate` counts its instructions",
+            )
+        return f"{artifact.name}, started anew for each sample"
 
     def _machine(self, stack: Stack) -> Machine:
         name = stack.machine or self.machine

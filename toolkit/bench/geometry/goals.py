@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from toolkit.bench.bootstrap import interval, median_draws, ratio_draws
 from toolkit.bench.geometry.forms import STEPS, Forms
 from toolkit.bench.geometry.operations import OPERATIONS
-from toolkit.bench.timing import in_turns_s, spread_s
+from toolkit.bootstrap import interval, median_draws, ratio_draws
 from toolkit.geometry.runtime.memory import live_bytes
 from toolkit.geometry.runtime.vectorization import threads
+from toolkit.timing import in_turns_s, spread_s
 
 __all__ = ["FASTER", "MEAN", "UNDER_S", "Form", "Operation", "core_operations", "forms"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from toolkit.bench.timing import in_turns_s
+from toolkit.timing import in_turns_s
 
 __all__ = ["seconds_in_turns"]
 

@@ -11,7 +11,7 @@ import torch
 from kernels import KernelUnavailable
 from toolkit.bench.kernels.case import Case, Row, Timing
 from toolkit.bench.kernels.clock import seconds_in_turns
-from toolkit.bench.timing import spread_s
+from toolkit.timing import spread_s
 
 __all__ = ["Ceilings", "ceilings", "measure"]
 

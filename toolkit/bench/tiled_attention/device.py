@@ -16,8 +16,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from kernels.attention import attention
 from kernels.tile_means import reference
 from toolkit.bench.kernels.clock import seconds_in_turns
-from toolkit.bench.timing import spread_s
 from toolkit.geometry.neural.attention.block_sparse import TILE, block_sparse_attention, chosen_tiles
+from toolkit.timing import spread_s
 
 __all__ = ["OnDevice", "measured", "on_device"]
 

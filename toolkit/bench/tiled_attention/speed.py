@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from toolkit.bench.bootstrap import interval, ratio_draws
-from toolkit.bench.timing import in_turns_s, spread_s
+from toolkit.bootstrap import interval, ratio_draws
 from toolkit.geometry.neural.attention import QuantumGeometricAttention, ScoreName
 from toolkit.geometry.runtime.memory import live_bytes
 from toolkit.geometry.runtime.vectorization import threads, tune_threads
 from toolkit.models.seeded import seeded
 from toolkit.rng import torch_generator
+from toolkit.timing import in_turns_s, spread_s
 
 __all__ = ["Timed", "Used", "layers", "memory", "peaks", "thread_times", "times", "tokens", "unfused"]
 

@@ -16,6 +16,7 @@ def in_turns_s(
     fewest: int = 15,
     warm_ups: int = 2,
     clock: Callable[[], float] = time.perf_counter,
+    progress: Callable[[float], None] = lambda done: None,
 ) -> dict[str, list[float]]:
     """Every run's duration by name, in the order of the rounds; each alternative is warmed up, then all run in turns.
 
@@ -24,17 +25,21 @@ def in_turns_s(
         fewest: Runs of each, at least.
         warm_ups: Runs of each before, which are not counted.
         clock: `time.process_time` counts what this process computes, which others on the machine disturb less.
+        progress: Told after each round how much of all is done, from 0 to 1.
     """
     for run in alternatives.values():
         for _ in range(warm_ups):
             run()
     taken: dict[str, list[float]] = {name: [] for name in alternatives}
     started = time.perf_counter()
-    while min(map(len, taken.values())) < fewest or time.perf_counter() - started < seconds:
+    rounds, passed = 0, 0.0
+    while rounds < fewest or passed < seconds:
         for name, run in alternatives.items():
             start = clock()
             run()
             taken[name].append(clock() - start)
+        rounds, passed = rounds + 1, time.perf_counter() - started
+        progress(min(rounds / fewest, passed / seconds if seconds else 1.0, 1.0))
     return taken
 
 

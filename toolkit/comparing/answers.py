@@ -1,0 +1,132 @@
+"""What two bundles answer to the same samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from passes.compare import errors, sqnr_db
+from passes.dataset import Array, Dataset, Sample
+from passes.metric import TOP1, each_label, paired_interval
+from passes.proof import Drift, MetricChange
+from toolkit.bundle.bundle import Bundle
+from toolkit.bundle.golden import Golden
+from toolkit.config import load_config
+from toolkit.data import check_preprocess_used, load_data
+
+__all__ = ["Answers", "answers_on", "golden_answers"]
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """The second bundle's against the first's.
+
+    Args:
+        data: What was asked.
+        samples: How many.
+        drift: Of each output; the first's answers are the signal.
+        same_class: Samples in which the largest value of the first output is at the same place; None where that is no
+            row of classes.
+        metric: Of both, where the data has labels.
+    """
+
+    data: str
+    samples: int
+    drift: tuple[Drift, ...]
+    same_class: int | None
+    metric: MetricChange | None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "data": self.data,
+            "samples": self.samples,
+            "drift": [drift.to_json() for drift in self.drift],
+            "same_class": self.same_class,
+            "metric": self.metric.to_json() if self.metric else None,
+        }
+
+
+def golden_answers(first: Bundle, second: Bundle, progress: Progress) -> tuple[Answers | None, str]:
+    """On the golden samples of the first; the second's own answers are taken where it recorded the same sample.
+
+    Returns None and why, where the two do not take and give the same tensors.
+    """
+    if first.signature != second.signature:
+        return None, "they do not take and give the same tensors"
+    samples, recorded = first.golden, second.golden
+    given = []
+    for done, golden in enumerate(samples, start=1):
+        given.append(_recorded(golden.inputs, recorded) or second(golden.inputs))
+        progress("answering", done / len(samples))
+    outputs = [golden.outputs for golden in samples]
+    return _compared(f"golden samples of {first.path}", outputs, given, None), ""
+
+
+def _recorded(inputs: Sample, golden: Sequence[Golden]) -> Sample | None:
+    """What was answered to these inputs when the bundle was made; None where they are not among `golden`."""
+    return next((known.outputs for known in golden if _same(known.inputs, inputs)), None)
+
+
+def _same(one: Sample, other: Sample) -> bool:
+    return all(np.array_equal(one[name], other[name]) for name in other)
+
+
+def answers_on(first: Bundle, second: Bundle, data: str, preprocess: str | None, progress: Progress) -> Answers:
+    """On the user's samples, which both answer here.
+
+    Raises:
+        InvalidInput: the data does not fit a bundle.
+    """
+    if preprocess is None:
+        preprocess = load_config(first.path / "recipe.yaml").preprocess
+        loaded = load_data(data, first.signature, preprocess=preprocess)
+    else:
+        loaded = load_data(data, first.signature, preprocess=preprocess)
+        check_preprocess_used(preprocess, loaded)
+    have, want = [], []
+    for done, sample in enumerate(loaded, start=1):
+        want.append(first(sample))
+        have.append(second(sample))
+        progress("answering", done / len(loaded))
+    return _compared(loaded.name, want, have, loaded)
+
+
+def _compared(name: str, want: Sequence[Sample], have: Sequence[Sample], data: Dataset | None) -> Answers:
+    outputs = list(want[0])
+    classes = [(_class(a[outputs[0]]), _class(b[outputs[0]])) for a, b in zip(want, have, strict=True)]
+    return Answers(
+        data=name,
+        samples=len(want),
+        drift=tuple(_drift(output, want, have) for output in outputs),
+        same_class=None if None in classes[0] else sum(a == b for a, b in classes),
+        metric=_metric(want, have, data.labels) if data is not None and data.labels is not None else None,
+    )
+
+
+def _class(answer: Array) -> int | None:
+    return int(answer.argmax()) if answer.ndim == 2 and len(answer) == 1 and answer.shape[1] > 1 else None
+
+
+def _drift(output: str, want: Sequence[Sample], have: Sequence[Sample]) -> Drift:
+    rows = [errors(a[output], b[output]) for a, b in zip(want, have, strict=True)]
+    signal, noise, _ = map(sum, zip(*rows, strict=True))
+    return Drift(output=output, sqnr_db=sqnr_db(signal, noise), max_abs_error=max(worst for _, _, worst in rows))
+
+
+def _metric(want: Sequence[Sample], have: Sequence[Sample], labels: Array) -> MetricChange:
+    scores = [
+        [TOP1.score(answer, label) for answer, label in zip(answers, each_label(labels), strict=True)]
+        for answers in (want, have)
+    ]
+    return MetricChange(
+        name=TOP1.name,
+        before=float(np.mean(scores[0])),
+        after=float(np.mean(scores[1])),
+        drop_interval=paired_interval(*scores),
+        samples=len(want),
+    )
