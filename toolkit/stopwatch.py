@@ -35,7 +35,7 @@ class Timed:
         machine: What this one calls itself.
         first_s: Loading the artefact and its first answer.
         runs_s: Every run after the first few, in the order of the rounds.
-        estimate_s: What the bundle predicts for its stack, with its interval.
+        estimate_s: What the bundle predicts for its stack, with its interval, from `provenance`.
         incomparable: Why the prediction is not of what ran here; empty where it is.
     """
 
@@ -47,6 +47,7 @@ class Timed:
     first_s: float
     runs_s: Sequence[float]
     estimate_s: tuple[float, float, float]
+    provenance: str
     incomparable: str
 
     @cached_property
@@ -85,6 +86,7 @@ class Timed:
             "slow_s": self.slow_s,
             "estimate_s": self.estimate_s[0],
             "estimate_interval_s": list(self.estimate_s[1:]),
+            "provenance": self.provenance,
             "incomparable": self.incomparable,
         }
 
@@ -144,7 +146,8 @@ class _Ready:
         self._call(self._sample)
 
     def timed(self, runs_s: Sequence[float]) -> Timed:
-        after = self._bundle.report["after"]
+        report = self._bundle.report
+        after = report["after"]
         return Timed(
             bundle=self._bundle.path,
             stack=self._stack.id,
@@ -154,6 +157,7 @@ class _Ready:
             first_s=self._first_s,
             runs_s=runs_s,
             estimate_s=(after["latency_s"], *after["latency_interval_s"]),
+            provenance=report["estimate"]["provenance"],
             incomparable=self._incomparable(),
         )
 

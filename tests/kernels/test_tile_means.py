@@ -14,7 +14,7 @@ from kernels.tile_means import TILE, add_tile_means, fused, operators, reference
 
 over_causal = pytest.mark.parametrize("causal", [False, True])
 SHAPES = [(3, 16, 24), (2, 64, 64), (17, 16, 16)]  # tiles, d, dv; more tiles than a block of 16
-QUICK = [(SHAPES[0], True, torch.float16), (SHAPES[1], False, torch.float16), (SHAPES[2], True, torch.float32)]
+QUICK = [(SHAPES[0], True, torch.float16), (SHAPES[1], False, torch.float16)]
 CASES = [
     pytest.param(*case, marks=[] if case in QUICK else pytest.mark.slow)
     for case in product(SHAPES, [False, True], [torch.float32, torch.float16])

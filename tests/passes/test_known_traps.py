@@ -193,6 +193,7 @@ def test_the_quantizers_say_nothing(
 CLEAN = "import os; os.environ.pop('ORT_DISABLE_TELEMETRY', None); import sys; "
 
 
+@pytest.mark.slow
 def test_importing_us_does_not_import_onnxruntime() -> None:
     """Whatever imports it goes through the door that switches its telemetry off first."""
     code = (

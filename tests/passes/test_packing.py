@@ -93,6 +93,7 @@ def _to_four_bits(program: Program) -> Program:
     return program.with_model(model)
 
 
+@pytest.mark.slow
 def test_four_bits_are_stored_in_four_and_answer_the_same(quantized: Program, ctx: Context) -> None:
     coarse = _to_four_bits(quantized)
     packed, proof = PackWeights()(coarse, ctx)

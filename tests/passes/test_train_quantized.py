@@ -322,6 +322,7 @@ def refusal(step: TrainQuantized, program: Program, ctx: Context) -> PassFailed:
     return caught.value
 
 
+@pytest.mark.slow
 def test_what_cannot_be_trained_is_refused(digits: tuple[Program, Context], torch_program: Make, noise: Make) -> None:
     program, ctx = digits
     step = TrainQuantized(epochs=1)

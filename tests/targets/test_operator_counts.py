@@ -234,9 +234,8 @@ class Attention(nn.Module):
         return y
 
 
-@pytest.mark.parametrize(
-    ("network", "shape"), [pytest.param(Mixed, (2, 3, 16, 16), marks=pytest.mark.slow), (Attention, (2, 9, 16))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("network", "shape"), [(Mixed, (2, 3, 16, 16)), (Attention, (2, 9, 16))])
 def test_exported_networks_agree_with_torchs_counter(network: type[nn.Module], shape: tuple[int, ...]) -> None:
     module, example = network().eval(), torch.zeros(shape)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:

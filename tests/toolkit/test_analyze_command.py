@@ -108,6 +108,7 @@ def test_a_quantized_layer_that_leaves_its_range_is_named(
     assert len(broken) == 1
 
 
+@pytest.mark.slow
 def test_samples_that_calibration_never_saw_leave_the_range(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -181,6 +182,7 @@ def test_names_on_the_page_are_text(digits: onnx.ModelProto, images: Path, tmp_p
     assert "&lt;script&gt;" in page.read_text()
 
 
+@pytest.mark.slow
 def test_one_sample_is_too_few_and_a_float_target_rounds_nothing(
     digits: onnx.ModelProto, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

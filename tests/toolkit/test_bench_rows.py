@@ -163,6 +163,7 @@ def of_each_family() -> list[Specimen]:
     return list(smallest.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("specimen", of_each_family(), ids=lambda s: s.name)
 def test_a_built_in_network_is_valid_and_answers(specimen: Specimen) -> None:
     program = specimen.program()

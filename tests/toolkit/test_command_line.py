@@ -319,10 +319,8 @@ def test_export_has_torch_compile_for_this_kind_of_machine(
     assert main(["inspect", "digits.aot.pt2"]) == 5, "machine code is no model"
 
 
-@pytest.mark.parametrize(("form", "suffix"), [
-    ("onnx", ".onnx"), pytest.param("torchscript", ".pt", marks=pytest.mark.slow),
-    pytest.param("pt2", ".pt2", marks=pytest.mark.slow),
-])  # fmt: skip
+@pytest.mark.slow
+@pytest.mark.parametrize(("form", "suffix"), [("onnx", ".onnx"), ("torchscript", ".pt"), ("pt2", ".pt2")])
 def test_export_writes_a_file_that_answers_the_same(
     form: str, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -21,6 +21,7 @@ def compiler(folder: Path, name: str, options: str) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_the_compiler_that_is_stated_is_taken_where_it_links_shared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,7 +26,7 @@ from toolkit.stopwatch import Timed, ratio, time_bundles
 def timed(runs_s: list[float], **fields: Any) -> Timed:
     known = {
         "bundle": Path("b"), "stack": "s", "ran": "r", "machine": "m", "threads": 1, "first_s": 1.0,
-        "estimate_s": (1.0, 0.5, 2.0), "incomparable": "",
+        "estimate_s": (1.0, 0.5, 2.0), "provenance": "p", "incomparable": "",
     }  # fmt: skip
     return Timed(runs_s=runs_s, **{**known, **fields})
 

@@ -26,7 +26,7 @@ _STACK = "desktop_cpu/onnxruntime-fp32"
 def bench_(
     paths: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[BUNDLE]...", help="Folders of bundles; with --write-rows: ONNX files."),
+        typer.Argument(metavar="BUNDLE", help="Folders of bundles; with --write-rows: ONNX files."),
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of one operator. [the stack's]")] = None,
     write_rows: Annotated[
@@ -117,11 +117,12 @@ def show_times(found: Sequence[Timed]) -> None:
             f"{units.seconds(one.first_s)} to load and answer first")  # fmt: skip
         value, *ends = one.estimate_s
         said = f"estimate for {one.stack}: {units.seconds(value)} {units.interval('latency_s', ends)}"
-        inside = "holds it" if ends[0] <= one.latency_s <= ends[1] else "does not hold it"
-        say(f"  {said}: " + (f"not to be compared, {one.incomparable}" if one.incomparable else inside))
+        holds = "holds it" if ends[0] <= one.latency_s <= ends[1] else "does not hold it"
+        say(f"  {said}: " + (f"not to be compared, {one.incomparable}" if one.incomparable else
+                             f"{holds}; {one.provenance}"))  # fmt: skip
         if one is not found[0]:
             times_of, (low, high) = ratio(one, found[0])
-            say(f"  {times_of:.2f}x [{low:.2f}, {high:.2f}] the time of {found[0].bundle}")
+            say(f"  {times_of:.3g}x [{low:.3g}, {high:.3g}] the time of {found[0].bundle}")
 
 
 def _show_rows(written: Written) -> None:

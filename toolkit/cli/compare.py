@@ -117,7 +117,7 @@ def _row(quantity: Quantity) -> list[str]:
 def _times(ratio: float | None, ends: tuple[float, float] | None) -> str:
     if ratio is None:
         return "-"
-    return f"{ratio:.2f}x" + (f" [{ends[0]:.2f}, {ends[1]:.2f}]" if ends else "")
+    return f"{ratio:.3g}x" + (f" [{ends[0]:.3g}, {ends[1]:.3g}]" if ends else "")
 
 
 def _difference(pair: Sequence[float]) -> str:

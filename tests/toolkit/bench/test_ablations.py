@@ -109,6 +109,7 @@ def test_what_no_transformer_can_match_is_refused() -> None:
         match(100, vocabulary=64, width=16, heads=2, layers=1, context=16)
 
 
+@pytest.mark.slow
 def test_a_large_transformer_is_matched_in_eights() -> None:
     sizes = {"vocabulary": 256, "width": 512, "heads": 8, "layers": 6, "context": 512}
     for parameters in (18_564_880, 18_783_660):

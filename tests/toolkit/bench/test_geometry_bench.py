@@ -15,6 +15,7 @@ from toolkit.bench.geometry.goals import MEAN, core_operations, forms
 from toolkit.bench.geometry.operations import OPERATIONS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [listed._christoffel, listed._curvature, lambda: listed._pattern(12), lambda: listed._graph(96, 5),

@@ -30,6 +30,7 @@ def test_software_drivers_are_checked_and_not_timed(device: vk.Device, capsys: p
         assert not any(row["times_s"] for row in found["rows"])
 
 
+@pytest.mark.slow
 def test_a_wrong_answer_is_not_timed(device: vk.Device) -> None:
     case = next(bench.cases(small=True))
     wrong = replace(case, on_vulkan=lambda d, a, b: vk.matmul(d, a, d.put(case.inputs[1] * 1.001)))

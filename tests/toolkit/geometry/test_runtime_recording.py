@@ -157,7 +157,8 @@ def test_orbits_are_the_same_recorded_or_not_and_a_force_is_taken_once_a_place(w
     assert len(seen) == 1  # the one time that it was taken down
 
 
-@pytest.mark.parametrize("chunk", [None, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("chunk", [None, 3])
 def test_the_batched_entry_points_record_each_function(chunk: int | None) -> None:
     system, points = VectorizationSystem(chunk, record=True), drawn(8, 2)
     one, other = christoffel_field(metrics.sphere()), riemann_field(metrics.sphere())

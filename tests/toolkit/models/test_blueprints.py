@@ -225,6 +225,7 @@ def test_half_precision_stays_finite_and_near(made: Entry) -> None:
 # ---- export
 
 
+@pytest.mark.slow
 @over_all
 def test_torchscript_answers_like_the_network(made: Entry) -> None:
     model, some = network(made.name), samples(made.name)

@@ -74,6 +74,7 @@ def test_what_is_saved_are_the_inputs_of_the_groups() -> None:
     assert whole > 10 * saved_bytes(Checkpointed(parts, 1), x)
 
 
+@pytest.mark.slow
 def test_the_peak_falls() -> None:
     parts, x = stages(), noise(64, 50, 16)
     plain = peak_bytes(lambda: gradients(nn.Sequential(*parts), x))

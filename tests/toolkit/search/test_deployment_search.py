@@ -173,6 +173,7 @@ def test_several_workers_find_what_one_finds(small, tmp_path, pool, fields):
     assert (tmp_path / "one" / "atlas.json").read_bytes() == (tmp_path / "many" / "atlas.json").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_folder_keeps_the_search_that_it_began(small, tmp_path):
     problem, kept = small
     search_deployments(problem, wanted(kept, evaluations=8), tmp_path)

@@ -63,6 +63,7 @@ def shaped(ratio):
     return {"structure": "pruned", "prune_ratio": ratio, "importance": "magnitude"}
 
 
+@pytest.mark.slow
 def test_of_the_structures_of_a_large_network_only_the_ends_are_made(large, folder):
     _, _, space, tables, seen = large
     ratios, before = space.genes["prune_ratio"].values, sorted(folder.rglob("*.bin"))

@@ -27,6 +27,7 @@ def arguments(files, folder, *more):
     return ["search", model, "--target", PI, "--data", data, "--validation", validation, "-o", str(folder), *more]
 
 
+@pytest.mark.slow
 def test_one_command_finds_shows_and_keeps(files, tmp_path, capsys):
     assert main(arguments(files, tmp_path, "--evaluations", "4")) == 0
     out = capsys.readouterr().out

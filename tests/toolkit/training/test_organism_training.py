@@ -237,10 +237,8 @@ def test_a_loss_that_is_no_number_closes_the_gate_and_its_step_is_left_out() -> 
     assert not [step for step in events if 20 <= step < 30], "nobody is born or dies behind a closed gate"
 
 
-@pytest.mark.parametrize(("founders", "where"), [
-    pytest.param(6, "forward", marks=pytest.mark.slow), pytest.param(6, "backward", marks=pytest.mark.slow),
-    (3, "backward"),
-])  # fmt: skip
+@pytest.mark.slow
+@pytest.mark.parametrize(("founders", "where"), [(6, "forward"), (6, "backward"), (3, "backward")])
 def test_a_step_that_runs_out_of_memory_culls_the_least_fit_and_is_tried_again(founders: int, where: str) -> None:
     """From step 30 on the memory has room for one component less: it is full once, and never again."""
     task = parity(0, bits=2, samples=1024)
