@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache
 from math import hypot, log
 from typing import Literal
 
@@ -82,15 +81,25 @@ def scaled(stack: Stack, *, mode: str = "", threads: int | None = None, sustaine
     )
 
 
+_scaled: dict[tuple[int, Setting], tuple[Stack, Stack]] = {}
+"""Stacks at settings, by the stack's identity, which is its own for as long as it is kept here beside them."""
+
+
 def beside(stack: Stack, name: str) -> Stack:
     """The stack called `name` that takes over a part of the work of `stack`, at the same setting if on its device."""
     other = load_stack(name)
-    return _set(other.id, stack.setting) if other.target == stack.target else other
+    return _set(other, stack.setting) if other.target == stack.target else other
 
 
-@cache
-def _set(name: str, setting: Setting) -> Stack:
-    return scaled(load_stack(name), mode=setting.mode, threads=setting.threads, sustained=setting.sustained)
+def _set(stack: Stack, setting: Setting) -> Stack:
+    """`stack` at `setting`: the same object each time, since an interval tells fits apart by identity.
+
+    A calibration makes another object of a stack, and then another one of this.
+    """
+    if (id(stack), setting) not in _scaled:
+        found = scaled(stack, mode=setting.mode, threads=setting.threads, sustained=setting.sustained)
+        _scaled[id(stack), setting] = stack, found
+    return _scaled[id(stack), setting][1]
 
 
 # ---- clocks

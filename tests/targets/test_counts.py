@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from targets import overlay, scaling
+from targets import overlay
 from targets.cost import estimate
 from targets.counts import count_of, counted_fit, fit_counts, prior_counts
 from targets.errors import InvalidInput
@@ -88,7 +88,6 @@ def test_counts_change_no_latency(config: Path) -> None:
     fit, *_ = fit_counts(counted(2.0), prior_counts(), STACK)
     overlay.keep(STACK.target, STACK.name, fit, {}, overlay.COUNTED)
     load_target.cache_clear()
-    scaling._set.cache_clear()  # which holds stacks of the devices as they were
     after = estimate(network(512, 32), load_stack(STACK.id))
     assert (after.latency_s, after.latency_interval_s, after.provenance) == (
         before.latency_s, before.latency_interval_s, before.provenance,

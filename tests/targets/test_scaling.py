@@ -211,6 +211,15 @@ def test_what_takes_over_a_part_of_the_work_is_at_the_same_setting() -> None:
     assert beside(stack, stack.float_stack) is load_stack(stack.float_stack)
 
 
+def test_what_takes_over_is_calibrated_too() -> None:
+    """A calibration of the stack in float, in the same process, is read anew."""
+    stack = load_stack("raspberry_pi_4/tflite-int8")
+    old = beside(scaled(stack, threads=1), stack.float_stack)
+    load_target.cache_clear()
+    assert beside(stack, stack.float_stack) is load_stack(stack.float_stack)
+    assert beside(scaled(stack, threads=1), stack.float_stack) is not old
+
+
 def test_a_host_on_another_device_stays_as_it_is() -> None:
     stick = replace(load_stack("coral_tpu/usb3-raspberry-pi-4"), setting=Setting(mode="slow"))
     assert beside(stick, stick.host) is load_stack(stick.host)

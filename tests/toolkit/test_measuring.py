@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -199,8 +198,8 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def measured_bundle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bundle]:
-    """Measured, but quickly: three turns, whose noise has no say."""
+def quickly_measured(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Three turns, whose noise has no say."""
     folder = tmp_path_factory.mktemp("measured")
     onnx.save(model(), folder / "net.onnx")
     np.savez(folder / "data.npz", x=np.random.default_rng(1).standard_normal((8, 64)).astype(np.float32))
@@ -210,9 +209,15 @@ def measured_bundle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bundle
         patch.setattr(measuring, "_MARGIN", 1000)
         patch.chdir(folder)
         patch.setattr(platform, "machine", lambda: "x86_64")
-        yield toolkit.compile(
-            "net.onnx", target="desktop_cpu", data="data.npz", output="bundle", measure=True,
-        )  # fmt: skip
+        made = toolkit.compile("net.onnx", target="desktop_cpu", data="data.npz", output="bundle", measure=True)
+    return Bundle(folder / made.path, made.manifest)
+
+
+@pytest.fixture
+def measured_bundle(quickly_measured: Bundle, monkeypatch: pytest.MonkeyPatch) -> Bundle:
+    """Seen from its folder, where its model and its data are."""
+    monkeypatch.chdir(quickly_measured.path.parent)
+    return quickly_measured
 
 
 def recipe(bundle: Bundle) -> dict[str, Any]:
