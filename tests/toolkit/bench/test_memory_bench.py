@@ -17,8 +17,8 @@ from targets.onnxruntime_memory import arena_use
 from targets.storages import storages
 from targets.target import load_target
 from targets.workload import Workload
-from toolkit.bench.memory import arena_bytes
-from toolkit.bench.tvm_memory import planned_by_tvm
+from toolkit.bench.memory.runs import arena_bytes
+from toolkit.bench.memory.tvm import planned_by_tvm
 
 pytestmark = pytest.mark.slow
 

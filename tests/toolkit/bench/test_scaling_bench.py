@@ -9,7 +9,8 @@ from targets.modes import Threading
 from targets.target import load_target, target_names
 from toolkit.bench.energy import LOGS, Log, summary
 from toolkit.bench.power import logged
-from toolkit.bench.scaling import Pair, fitted_shares, mode_checks, pairs, taken_stacks, thread_table
+from toolkit.bench.scaling.clocks import mode_checks
+from toolkit.bench.scaling.threads import Pair, fitted_shares, pairs, taken_stacks, thread_table
 
 pytestmark = pytest.mark.slow
 

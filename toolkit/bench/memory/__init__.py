@@ -1,0 +1,1 @@
+"""Predicted memory beside what runtimes really take. See `__main__.py`."""

@@ -1,0 +1,1 @@
+"""Scaled stacks beside published rows. See `__main__.py`."""
