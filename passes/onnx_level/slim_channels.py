@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from passes.contract import PassFailed
-from passes.onnx_level.channel_groups import Axis, ChannelGroup, channel_groups
+from passes.onnx_level.channel_groups import Axis, ChannelGroup
+from passes.onnx_level.channel_rules import channel_groups
 from passes.onnx_level.drafting import store_once
 from passes.onnx_level.matching import matchable, rank
 from passes.onnx_level.rewriting import rewriting_errors

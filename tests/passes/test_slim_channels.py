@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from passes.contract import PassFailed
-from passes.onnx_level.channel_groups import channel_groups
+from passes.onnx_level.channel_rules import channel_groups
 from passes.onnx_level.matching import matchable
 from passes.onnx_level.slim_channels import Slimmer, slim_channels
 from passes.onnxruntime import Session

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from passes.context import Budget, Context
-from passes.onnx_level.channel_groups import Axis, ChannelGroup, channel_groups
+from passes.onnx_level.channel_groups import Axis, ChannelGroup
+from passes.onnx_level.channel_rules import channel_groups
 from passes.onnx_level.quantize_int8 import QuantizeInt8
 from passes.program import Program
 from passes.recipe import float32
