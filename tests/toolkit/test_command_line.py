@@ -429,3 +429,17 @@ def test_what_was_measured_for_one_stack_says_nothing_of_another(
         assert main(["compile", "-c", "recipe.yaml", *other]) == 2
         assert "measured for desktop_cpu/onnxruntime-fp32" in capsys.readouterr().err
     assert not (nets / "build").exists()
+
+
+@pytest.mark.slow
+def test_a_reader_who_leaves_is_no_failure() -> None:
+    """`toolkit targets | head -1`."""
+    code = "import sys; from toolkit.cli.main import main; sys.exit(main(['targets']))"
+    with subprocess.Popen(
+        [sys.executable, "-u", "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as left:
+        assert left.stdout is not None
+        assert left.stderr is not None
+        left.stdout.close()
+        assert left.stderr.read() == ""
+        assert left.wait() == 0

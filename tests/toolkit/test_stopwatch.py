@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,57 +14,96 @@ import numpy as np
 import pytest
 
 import toolkit
-from targets.errors import UsageError
-from targets.target import load_stack
+from targets.errors import InvalidInput, MissingDependency, UsageError
 from toolkit import stopwatch
 from toolkit.backends import BACKENDS
 from toolkit.backends.ahead_of_time.backend import AheadOfTime
 from toolkit.backends.ahead_of_time.machines import MACHINES
-from toolkit.bundle.bundle import Bundle
+from toolkit.backends.litert import runtime
+from toolkit.bundle.bundle import Bundle, open_bundle
+from toolkit.bundle.hashes import hashes_of
+from toolkit.bundle.layout import MANIFEST
 from toolkit.cli.main import main
-from toolkit.stopwatch import Timed, ratio, time_bundles
+from toolkit.cli.times import show_times
+from toolkit.stopwatch import Stopwatch, Timed, ratio
 
 
-def timed(runs_s: list[float], **fields: Any) -> Timed:
+def timed(medians_s: list[float], **fields: Any) -> Timed:
     known = {
-        "bundle": Path("b"), "stack": "s", "ran": "r", "machine": "m", "threads": 1, "first_s": 1.0,
-        "estimate_s": (1.0, 0.5, 2.0), "provenance": "p", "incomparable": "",
+        "bundle": Path("b"), "stack": "board/stack", "ran": "model.onnx in a runtime", "machine": "a machine",
+        "threads": 1, "firsts_s": [0.5, 0.1, 0.2], "estimate_s": (1e-3, 0.5e-3, 2e-3), "provenance": "fitted on rows",
+        "incomparable": "",
     }  # fmt: skip
-    return Timed(runs_s=runs_s, **{**known, **fields})
+    return Timed(loads_s=[[s] for s in medians_s], **{**known, **fields})
 
 
-def test_an_interval_knows_that_neighbours_in_time_are_alike() -> None:
-    """A machine that was twice as slow for half of the time says less than as many runs that were slow by chance."""
-    chance = [1.0, 2.0, 1.0, 2.0, 1.5] * 400
-    phases = [1.0] * 950 + [1.5] * 100 + [2.0] * 950
-
-    def width(runs: list[float]) -> float:
-        low, high = timed(runs).interval_s
-        return high - low
-
-    assert width(phases) > 5 * width(chance)
+NINE = [1.5e-3, 1.1e-3, 1.2e-3, 1.3e-3, 1.4e-3, 1.6e-3, 1.7e-3, 1.8e-3, 9e-3]
 
 
-@pytest.mark.parametrize("runs", [1, 15, 100, 101, 5000])
-def test_the_median_lies_in_its_interval(runs: int) -> None:
-    found = timed(list(np.random.default_rng(runs).gamma(4.0, 1e-3, runs)))
-    low, high = found.interval_s
-    assert low <= found.latency_s <= high
-    assert len(found.stretches_s) == min(runs, 100)
-    assert found.slow_s >= found.latency_s
+# ---- figures
+
+
+def test_one_load_that_was_disturbed_is_outside_of_the_interval() -> None:
+    found = timed(NINE)
+    assert found.latency_s == pytest.approx(1.5e-3)
+    assert found.interval_s == (1.2e-3, 1.8e-3)
+    assert found.first_s == 0.2
+
+
+def test_the_interval_holds_the_median_as_often_as_it_says() -> None:
+    """Second to eighth of nine: 96.1 %, whatever the distribution; here a skewed one whose median is log 2."""
+    draws = np.random.default_rng(0).exponential(size=(4000, 9))
+    inside = np.mean([low <= np.log(2) <= high for low, high in (timed(list(row)).interval_s for row in draws)])
+    assert inside == pytest.approx(1 - 2 * (1 + 9) / 2**9, abs=0.012)  # three deviations of 4,000 draws are 0.009
 
 
 def test_what_slows_both_leaves_the_ratio() -> None:
-    drift = np.linspace(1.0, 3.0, 300)
-    value, (low, high) = ratio(timed(list(2e-3 * drift)), timed(list(1e-3 * drift)))
+    drift = np.linspace(1.0, 3.0, 9)
+    value, ends = ratio(timed(list(2e-3 * drift)), timed(list(1e-3 * drift)))
     assert value == pytest.approx(2.0)
-    assert (low, high) == pytest.approx((2.0, 2.0))
+    assert ends == pytest.approx((2.0, 2.0))
+
+
+def test_one_run_in_twenty() -> None:
+    found = timed([float(i) for i in range(101)])
+    assert found.slow_s == 95.0
+    assert found.to_json()["quartiles_s"] == [25.0, 75.0]
+
+
+# ---- what is said
+
+
+def test_a_time_inside_of_its_estimate(capsys: pytest.CaptureFixture[str]) -> None:
+    show_times([timed(NINE)])
+    assert capsys.readouterr().out.splitlines() == [
+        "on a machine: median of nine loads [second, eighth: 96 %]",
+        "b: model.onnx in a runtime, threads: 1",
+        "  1.50 ms [1.20 ms, 1.80 ms] a sample, 9 runs, one in twenty over 6.12 ms; 200 ms to load and answer first",
+        "  estimate for board/stack: 1.00 ms [500 µs, 2.00 ms]: this time is inside",
+        "estimate: fitted on rows",
+    ]
+
+
+def test_times_that_are_outside_or_not_to_be_compared_beside_the_first(capsys: pytest.CaptureFixture[str]) -> None:
+    slow = timed([3 * s for s in NINE], bundle=Path("slow"))
+    other = timed([s / 2 for s in NINE], bundle=Path("other"), incomparable="this is another machine", provenance="-")
+    show_times([timed(NINE), slow, other])
+    said = capsys.readouterr().out
+    assert "on a machine, in turns: " in said
+    assert (
+        "  3x [3, 3] the time of b\n  estimate for board/stack: 1.00 ms [500 µs, 2.00 ms]: this time is outside" in said
+    )
+    assert "  0.5x [0.5, 0.5] the time of b\n" in said
+    assert said.count("not to be compared, this is another machine") == 1
+    assert said.count("estimate: fitted on rows") == 1, "of two that are alike, and of none that is not compared"
+    assert "estimate: -" not in said
+
+
+# ---- what runs
 
 
 class Recorder:
     """A backend that notes when it is loaded and asked."""
-
-    name = "onnxruntime"
 
     def __init__(self) -> None:
         self.seen: list[str] = []
@@ -83,30 +124,45 @@ class Recorder:
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Bundle]:
     folder = tmp_path_factory.mktemp("timed")
-    names = {"float": "onnxruntime-fp32", "integers": "onnxruntime-int8"}
-    float32, int8 = (
-        toolkit.compile(target="desktop_cpu", stack=stack, output=folder / name) for name, stack in names.items()
-    )
-    return float32, int8
+    stacks = {"float": "onnxruntime-fp32", "integers": "onnxruntime-int8"}
+    first, second = (toolkit.compile(target="desktop_cpu", stack=s, output=folder / n) for n, s in stacks.items())
+    return first, second
 
 
 @pytest.mark.slow
-def test_each_is_loaded_and_answers_then_all_run_in_turns(
+def test_each_is_loaded_nine_times_and_the_first_time_does_not_count(
     digits: tuple[Bundle, Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recorder, done = Recorder(), []
+    recorder, told = Recorder(), []
     monkeypatch.setattr(stopwatch, "BACKENDS", {"onnxruntime": recorder})
-    found = time_bundles(digits, threads=3, seconds=0.0, progress=lambda step, share: done.append((step, share)))
-    loading = ["load float 3", "float", "load integers 3", "integers"]
-    assert recorder.seen[:4] == loading
-    turns = recorder.seen[4:]
-    warm_ups = 3
-    assert turns[: 2 * warm_ups] == ["float"] * warm_ups + ["integers"] * warm_ups
-    assert turns[2 * warm_ups :] == ["float", "integers"] * 15
-    assert [len(one.runs_s) for one in found] == [15, 15]
-    assert done[-1] == ("running", 1.0)
-    shares = [share for step, share in done if step == "running"]
-    assert shares == sorted(shares)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    watch = Stopwatch(digits, threads=3)
+    assert recorder.seen == ["load float 3", "load integers 3"], "the runtime is there before the clock runs"
+    found = watch.times(seconds=0.0, progress=lambda step, share: told.append(share))
+    loads = [seen for seen in recorder.seen if seen.startswith("load")]
+    assert loads == ["load float 3", "load integers 3"] * 10
+    for one in found:
+        assert len(one.firsts_s) == len(one.loads_s) == 9
+        assert one.threads == 3
+        assert one.ran == "model.onnx in a test"
+    assert told == sorted(told)
+    assert told[-1] == 1.0
+
+
+@pytest.mark.slow
+def test_threads_are_the_stacks_but_no_more_than_there_are(
+    digits: tuple[Bundle, Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder()
+    monkeypatch.setattr(stopwatch, "BACKENDS", {"onnxruntime": recorder})
+    of_a_pi = Bundle(digits[0].path, {**digits[0].manifest, "stack": "raspberry_pi_4/onnxruntime-fp32"})
+    for processors, threads in ((8, 4), (2, 2)):
+        recorder.seen.clear()
+        monkeypatch.setattr(os, "cpu_count", lambda processors=processors: processors)
+        Stopwatch([of_a_pi])
+        assert recorder.seen == [f"load float {threads}"]
+    with pytest.raises(UsageError, match="3 threads on a machine of 2"):
+        Stopwatch([of_a_pi], threads=3)
 
 
 @pytest.mark.slow
@@ -114,29 +170,59 @@ def test_each_is_loaded_and_answers_then_all_run_in_turns(
     ("fields", "why"),
     [
         ({}, ""),
-        ({"complete": False, "remaining": "convert it"}, "another runtime"),
-        ({"checked": "not the file itself"}, "another runtime"),
-        ({"format": "executable"}, "starting the program"),
+        ({"complete": False, "remaining": "convert it"}, "it is of another runtime"),
+        ({"checked": "not the file itself"}, "it is of another runtime"),
+        ({"format": "executable"}, "starting the program is part of each run here"),
     ],
 )
 def test_an_estimate_of_something_else_is_not_compared(
     digits: tuple[Bundle, Bundle], fields: dict[str, Any], why: str
 ) -> None:
     bundle = digits[0]
-    artifact = {**bundle.manifest["artifact"], **fields}
-    changed = Bundle(bundle.path, {**bundle.manifest, "artifact": artifact})
-    found = time_bundles([changed], seconds=0.0)[0]
-    assert why in found.incomparable
-    assert bool(found.incomparable) == bool(why)
+    changed = Bundle(bundle.path, {**bundle.manifest, "artifact": {**bundle.manifest["artifact"], **fields}})
+    (found,) = Stopwatch([changed]).times(seconds=0.0)
+    assert found.incomparable == why
     after = bundle.report["after"]
     assert found.estimate_s == (after["latency_s"], *after["latency_interval_s"])
+    assert found.provenance == bundle.report["estimate"]["provenance"]
 
 
 @pytest.mark.slow
-def test_threads_and_kind_of_machine_count(digits: tuple[Bundle, Bundle], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "of 1 threads" in time_bundles([digits[0]], threads=2, seconds=0.0)[0].incomparable
-    monkeypatch.setattr(stopwatch, "is_of_this_kind", lambda target: False)
-    assert "another kind" in time_bundles([digits[0]], seconds=0.0)[0].incomparable
+def test_an_estimate_is_of_its_threads(digits: tuple[Bundle, Bundle], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    (found,) = Stopwatch([digits[0]], threads=2).times(seconds=0.0)
+    assert found.incomparable == "it is for 1 thread"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("machine", "calls_itself", "stack", "is_it"),
+    [
+        ("x86_64", "a processor", "desktop_cpu/onnxruntime-fp32", True),
+        ("aarch64", "Raspberry Pi 4 Model B Rev 1.5, 4 cores", "desktop_cpu/onnxruntime-fp32", False),
+        ("aarch64", "Raspberry Pi 4 Model B Rev 1.5, 4 cores", "raspberry_pi_4/onnxruntime-fp32", True),
+        ("aarch64", "Raspberry Pi 4 Model B Rev 1.5, 4 cores", "raspberry_pi_5/onnxruntime-fp32", False),
+        ("aarch64", "Raspberry Pi 3 Model B Plus Rev 1.3, 4 cores", "raspberry_pi_3/onnxruntime-fp32", True),
+        ("x86_64", "a processor", "raspberry_pi_4/onnxruntime-fp32", False),
+    ],
+)
+def test_a_board_says_its_name(
+    digits: tuple[Bundle, Bundle],
+    monkeypatch: pytest.MonkeyPatch,
+    machine: str,
+    calls_itself: str,
+    stack: str,
+    is_it: bool,
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr(stopwatch, "processor", lambda: calls_itself)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(stopwatch, "BACKENDS", {"onnxruntime": Recorder()})
+    (found,) = Stopwatch([Bundle(digits[0].path, {**digits[0].manifest, "stack": stack})]).times(seconds=0.0)
+    assert (found.incomparable == "") is is_it
+
+
+# ---- bad input
 
 
 @pytest.mark.parametrize("emulator", [(), ("qemu-aarch64-static", "-cpu", "cortex-a72")])
@@ -148,28 +234,70 @@ def test_a_program_that_is_emulated_here_is_not_timed(
     monkeypatch.setattr("toolkit.backends.ahead_of_time.backend.command", lambda machine: emulator)
     backend = BACKENDS["ahead_of_time"]
     if not emulator:
-        assert backend.runs_here(Path("program")) == "program, started anew for each sample"
+        assert backend.runs_here(Path("build/program")) == "program, started anew for each sample"
         return
-    with pytest.raises(UsageError, match="emulated") as refusal:
-        backend.runs_here(Path("program"))
-    assert "--emulate" in refusal.value.hint
+    with pytest.raises(UsageError, match=r"build/program is for aarch64.* emulated") as refusal:
+        backend.runs_here(Path("build/program"))
+    assert "toolkit verify build --emulate" in refusal.value.hint
+
+
+def test_without_its_runtime_a_tflite_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise MissingDependency("not here", hint="install it")
+
+    monkeypatch.setattr(runtime, "_library", missing)
+    with pytest.raises(MissingDependency):
+        BACKENDS["litert"].runs_here(Path("model.tflite"))
+
+
+@pytest.mark.parametrize(
+    ("backend", "says"),
+    [
+        ("onnxruntime", "model in onnxruntime 1."),
+        ("webgpu", "'s WebGPU provider"),
+        ("litert", "model.tflite in LiteRT 2"),
+        ("tensorrt", "model in onnxruntime 1."),
+    ],
+)
+def test_what_runs_is_named(backend: str, says: str) -> None:
+    assert says in BACKENDS[backend].runs_here(Path("model"))
+
+
+@pytest.mark.slow
+def test_a_program_takes_no_threads(digits: tuple[Bundle, Bundle], monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact = {**digits[0].manifest["artifact"], "format": "executable"}
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    with pytest.raises(UsageError, match="runs on one thread"):
+        Stopwatch([Bundle(digits[0].path, {**digits[0].manifest, "artifact": artifact})], threads=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("field", ["after", "estimate", "proofs"])
+def test_a_report_that_lacks_something(digits: tuple[Bundle, Bundle], tmp_path: Path, field: str) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(digits[0].path, copy)
+    report = json.loads((copy / "report.json").read_text())
+    del report[field]
+    (copy / "report.json").write_text(json.dumps(report))
+    manifest = {**json.loads((copy / MANIFEST).read_text()), "sha256": hashes_of(copy)}
+    (copy / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(InvalidInput, match=rf"report\.json is damaged: {field}"):
+        Stopwatch([open_bundle(copy)])
 
 
 @pytest.mark.slow
 def test_the_command(digits: tuple[Bundle, Bundle], capsys: pytest.CaptureFixture[str]) -> None:
-    float32, int8 = map(str, (bundle.path for bundle in digits))
-    assert main(["bench", float32, int8, "--json"]) == 0
+    paths = [str(bundle.path) for bundle in digits]
+    assert main(["bench", *paths, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert [one["bundle"] for one in document["times"]] == [float32, int8]
-    first, second = document["times"]
-    assert document["of_the_first"][0]["ratio"] == pytest.approx(second["latency_s"] / first["latency_s"])
-    low, high = document["of_the_first"][0]["interval"]
-    assert low <= document["of_the_first"][0]["ratio"] <= high
-    assert main(["bench", float32]) == 0
+    assert [one["bundle"] for one in document["times"]] == paths
+    assert [one["threads"] for one in document["times"]] == [1, 1]
+    (beside,) = document["of_the_first"]
+    assert beside["interval"][0] <= beside["ratio"] <= beside["interval"][1]
+    assert main(["bench", paths[0]]) == 0
     said = capsys.readouterr().out
-    stack = load_stack("desktop_cpu/onnxruntime-fp32")
-    assert f"{float32}: model.onnx in onnxruntime" in said
-    assert f"estimate for {stack.id}: " in said
+    assert f"{paths[0]}: model.onnx in onnxruntime" in said
+    assert "estimate for desktop_cpu/onnxruntime-fp32: " in said
     assert "the time of" not in said, "there is nothing beside it"
 
 
@@ -178,7 +306,7 @@ def test_the_command(digits: tuple[Bundle, Bundle], capsys: pytest.CaptureFixtur
     [
         ([], 2, "no bundle was named"),
         (["nowhere"], 5, "nowhere is not a bundle"),
-        (["nowhere", "--stack", "desktop_cpu/onnxruntime-fp32"], 2, "--stack is for --write-rows"),
+        (["nowhere", "--stack", ""], 2, "--stack is for --write-rows"),
         (["nowhere", "--variant", "mine"], 2, "--variant is for --write-rows"),
         (["nowhere", "--input", "1x3"], 2, "--input is for --write-rows"),
     ],

@@ -73,6 +73,7 @@ class Backend(Protocol):
 
         Raises:
             UsageError: it is emulated, and its time tells nothing.
+            MissingDependency: its runtime is not installed.
         """
 
 

@@ -46,6 +46,7 @@ class Manifest(BaseModel):
     """The fields of manifest.json that opening a bundle relies on."""
 
     name: str
+    stack: str
     backend: Literal["onnxruntime", "webgpu", "tensorrt", "litert", "ahead_of_time"]
     artifact: _Artifact
     signature: _Signature

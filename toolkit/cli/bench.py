@@ -12,12 +12,12 @@ from targets.errors import UsageError
 from toolkit.cli.app import app
 from toolkit.cli.options import InputOpt, JsonOpt, QuietOpt, VerboseOpt
 from toolkit.cli.output import progress, say, show_json, table
+from toolkit.cli.times import show_times
 
 if TYPE_CHECKING:
     from toolkit.calibration.writing import Written
-    from toolkit.stopwatch import Timed
 
-__all__ = ["show_times"]
+__all__: list[str] = []
 
 _STACK = "desktop_cpu/onnxruntime-fp32"
 
@@ -50,7 +50,7 @@ def bench_(
     """Time bundles on this machine; or measure networks on it, for `toolkit calibrate`.
 
     Several bundles run in turns, and the others are set against the first. A time here stands beside the estimate only
-    where this machine and its runtime are what the estimate is of.
+    where this is the board, or the kind of desktop, that the estimate is for, with its runtime and its threads.
 
     With --write-rows each network runs through onnxruntime for a second; the median of the fastest half of its runs
     counts, with one thread by the clock of that thread. With several, leave the machine alone meanwhile. The built-in
@@ -81,14 +81,14 @@ def _times(paths: Sequence[str], threads: int | None, of_rows: dict[str, object]
         raise UsageError(
             "no bundle was named", hint="name the folder that `toolkit compile` wrote, or say --write-rows"
         )
-    if said := [flag for flag, value in of_rows.items() if value]:
+    if said := [flag for flag, value in of_rows.items() if value is not None]:
         raise UsageError(f"{said[0]} is for --write-rows", hint="leave it out, or add --write-rows ROWS.csv")
     from toolkit.bundle.bundle import open_bundle
-    from toolkit.stopwatch import ratio, time_bundles
+    from toolkit.stopwatch import Stopwatch, ratio
 
-    bundles = [open_bundle(path) for path in paths]
+    stopwatch = Stopwatch([open_bundle(path) for path in paths], threads)
     with progress(quiet or json) as report:
-        found = time_bundles(bundles, threads=threads, progress=report)
+        found = stopwatch.times(progress=report)
     if json:
         against = [ratio(one, found[0]) for one in found[1:]]
         show_json(
@@ -101,28 +101,6 @@ def _times(paths: Sequence[str], threads: int | None, of_rows: dict[str, object]
         return 0
     show_times(found)
     return 0
-
-
-def show_times(found: Sequence[Timed]) -> None:
-    """Each bundle's time here, how it compares with the first, and with what was estimated."""
-    from toolkit import units
-    from toolkit.stopwatch import ratio
-
-    say(f"on {found[0].machine}: median with its 95 % interval, of runs in turns" if len(found) > 1 else
-        f"on {found[0].machine}: median with its 95 % interval")  # fmt: skip
-    for one in found:
-        say(f"{one.bundle}: {one.ran}, threads: {one.threads}")
-        times = f"{units.seconds(one.latency_s)} {units.interval('latency_s', one.interval_s)} a sample"
-        say(f"  {times}, {len(one.runs_s)} runs, one in twenty over {units.seconds(one.slow_s)}; "
-            f"{units.seconds(one.first_s)} to load and answer first")  # fmt: skip
-        value, *ends = one.estimate_s
-        said = f"estimate for {one.stack}: {units.seconds(value)} {units.interval('latency_s', ends)}"
-        holds = "holds it" if ends[0] <= one.latency_s <= ends[1] else "does not hold it"
-        say(f"  {said}: " + (f"not to be compared, {one.incomparable}" if one.incomparable else
-                             f"{holds}; {one.provenance}"))  # fmt: skip
-        if one is not found[0]:
-            times_of, (low, high) = ratio(one, found[0])
-            say(f"  {times_of:.3g}x [{low:.3g}, {high:.3g}] the time of {found[0].bundle}")
 
 
 def _show_rows(written: Written) -> None:

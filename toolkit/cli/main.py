@@ -46,6 +46,7 @@ from toolkit.cli import doctor as _doctor  # noqa: F401
 __all__ = ["main"]
 
 _INTERNAL, _INTERRUPTED, _MISSING = 70, 130, 3
+_AGAIN = "run the same command again; what is compiled, searched or trained goes on from what was finished"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _command()(args=argv, prog_name="toolkit", standalone_mode=False)
         code = code if isinstance(code, int) else 0
         if code == _INTERRUPTED:
-            return fail("interrupted; finished passes are kept", "run the same command again to go on from there", code)
+            return fail("interrupted", _AGAIN, code)
         return code
     except ToolkitError as error:
         _trace(argv)
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         told = " ".join(error.format_message().split()).replace("Value error, ", "")  # pydantic's, by way of typer
         return fail(told, f"see `{command} --help`", error.exit_code)
     except typer.Abort:
-        return fail("interrupted", "run the same command again to go on", _INTERRUPTED)
+        return fail("interrupted", _AGAIN, _INTERRUPTED)
     except ImportError as error:
         _trace(argv)
         name = error.name or str(error)
@@ -81,9 +82,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "check the sizes in the model; --input states smaller ones",
             _MISSING,
         )
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has left: `toolkit targets | head`
-        return 0
+    except SystemExit as left:
+        if isinstance(left.__context__, BrokenPipeError):  # the reader of our output has left: `toolkit targets | head`
+            return 0
+        raise
     except Exception as error:
         _trace(argv)
         text = " ".join(str(error).split())[:300]

@@ -8,8 +8,9 @@ from typing import Any
 
 from toolkit.bundle.bundle import Bundle
 from toolkit.comparing.answers import Answers, answers_on, golden_answers
-from toolkit.comparing.documents import Document, Part, Quantity, Step, parts, quantities, read, steps, versions
-from toolkit.stopwatch import Timed, ratio, time_bundles
+from toolkit.comparing.documents import Part, Quantity, Step, parts, quantities, steps, versions
+from toolkit.report.reading import Document, read_document
+from toolkit.stopwatch import Stopwatch, Timed, ratio
 
 __all__ = ["Answers", "Comparison", "Part", "Quantity", "Step", "compare_bundles"]
 
@@ -45,7 +46,7 @@ class Comparison:
         document: dict[str, Any] = {
             "schema": "toolkit.compare/1",
             "bundles": [
-                {"path": str(bundle.path), **document.to_json()}
+                {"path": str(bundle.path), **_named(document)}
                 for bundle, document in zip(self.bundles, self.documents, strict=True)
             ],
             "quantities": {quantity.name: quantity.to_json() for quantity in self.quantities},
@@ -89,13 +90,14 @@ def compare_bundles(
         MissingDependency: this machine cannot run what has to be run.
         UsageError: what is to be measured is emulated here.
     """
-    documents = read(first), read(second)
+    documents = read_document(first), read_document(second)
+    stopwatch = Stopwatch((first, second), threads) if measure else None
     found, apart = (
         golden_answers(first, second, progress)
         if data is None
         else (answers_on(first, second, data, preprocess, progress), "")
     )
-    times = time_bundles((first, second), threads=threads, progress=progress) if measure else None
+    times = stopwatch.times(progress=progress) if stopwatch else None
     return Comparison(
         bundles=(first, second),
         documents=documents,
@@ -107,3 +109,20 @@ def compare_bundles(
         apart=apart,
         times=(times[0], times[1]) if times else None,
     )
+
+
+def _named(document: Document) -> dict[str, Any]:
+    """Who it is, its accuracy and its verdict."""
+    metric = document.accuracy.metric
+    return {
+        "model": document.model.name,
+        "model_digest": document.model.digest,
+        **document.stack.model_dump(exclude={"id"}),
+        "stack": document.stack.id,
+        "artifact": document.artifact.file,
+        "outcome": document.verdict.outcome,
+        "accuracy": {
+            **document.accuracy.model_dump(exclude={"metric"}),
+            "metric": metric.to_json() if metric else None,
+        },
+    }

@@ -9,113 +9,19 @@ from difflib import SequenceMatcher
 from itertools import zip_longest
 from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError
+from passes.proof import Proof
+from toolkit.report.reading import Document
 
-from targets.errors import InvalidInput
-from toolkit.bundle.bundle import Bundle
+__all__ = ["FIXED", "Part", "Quantity", "Step", "parts", "quantities", "steps", "versions"]
 
-__all__ = ["Document", "Part", "Quantity", "Step", "parts", "quantities", "read", "steps", "versions"]
+FIXED = "each inference"
+"""The part of the time that an inference takes whatever the network holds."""
 
 _INTERVALS = {
     "latency_s": "latency_interval_s",
     "memory_bytes": "memory_interval_bytes",
     "energy_j": "energy_interval_j",
 }
-
-
-class _Model(BaseModel):
-    name: str
-    digest: str
-
-
-class _Stack(BaseModel):
-    id: str
-    runtime: str
-    calibrated: bool
-    provenance: str
-
-
-class _Artifact(BaseModel):
-    file: str
-    format: str
-    complete: bool
-
-
-class _Verdict(BaseModel):
-    outcome: str
-
-
-class _Summary(BaseModel):
-    size_bytes: int
-    latency_s: float
-    latency_interval_s: tuple[float, float]
-    memory_bytes: float
-    memory_interval_bytes: tuple[float, float]
-    energy_j: float
-    energy_interval_j: tuple[float, float]
-
-
-class _Accuracy(BaseModel):
-    metric: dict[str, Any] | None
-    identical: bool
-    worst_sqnr_db: float | None
-    data: str
-    samples: int
-
-
-class _Operator(BaseModel):
-    op_class: str = Field(alias="class")
-    latency_s: float
-
-
-class _Estimate(BaseModel):
-    operators: list[_Operator]
-    fixed_s: float
-
-
-class _Drift(BaseModel):
-    sqnr_db: float | None
-
-
-class _Proof(BaseModel):
-    name: str = Field(alias="pass")
-    settings: dict[str, Any]
-    decision: str
-    reason: str
-    drift: list[_Drift]
-
-    @property
-    def worst_sqnr_db(self) -> float | None:
-        """None where no answer moved."""
-        return min((drift.sqnr_db for drift in self.drift if drift.sqnr_db is not None), default=None)
-
-
-class Document(BaseModel):
-    """The fields of report.json that are set side by side."""
-
-    model: _Model
-    stack: _Stack
-    artifact: _Artifact
-    verdict: _Verdict
-    after: _Summary
-    accuracy: _Accuracy
-    estimate: _Estimate
-    proofs: list[_Proof]
-    versions: dict[str, str]
-
-    def to_json(self) -> dict[str, Any]:
-        """Who it is, and its verdict."""
-        return {
-            "model": self.model.name,
-            "model_digest": self.model.digest,
-            "stack": self.stack.id,
-            "runtime": self.stack.runtime,
-            "calibrated": self.stack.calibrated,
-            "provenance": self.stack.provenance,
-            "artifact": self.artifact.file,
-            "outcome": self.verdict.outcome,
-            "accuracy": self.accuracy.model_dump(),
-        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,8 +39,13 @@ class Quantity:
 
     @property
     def ratio_interval(self) -> tuple[float, float] | None:
-        """From the second's least over the first's most to the reverse: as if their errors had nothing in common."""
+        """From the second's least over the first's most to the reverse: as if their errors had nothing in common.
+
+        None where there is no error, or both are one prediction.
+        """
         if self.intervals is None or not self.intervals[0][0]:
+            return None
+        if self.values[0] == self.values[1] and self.intervals[0] == self.intervals[1]:
             return None
         (low, high), (second_low, second_high) = self.intervals
         return second_low / high, second_high / low
@@ -150,7 +61,7 @@ class Quantity:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """All operators of one kind: how many, and their predicted seconds."""
+    """All operators of one kind: how many, and their predicted seconds; none where it is what is `FIXED`."""
 
     op_class: str
     counts: tuple[int, int]
@@ -165,26 +76,10 @@ class Step:
     """A pass that is not the same in both; None where a recipe does not have it."""
 
     name: str
-    proofs: tuple[_Proof | None, _Proof | None]
+    proofs: tuple[Proof | None, Proof | None]
 
     def to_json(self) -> dict[str, Any]:
-        return {"pass": self.name, "in": [_plain(proof) if proof else None for proof in self.proofs]}
-
-
-def _plain(proof: _Proof) -> dict[str, Any]:
-    return {**proof.model_dump(exclude={"name", "drift"}), "worst_sqnr_db": proof.worst_sqnr_db}
-
-
-def read(bundle: Bundle) -> Document:
-    """The bundle's report.
-
-    Raises:
-        InvalidInput: it lacks something.
-    """
-    try:
-        return Document.model_validate(bundle.report)
-    except (ValidationError, ValueError) as error:
-        raise InvalidInput(f"{bundle.path / 'report.json'} is damaged", hint="compile again") from error
+        return {"pass": self.name, "in": [proof.to_json() if proof else None for proof in self.proofs]}
 
 
 def quantities(first: Document, second: Document) -> list[Quantity]:
@@ -197,13 +92,13 @@ def quantities(first: Document, second: Document) -> list[Quantity]:
     ]
 
 
-def _pair(summaries: tuple[_Summary, _Summary], name: str) -> tuple[Any, Any]:
+def _pair(summaries: tuple[Any, Any], name: str) -> tuple[Any, Any]:
     return getattr(summaries[0], name), getattr(summaries[1], name)
 
 
 def parts(first: Document, second: Document) -> list[Part]:
     """Time by kind of operator; what an inference costs whatever it holds is one of them."""
-    sums = [_sums(document.estimate) for document in (first, second)]
+    sums = [_sums(document) for document in (first, second)]
     found = [
         Part(
             op_class=name,
@@ -215,12 +110,12 @@ def parts(first: Document, second: Document) -> list[Part]:
     return sorted(found, key=lambda part: -abs(part.latency_s[1] - part.latency_s[0]))
 
 
-def _sums(estimate: _Estimate) -> Mapping[str, tuple[int, float]]:
+def _sums(document: Document) -> Mapping[str, tuple[int, float]]:
     found: dict[str, tuple[int, float]] = defaultdict(lambda: (0, 0.0))
-    for operator in estimate.operators:
+    for operator in document.estimate.operators:
         count, seconds = found[operator.op_class]
         found[operator.op_class] = count + 1, seconds + operator.latency_s
-    found["each inference"] = 1, estimate.fixed_s
+    found[FIXED] = 0, document.estimate.fixed_s
     return found
 
 
@@ -230,17 +125,22 @@ def steps(first: Document, second: Document) -> list[Step]:
     found = []
     for kind, a, b, c, d in SequenceMatcher(None, *names, autojunk=False).get_opcodes():
         pairs = _pairs(kind, first.proofs[a:b], second.proofs[c:d])
-        found += [Step(name=_name(pair), proofs=pair) for pair in pairs if pair[0] != pair[1]]
+        found += [Step(name=_name(pair), proofs=pair) for pair in pairs if _seen(pair[0]) != _seen(pair[1])]
     return found
 
 
-def _pairs(kind: str, ours: Sequence[_Proof], theirs: Sequence[_Proof]) -> list[tuple[_Proof | None, _Proof | None]]:
+def _seen(proof: Proof | None) -> Any:
+    """What of a pass is set side by side; predictions are of stacks, and differ with them."""
+    return proof and (proof.settings, proof.decision, proof.reason, proof.worst_sqnr_db)
+
+
+def _pairs(kind: str, ours: Sequence[Proof], theirs: Sequence[Proof]) -> list[tuple[Proof | None, Proof | None]]:
     if kind == "equal":
         return list(zip_longest(ours, theirs))
     return [*((proof, None) for proof in ours), *((None, proof) for proof in theirs)]
 
 
-def _name(pair: tuple[_Proof | None, _Proof | None]) -> str:
+def _name(pair: tuple[Proof | None, Proof | None]) -> str:
     return next(proof.name for proof in pair if proof is not None)
 
 

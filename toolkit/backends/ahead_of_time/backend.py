@@ -80,8 +80,8 @@ class AheadOfTime:
         machine = self.load(artifact).machine
         if command(machine):
             raise UsageError(
-                f"{artifact.name} is for {machine.name}, which is emulated here: its time would tell nothing",
-                hint="`toolkit verify BUNDLE --emulate` counts its instructions",
+                f"{artifact} is for {machine.name}, which is emulated here: its time would tell nothing",
+                hint=f"`toolkit verify {artifact.parent} --emulate` counts its instructions",
             )
         return f"{artifact.name}, started anew for each sample"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 from passes.dataset import Array, Sample
@@ -77,7 +76,9 @@ class LiteRT:
         return Interpreter(artifact.with_name(_FILE).read_bytes(), threads=threads)
 
     def runs_here(self, artifact: Path) -> str:
-        return f"{_FILE} in LiteRT {version('ai-edge-litert')} on the processor"
+        from toolkit.backends.litert.runtime import runtime_version
+
+        return f"{_FILE} in LiteRT {runtime_version()} on the processor"
 
     def witness(self, folder: Path, artifact: Artifact) -> Callable[[Sample], dict[str, Array]]:
         """The file itself, or its graph where nothing here runs the file."""

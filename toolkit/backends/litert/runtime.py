@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
@@ -14,7 +15,7 @@ from passes.quiet import silent_output
 from targets.errors import InvalidInput, MissingDependency
 from toolkit.backends.litert.writing import EDGES_KEY, SIGNATURE_KEY
 
-__all__ = ["Interpreter", "has_runtime"]
+__all__ = ["Interpreter", "has_runtime", "runtime_version"]
 
 
 def has_runtime() -> bool:
@@ -97,6 +98,16 @@ class Interpreter:
             scale, zero = self._outputs[name]["quantization"]
             array = (array.astype(np.int32) - zero).astype(np.float32) * np.float32(scale)
         return np.ascontiguousarray(array).astype(wanted, copy=False)
+
+
+def runtime_version() -> str:
+    """Of LiteRT.
+
+    Raises:
+        MissingDependency: the extra `litert` is not installed.
+    """
+    _library()
+    return version("ai-edge-litert")
 
 
 def _library() -> Any:

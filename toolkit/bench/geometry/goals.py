@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from toolkit.bench.bootstrap import interval, median_draws, ratio_draws
 from toolkit.bench.geometry.forms import STEPS, Forms
 from toolkit.bench.geometry.operations import OPERATIONS
-from toolkit.bootstrap import interval, median_draws, ratio_draws
 from toolkit.geometry.runtime.memory import live_bytes
 from toolkit.geometry.runtime.vectorization import threads
 from toolkit.timing import in_turns_s, spread_s

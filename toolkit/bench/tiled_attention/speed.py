@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from toolkit.bootstrap import interval, ratio_draws
+from toolkit.bench.bootstrap import interval, ratio_draws
 from toolkit.geometry.neural.attention import QuantumGeometricAttention, ScoreName
 from toolkit.geometry.runtime.memory import live_bytes
 from toolkit.geometry.runtime.vectorization import threads, tune_threads

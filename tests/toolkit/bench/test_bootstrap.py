@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from toolkit.bootstrap import interval, median_draws, ratio_draws
+from toolkit.bench.bootstrap import interval, median_draws, ratio_draws
 
 
 def test_a_ratio_of_medians_holds_the_true_one_and_is_drawn_alike_twice() -> None:
