@@ -34,6 +34,8 @@ from toolkit.models import entry
 from toolkit.models.digits import split
 from toolkit.sources import load_source
 
+pytestmark = pytest.mark.slow
+
 STACK = load_stack("raspberry_pi_4/tflite-int8")
 Network = tuple[Program, Dataset]
 
@@ -178,7 +180,6 @@ def test_a_normalisation_that_was_folded_twice_is_found(digits: Network, layer: 
         assert "weights" in kinds(effects, layer)
 
 
-@pytest.mark.slow
 def test_a_softmax_in_eight_bits_is_found(attention: Network) -> None:
     other = quantized(attention)
     unit = next(u for u in units(attention[0], other) if u.op_type == "Softmax")

@@ -29,6 +29,8 @@ from toolkit.models.digits import calibration, training, validation
 from toolkit.sources import load_source
 from toolkit.training.trainer import Settings, Trainer
 
+pytestmark = pytest.mark.slow
+
 Make = Callable[..., Any]
 INT8 = "desktop_cpu/onnxruntime-int8"
 KERNELS = ("Conv", "FusedConv", "Gemm", "MatMul", "FusedMatMul")
@@ -72,7 +74,6 @@ def agreement(a: Program, b: Program) -> float:
     return drift.sqnr_db
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("activation", "per_channel", "bits"),
     [
@@ -125,7 +126,6 @@ def test_every_kernel_works_on_integers_and_the_accuracy_is_that_of_calibration_
     assert "Relu" not in kinds
 
 
-@pytest.mark.slow
 def test_learned_scales_move_and_training_beats_calibration_at_four_bits(digits: tuple[Program, Context]) -> None:
     program, ctx = digits
     kept, learned = (
@@ -141,7 +141,6 @@ def test_learned_scales_move_and_training_beats_calibration_at_four_bits(digits:
         assert not list(after.model.parameters()) or all("weight" not in n for n, _ in after.model.named_parameters())
 
 
-@pytest.mark.slow
 def test_a_rate_that_finds_nothing_is_followed_by_a_tenth_of_it(digits: tuple[Program, Context]) -> None:
     """The calibrated weights are never worse for having been trained."""
     program, ctx = digits
@@ -174,7 +173,6 @@ def test_a_rate_that_finds_nothing_is_followed_by_a_tenth_of_it(digits: tuple[Pr
     assert "found nothing better than calibration: give more samples" in notes[2][0]
 
 
-@pytest.mark.slow
 def test_equal_seeds_give_equal_bytes(digits: tuple[Program, Context]) -> None:
     program, ctx = digits
     step = TrainQuantized(epochs=1)
@@ -228,7 +226,6 @@ class Attention(nn.Module):
         return y
 
 
-@pytest.mark.slow
 def test_products_in_a_transformer_are_integers_and_the_rest_is_not(
     torch_program: Make, noise: Make, tmp_path: Path
 ) -> None:
@@ -256,7 +253,6 @@ class Mixed(nn.Module):
         return y
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("flat", [False, True], ids=["any batch", "one sample at a time"])
 def test_moves_pools_and_shared_layers_stay_integers(
     torch_program: Make, noise: Make, tmp_path: Path, flat: bool
@@ -273,7 +269,6 @@ def test_moves_pools_and_shared_layers_stay_integers(
     assert sum(v.dtype.name == "INT8" and len(v.shape) == 4 for v in held) == 3, "a shared weight is stored once"
 
 
-@pytest.mark.slow
 def test_an_accelerator_without_floats_gets_integers_everywhere(
     torch_program: Make, noise: Make, tmp_path: Path
 ) -> None:
@@ -285,7 +280,6 @@ def test_an_accelerator_without_floats_gets_integers_everywhere(
             assert [s.op_type for s in sources if s is not None] == ["DequantizeLinear"] * 2
 
 
-@pytest.mark.slow
 def test_narrow_layers_and_excluded_ones_stay_in_float(torch_program: Make, noise: Make, tmp_path: Path) -> None:
     def module() -> nn.Module:
         return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1))
@@ -322,7 +316,6 @@ def refusal(step: TrainQuantized, program: Program, ctx: Context) -> PassFailed:
     return caught.value
 
 
-@pytest.mark.slow
 def test_what_cannot_be_trained_is_refused(digits: tuple[Program, Context], torch_program: Make, noise: Make) -> None:
     program, ctx = digits
     step = TrainQuantized(epochs=1)
@@ -362,7 +355,6 @@ def test_what_costs_too_much_is_narrowed(digits: tuple[Program, Context]) -> Non
     assert fewer.narrower(program, ctx, None) is None  # type: ignore[arg-type,union-attr]
 
 
-@pytest.mark.slow
 def test_nodes_keep_their_modules_and_lines(digits: tuple[Program, Context]) -> None:
     program, ctx = digits
     exported = Export(21).apply(TrainQuantized(epochs=0).apply(program, ctx), ctx)

@@ -23,6 +23,8 @@ from toolkit.calibration.specimens import SPECIMENS, Specimen
 from toolkit.calibration.writing import write_rows
 from toolkit.cli.main import main
 
+pytestmark = pytest.mark.slow
+
 STACK = "desktop_cpu/onnxruntime-fp32"
 SIZES = {"separable": (64, 8), "recurrent": (8, 64), "attention": (32, 64, 1)}
 SMALL = tuple(replace(s, size=SIZES[s.family]) for s in {s.family: s for s in SPECIMENS}.values() if s.family in SIZES)
@@ -108,7 +110,6 @@ def test_a_table_without_the_columns_is_left_alone(capsys: pytest.CaptureFixture
     assert Path("rows.csv").read_text() == "a,b\n1,2\n"
 
 
-@pytest.mark.slow
 def test_an_integer_stack_measures_quantized_networks(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["bench", "--write-rows", "rows.csv", "--stack", "desktop_cpu/onnxruntime-int8", "--json"]
     assert main(arguments) == 0
@@ -163,7 +164,6 @@ def of_each_family() -> list[Specimen]:
     return list(smallest.values())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("specimen", of_each_family(), ids=lambda s: s.name)
 def test_a_built_in_network_is_valid_and_answers(specimen: Specimen) -> None:
     program = specimen.program()

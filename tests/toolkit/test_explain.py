@@ -16,6 +16,8 @@ from toolkit.cli.main import main
 from toolkit.explaining import explain_bundle
 from toolkit.models import entry
 
+pytestmark = pytest.mark.slow
+
 PI = "raspberry_pi_4"
 
 
@@ -60,14 +62,12 @@ def test_the_worst_layer_is_saved_alone_and_runs(bundle: Path, tmp_path: Path) -
     assert len(graph.node) == 1, "one choice between two forms of one layer"
 
 
-@pytest.mark.slow
 def test_a_float_bundle_has_nothing_to_explain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = toolkit.compile(target="desktop_cpu", stack="onnxruntime-fp32", output=tmp_path / "float").path
     assert main(["explain", str(made)]) == 5
     assert "nothing to explain" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_what_lived_in_memory_has_to_be_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     digits = entry("digits")
     model, samples = digits.build(), digits.calibration()
@@ -85,7 +85,6 @@ def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path, capsys: pytest.Ca
     assert "not a bundle" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_half_precision_is_told_as_what_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Weights are taken apart, rounded activations are not; the first line is the bundle's own."""
     made = toolkit.compile(target="desktop_gpu", stack="h100-tensorrt-fp16", output=tmp_path / "half").path
@@ -97,7 +96,6 @@ def test_half_precision_is_told_as_what_it_is(tmp_path: Path, capsys: pytest.Cap
     assert ("is not taken apart" in printed) == found.unexplained
 
 
-@pytest.mark.slow
 def test_a_source_that_was_changed_since_is_said_to_be_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -113,7 +111,6 @@ def test_a_source_that_was_changed_since_is_said_to_be_one(
     assert "was changed since" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_a_source_that_was_moved_is_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,6 +14,8 @@ import pytest
 import toolkit
 from toolkit.cli.main import main
 
+pytestmark = pytest.mark.slow
+
 Capture = pytest.CaptureFixture[str]
 
 
@@ -124,7 +126,6 @@ def bill(signed: Path) -> dict[str, Any]:
     return document
 
 
-@pytest.mark.slow
 def test_the_bill_fits_the_schema(signed: Path) -> None:
     text = (signed / "sbom.cdx.json").read_text()
     from cyclonedx.schema import SchemaVersion  # takes a second to load, which each worker would spend

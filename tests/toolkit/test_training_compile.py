@@ -20,6 +20,8 @@ from toolkit.config import load_config
 from toolkit.driver import compile_model
 from toolkit.training.trainer import Trainer
 
+pytestmark = pytest.mark.slow
+
 
 class Counting:
     """The trainer, with few epochs; it tells what it was asked and how many steps it made."""
@@ -43,7 +45,6 @@ class Counting:
         return trained
 
 
-@pytest.mark.slow
 def test_digits_trained_with_the_rounding_of_its_target(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -70,7 +71,6 @@ def test_digits_trained_with_the_rounding_of_its_target(
     capsys.readouterr()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("target", ["raspberry_pi_4", "jetson_orin_nano"])
 def test_other_targets_get_their_own_integers(tmp_path: Path, target: str) -> None:
     stack = {"jetson_orin_nano": "tensorrt-int8"}.get(target)
@@ -107,7 +107,6 @@ def own_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str
     sys.modules.pop(name, None)
 
 
-@pytest.mark.slow
 def test_a_replay_trains_with_what_the_recipe_names(tmp_path: Path, own_trainer: str) -> None:
     flags = ["-q", "--no-cache"]
     first, again = tmp_path / "first", tmp_path / "again"
@@ -123,7 +122,6 @@ def test_a_replay_trains_with_what_the_recipe_names(tmp_path: Path, own_trainer:
         assert (first / file).read_bytes() == (again / file).read_bytes()
 
 
-@pytest.mark.slow
 def test_a_trainer_without_a_name_must_be_named_again(tmp_path: Path) -> None:
     passes = [{"pass": "CleanUpModule"}, {"pass": "Sparsify", "epochs": 1}, {"pass": "Export"}]
     options: dict[str, Any] = {"target": "raspberry_pi_4", "stack": "onnxruntime-fp32", "passes": passes}
@@ -135,7 +133,6 @@ def test_a_trainer_without_a_name_must_be_named_again(tmp_path: Path) -> None:
     assert "--trainer" in refusal.value.hint
 
 
-@pytest.mark.slow
 def test_notes_of_proofs_are_told_where_detail_is_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -162,7 +159,6 @@ class Apart(nn.Module):
         return self.classify(z - 3 * a)
 
 
-@pytest.mark.slow
 def test_inputs_come_in_the_order_of_the_forward(tmp_path: Path) -> None:
     """The metric after training is that of before, which it would not be with inputs that are swapped."""
     with torch.random.fork_rng(devices=[]):
@@ -232,7 +228,6 @@ def test_the_command_line_knows_the_recipe(capsys: pytest.CaptureFixture[str]) -
     assert "give the PyTorch module" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_the_compression_recipe_makes_the_digits_smaller_and_no_worse(tmp_path: Path) -> None:
     """Each step is kept or narrowed, the file is what is measured, and the interval of the drop is the proof's own."""
     bundle = compile_model("digits", target="raspberry_pi_4", recipe="compress", output=tmp_path / "b")

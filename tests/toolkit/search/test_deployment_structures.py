@@ -19,6 +19,8 @@ from toolkit.search.deployment.space import deployment_space, stacks_of
 from toolkit.search.deployment.structures import Structures, structures_of
 from toolkit.search.deployment.tables import Tables
 
+pytestmark = pytest.mark.slow
+
 PI = "raspberry_pi_4"
 
 
@@ -63,7 +65,6 @@ def shaped(ratio):
     return {"structure": "pruned", "prune_ratio": ratio, "importance": "magnitude"}
 
 
-@pytest.mark.slow
 def test_of_the_structures_of_a_large_network_only_the_ends_are_made(large, folder):
     _, _, space, tables, seen = large
     ratios, before = space.genes["prune_ratio"].values, sorted(folder.rglob("*.bin"))
@@ -75,7 +76,6 @@ def test_of_the_structures_of_a_large_network_only_the_ends_are_made(large, fold
     assert all(0 <= done <= 1 for _, done in seen)
 
 
-@pytest.mark.slow
 def test_every_ratio_that_is_offered_can_be_taken(small):
     workshop, stacks, space, _, _ = small
     digests = {workshop.floating(shaped(ratio), stacks[0]).digest for ratio in space.genes["prune_ratio"].values}
@@ -91,7 +91,6 @@ def test_another_process_asks_the_disk_what_there_is(small, folder, monkeypatch)
     assert found.ratios == space.genes["prune_ratio"].values
 
 
-@pytest.mark.slow
 def test_a_small_network_costs_what_is_really_made(small):
     _, _, space, tables, _ = small
     configs = [{"stack": "ncnn-fp32"} | shaped(ratio) for ratio in space.genes["prune_ratio"].values]
@@ -100,7 +99,6 @@ def test_a_small_network_costs_what_is_really_made(small):
     np.testing.assert_allclose(tables.error(configs), 0, atol=1e-6)
 
 
-@pytest.mark.slow
 def test_prices_between_the_ends_lie_near_those_of_what_is_really_made(large):
     _, _, _, tables, _ = large
     configs = [{"stack": name} | shaped(ratio) for name in ("ncnn-fp32", "tflite-int8") for ratio in (0.2, 0.4)]

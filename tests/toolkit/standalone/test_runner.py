@@ -19,6 +19,8 @@ from toolkit.calibration.rows import COLUMNS, read_rows
 from toolkit.cli.main import main as command_line
 from toolkit.runner.__main__ import main
 
+pytestmark = pytest.mark.slow
+
 STACK = "desktop_cpu/onnxruntime-int8"
 
 
