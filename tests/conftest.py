@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import sys
 import tempfile
 from collections.abc import Generator, Iterator
 
@@ -49,6 +50,13 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.set_threshold(10_000, 20, 20)
         gc.enable()
         atexit.register(gc.unfreeze)  # libraries count at the end what was not given back
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers_in_whatever_order() -> None:
+    """A test that draws from torch's own generator draws the same alone and after any other."""
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -85,7 +85,7 @@ def test_pickle_is_not_run_without_trust(tmp_path: Path, legacy: bool) -> None:
     assert not mark.exists()
 
 
-def test_pickle_is_loaded_with_trust(net: Net, tmp_path: Path) -> None:
+def test_pickle_is_loaded_with_trust(tmp_path: Path) -> None:
     torch.save(nn.Linear(4, 2), tmp_path / "m.pt")
     program = load_source(tmp_path / "m.pt", trust=True, inputs=["1x4"]).program
     assert program.signature.outputs[0].shape == (1, 2)

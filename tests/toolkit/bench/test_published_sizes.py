@@ -229,9 +229,7 @@ def parameters(network: nn.Module) -> int:
     return sum(p.numel() for p in network.parameters())
 
 
-@pytest.mark.parametrize(
-    "key", [pytest.param(key, marks=pytest.mark.slow if i % 8 else []) for i, key in enumerate(PARAMETERS)]
-)
+@pytest.mark.parametrize("key", PARAMETERS)
 def test_parameters_are_the_published_ones(key: str) -> None:
     assert parameters(on_meta(key, "1x3x224x224")[0]) == PARAMETERS[key]
 
