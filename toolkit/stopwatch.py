@@ -19,30 +19,19 @@ from typing import Any
 import numpy as np
 
 from passes.dataset import Sample
-from targets.errors import UsageError
+from targets.errors import InvalidInput, UnknownName, UsageError
 from targets.stack import Stack
 from targets.target import Target, load_stack, load_target
 from toolkit.backends import BACKENDS
 from toolkit.bundle.bundle import Bundle
-from toolkit.calibration.setting import processor
+from toolkit.calibration.setting import check_threads, processor
 from toolkit.measuring import is_of_this_kind
 from toolkit.report.reading import read_document
 from toolkit.timing import in_blocks_s, spread_s
 
-__all__ = ["Stopwatch", "Timed", "check_threads", "ratio"]
+__all__ = ["Stopwatch", "Timed", "ratio"]
 
 _SECONDS, _LOADS = 2.0, 9
-
-
-def check_threads(threads: int | None) -> None:
-    """Refuse more threads than this machine runs at once: they would wait for one another.
-
-    Raises:
-        UsageError: there are more.
-    """
-    most = os.cpu_count() or 1
-    if threads is not None and threads > most:
-        raise UsageError(f"{threads} threads on a machine of {most}", hint=f"say --threads {most} or fewer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,9 +132,8 @@ class Stopwatch:
 
     Raises:
         UsageError: more threads than there are, or than an artefact takes; an artefact that is emulated here.
-        UnknownName: this version does not know a bundle's stack.
         MissingDependency: this machine cannot run an artefact.
-        InvalidInput: a bundle's files are damaged.
+        InvalidInput: a bundle's files are damaged, or this version does not know its stack.
     """
 
     def __init__(self, bundles: Sequence[Bundle], threads: int | None = None) -> None:
@@ -183,7 +171,7 @@ class _Ready:
 
     def __init__(self, bundle: Bundle, threads: int | None) -> None:
         self._path, self._artifact = bundle.path, bundle.artifact
-        self._stack: Stack = load_stack(bundle.manifest["stack"])
+        self._stack = _stack_of(bundle)
         self._backend = BACKENDS[self._stack.backend]
         self._file = bundle.path / self._artifact.file
         if self._artifact.format == "executable" and threads not in (None, 1):
@@ -233,6 +221,16 @@ class _Ready:
             return "it is of another runtime"
         asked = self._stack.threads or 1
         return "" if self._threads == asked else f"it is for {asked} thread{'s' if asked > 1 else ''}"
+
+
+def _stack_of(bundle: Bundle) -> Stack:
+    name = bundle.manifest["stack"]
+    try:
+        return load_stack(name)
+    except UnknownName as error:
+        raise InvalidInput(
+            f"{bundle.path} is for {name}, which this version does not know", hint="compile again with this version"
+        ) from error
 
 
 def _is_here(target: Target) -> bool:

@@ -126,6 +126,7 @@ BAD = [
     (["bench"], 2, "--write-rows"),
     (["bench", "--write-rows", "rows.csv", "--stack", "raspberry_pi_4/ncnn-fp32"], 2, "--stack"),
     (["bench", "--write-rows", "rows.csv", "gone.onnx"], 5, "path"),
+    (["bench", "--write-rows", "rows.csv", "--threads", "9999"], 2, "or fewer"),
     (["bench", "--write-rows", "rows.csv", "digits"], 2, "toolkit export"),
     (["init", "-m", "digit"], 2, "digits"),
     (["init", "-m", "gone.onnx"], 5, "path"),

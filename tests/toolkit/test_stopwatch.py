@@ -264,6 +264,12 @@ def test_what_runs_is_named(backend: str, says: str) -> None:
 
 
 @pytest.mark.slow
+def test_a_stack_that_nobody_knows(digits: tuple[Bundle, Bundle]) -> None:
+    with pytest.raises(InvalidInput, match=r"float is for mine/own, which this version does not know"):
+        Stopwatch([Bundle(digits[0].path, {**digits[0].manifest, "stack": "mine/own"})])
+
+
+@pytest.mark.slow
 def test_a_program_takes_no_threads(digits: tuple[Bundle, Bundle], monkeypatch: pytest.MonkeyPatch) -> None:
     artifact = {**digits[0].manifest["artifact"], "format": "executable"}
     monkeypatch.setattr(os, "cpu_count", lambda: 8)

@@ -8,10 +8,11 @@ import re
 from pathlib import Path
 
 from passes.onnxruntime import import_onnxruntime
+from targets.errors import UsageError
 from targets.stack import Stack
 from targets.target import shipped_target
 
-__all__ = ["processor", "setting"]
+__all__ = ["check_threads", "processor", "setting"]
 
 _NAMED_IN = (("/proc/device-tree/model", r"([^\0]+)"), ("/proc/cpuinfo", r"(?m)^model name\s*:\s*(.+)$"))
 
@@ -41,3 +42,14 @@ def processor() -> str:
         if found := re.search(pattern, text):
             return f"{' '.join(found[1].split())}, {os.cpu_count()} cores"
     return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+
+
+def check_threads(threads: int | None) -> None:
+    """Refuse more threads than this machine runs at once: they would wait for one another.
+
+    Raises:
+        UsageError: there are more.
+    """
+    most = os.cpu_count() or 1
+    if threads is not None and threads > most:
+        raise UsageError(f"{threads} threads on a machine of {most}", hint=f"say --threads {most} or fewer")

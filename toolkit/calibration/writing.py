@@ -25,7 +25,7 @@ from targets.target import load_stack, load_target
 from toolkit.calibration.measuring import lowered, sample_of
 from toolkit.calibration.reading import check_shapes
 from toolkit.calibration.rows import COLUMNS, read_table
-from toolkit.calibration.setting import setting
+from toolkit.calibration.setting import check_threads, setting
 from toolkit.calibration.timing import latency_s
 from toolkit.input_shapes import parse_input, spelled
 from toolkit.measuring import check_host
@@ -99,10 +99,11 @@ def write_rows(
         inputs: Shapes where the files do not say them.
 
     Raises:
-        UsageError: the stack is none of this machine.
+        UsageError: the stack is none of this machine, or it has fewer processors than threads were asked for.
         InvalidInput: a file or the table cannot be read, or the table not be written.
     """
     file, known = Path(file), load_stack(stack)
+    check_threads(threads)
     _check_host(known)
     where = setting(known, threads=threads or known.threads or 1, variant=variant)
     table = [cells for _, cells in read_table(file, ("path", "latency_ms"))] if file.exists() else []
