@@ -14,9 +14,11 @@ from onnx import numpy_helper
 from torch import nn
 
 from passes.context import Context
+from passes.contract import Pass
 from passes.dataset import Array, Dataset
 from passes.onnxruntime import Session
 from passes.program import Level, Program, onnx_program
+from passes.proof import Decision
 from passes.signature import Signature, TensorSpec
 from passes.torch_level.capture import signature_of
 from targets.target import load_stack
@@ -128,3 +130,17 @@ def same_answers() -> Callable[..., None]:
 @pytest.fixture
 def op_types() -> Callable[[Program], list[str]]:
     return lambda program: [node.op_type for node in program.graph]
+
+
+@pytest.fixture
+def fuse(context: Callable[..., Context], same_answers: Callable[..., None]) -> Callable[[Pass, Program], Program]:
+    """The program after a pass; its answers are those before, and a second application changes nothing."""
+
+    def fused(step: Pass, start: Program) -> Program:
+        after, proof = step(start, context())
+        assert (proof.decision, proof.reason) == (Decision.KEPT, "")
+        same_answers(start, after)
+        assert step.apply(after, context()).onnx_bytes == after.onnx_bytes
+        return after
+
+    return fused

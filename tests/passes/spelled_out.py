@@ -3,15 +3,9 @@
 Bodies in onnx's text form, each with the weights that it may read.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-
-from passes.context import Context
-from passes.contract import Pass
-from passes.program import Program
-from passes.proof import Decision
 
 number = np.float32
 
@@ -20,15 +14,6 @@ def mentioned(body: str, values: dict[str, Any]) -> dict[str, Any]:
     """The weights that a body reads."""
     words = "".join(c if c.isalnum() or c == "_" else " " for c in body).split()
     return {name: value for name, value in values.items() if name in words}
-
-
-def fused(step: Pass, start: Program, *, context: Callable[..., Context], same_answers: Callable[..., None]) -> Program:
-    """The program after `step`; its answers are those before, and a second application changes nothing."""
-    after, proof = step(start, context())
-    assert (proof.decision, proof.reason) == (Decision.KEPT, "")
-    same_answers(start, after)
-    assert step.apply(after, context()).onnx_bytes == after.onnx_bytes
-    return after
 
 
 # ---- layer normalisation

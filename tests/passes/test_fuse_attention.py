@@ -1,7 +1,6 @@
 """FuseAttention on what exporters write: every scale and mask that it may take, and what it leaves alone."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,17 +15,11 @@ from tests.passes.spelled_out import (
     CAUSAL,
     SOFT,
     TURN,
-    fused,
     mentioned,
     number,
 )
 
 Make = Callable[..., Any]
-
-
-@pytest.fixture
-def fuse(context: Make, same_answers: Make) -> Make:
-    return partial(fused, context=context, same_answers=same_answers)
 
 
 def attributes(after: Program, op_type: str) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """FuseLayerNorm and FuseGelu on what exporters write: fused where it is one, left alone elsewhere."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,17 +15,11 @@ from tests.passes.spelled_out import (
     LAYER_NORMS,
     NORM,
     NORM_WEIGHTS,
-    fused,
     mentioned,
     number,
 )
 
 Make = Callable[..., Any]
-
-
-@pytest.fixture
-def fuse(context: Make, same_answers: Make) -> Make:
-    return partial(fused, context=context, same_answers=same_answers)
 
 
 # ---- layer normalisation

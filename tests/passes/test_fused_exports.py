@@ -1,7 +1,6 @@
 """FuseLayerNorm, FuseGelu and FuseAttention together, on what torch's exporters write and in which opsets."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,16 +28,10 @@ from tests.passes.spelled_out import (
     LAYER_NORMS,
     NORM,
     NORM_WEIGHTS,
-    fused,
     mentioned,
 )
 
 Make = Callable[..., Any]
-
-
-@pytest.fixture
-def fuse(context: Make, same_answers: Make) -> Make:
-    return partial(fused, context=context, same_answers=same_answers)
 
 
 @pytest.mark.parametrize(

@@ -269,12 +269,9 @@ def test_what_is_alike_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
 # ---- bundles
 
 
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Bundle]:
-    folder = tmp_path_factory.mktemp("pair")
-    stacks = {"float": "onnxruntime-fp32", "integers": "onnxruntime-int8"}
-    first, second = (toolkit.compile(target="desktop_cpu", stack=s, output=folder / n) for n, s in stacks.items())
-    return first, second
+@pytest.fixture
+def pair(float_and_integers: tuple[Bundle, Bundle]) -> tuple[Bundle, Bundle]:
+    return float_and_integers
 
 
 @pytest.mark.slow

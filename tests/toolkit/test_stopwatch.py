@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-import toolkit
 from targets.errors import InvalidInput, MissingDependency, UsageError
 from toolkit import stopwatch
 from toolkit.backends import BACKENDS
@@ -121,12 +120,14 @@ class Recorder:
         return call
 
 
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Bundle]:
-    folder = tmp_path_factory.mktemp("timed")
-    stacks = {"float": "onnxruntime-fp32", "integers": "onnxruntime-int8"}
-    first, second = (toolkit.compile(target="desktop_cpu", stack=s, output=folder / n) for n, s in stacks.items())
-    return first, second
+@pytest.fixture
+def digits(float_and_integers: tuple[Bundle, Bundle]) -> tuple[Bundle, Bundle]:
+    return float_and_integers
+
+
+def changed(bundle: Bundle, **fields: Any) -> Bundle:
+    """Another manifest beside the same files."""
+    return Bundle(bundle.path, {**bundle.manifest, **fields})
 
 
 @pytest.mark.slow
@@ -179,8 +180,8 @@ def test_an_estimate_of_something_else_is_not_compared(
     digits: tuple[Bundle, Bundle], fields: dict[str, Any], why: str
 ) -> None:
     bundle = digits[0]
-    changed = Bundle(bundle.path, {**bundle.manifest, "artifact": {**bundle.manifest["artifact"], **fields}})
-    (found,) = Stopwatch([changed]).times(seconds=0.0)
+    artifact = {**bundle.manifest["artifact"], **fields}
+    (found,) = Stopwatch([changed(bundle, artifact=artifact)]).times(seconds=0.0)
     assert found.incomparable == why
     after = bundle.report["after"]
     assert found.estimate_s == (after["latency_s"], *after["latency_interval_s"])
@@ -218,7 +219,7 @@ def test_a_board_says_its_name(
     monkeypatch.setattr(stopwatch, "processor", lambda: calls_itself)
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     monkeypatch.setattr(stopwatch, "BACKENDS", {"onnxruntime": Recorder()})
-    (found,) = Stopwatch([Bundle(digits[0].path, {**digits[0].manifest, "stack": stack})]).times(seconds=0.0)
+    (found,) = Stopwatch([changed(digits[0], stack=stack)]).times(seconds=0.0)
     assert (found.incomparable == "") is is_it
 
 
@@ -266,7 +267,7 @@ def test_what_runs_is_named(backend: str, says: str) -> None:
 @pytest.mark.slow
 def test_a_stack_that_nobody_knows(digits: tuple[Bundle, Bundle]) -> None:
     with pytest.raises(InvalidInput, match=r"float is for mine/own, which this version does not know"):
-        Stopwatch([Bundle(digits[0].path, {**digits[0].manifest, "stack": "mine/own"})])
+        Stopwatch([changed(digits[0], stack="mine/own")])
 
 
 @pytest.mark.slow
@@ -274,7 +275,7 @@ def test_a_program_takes_no_threads(digits: tuple[Bundle, Bundle], monkeypatch: 
     artifact = {**digits[0].manifest["artifact"], "format": "executable"}
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     with pytest.raises(UsageError, match="runs on one thread"):
-        Stopwatch([Bundle(digits[0].path, {**digits[0].manifest, "artifact": artifact})], threads=2)
+        Stopwatch([changed(digits[0], artifact=artifact)], threads=2)
 
 
 @pytest.mark.slow
