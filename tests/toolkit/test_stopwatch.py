@@ -156,7 +156,7 @@ def test_threads_are_the_stacks_but_no_more_than_there_are(
 ) -> None:
     recorder = Recorder()
     monkeypatch.setattr(stopwatch, "BACKENDS", {"onnxruntime": recorder})
-    of_a_pi = Bundle(digits[0].path, {**digits[0].manifest, "stack": "raspberry_pi_4/onnxruntime-fp32"})
+    of_a_pi = changed(digits[0], stack="raspberry_pi_4/onnxruntime-fp32")
     for processors, threads in ((8, 4), (2, 2)):
         recorder.seen.clear()
         monkeypatch.setattr(os, "cpu_count", lambda processors=processors: processors)
