@@ -66,7 +66,7 @@ def bench_(
         written = measure(
             write_rows,
             paths or (),
-            stack=stack or _STACK,
+            stack=_STACK if stack is None else stack,
             threads=threads,
             variant=variant,
             inputs=inputs or (),
