@@ -13,14 +13,14 @@ from passes.proof import Proof
 from targets.errors import UsageError
 from targets.stack import Stack
 from targets.target import Target
-from toolkit.timing import in_turns_s
+from toolkit.timing import in_blocks_s
 
 __all__ = ["NOT_SLOWER", "SLOWER", "Measured", "Recorded", "check_host", "decisions", "is_of_this_kind"]
 
 SLOWER, NOT_SLOWER = "slower", "not slower"
 
-_MARGIN = 1.03  # medians of turns taken in one process repeat within about two percent
-_FEWEST_TURNS, _SECONDS = 15, 1.0
+_MARGIN = 1.03  # medians of blocks in one process repeat within one percent on a quiet machine
+_FEWEST_ROUNDS, _SECONDS = 8, 1.0
 _ISA_OF_MACHINE = {"x86_64": "x86-64", "AMD64": "x86-64", "aarch64": "arm", "arm64": "arm", "armv7l": "arm"}
 
 
@@ -44,7 +44,7 @@ def is_of_this_kind(target: Target) -> bool:
 
 
 class Measured:
-    """Runs both programs in turns through onnxruntime with the stack's threads."""
+    """Runs both programs through onnxruntime with the stack's threads, in turns long enough to have the caches."""
 
     def __init__(self, stack: Stack) -> None:
         self._threads = stack.threads or 1
@@ -63,13 +63,11 @@ class Measured:
     def _medians_s(self, before: Program, after: Program) -> tuple[float, float]:
         old, new = (Session(program.onnx_bytes, threads=self._threads) for program in (before, after))
         sample = before.example
-        taken = in_turns_s(
-            {"before": lambda: old(sample), "after": lambda: new(sample)},
-            seconds=_SECONDS,
-            fewest=_FEWEST_TURNS,
-            warm_ups=1,
+        taken = in_blocks_s(
+            {"before": lambda: old(sample), "after": lambda: new(sample)}, seconds=_SECONDS, fewest=_FEWEST_ROUNDS
         )
-        return median(taken["before"]), median(taken["after"])
+        before_s, after_s = (median(map(median, blocks)) for blocks in taken.values())
+        return before_s, after_s
 
 
 class Recorded:

@@ -46,6 +46,7 @@ def in_blocks_s(
     *,
     seconds: float,
     block_s: float = 0.02,
+    fewest: int = 1,
     clock: Callable[[], float] = time.perf_counter,
     progress: Callable[[float], None] = lambda done: None,
 ) -> dict[Name, list[list[float]]]:
@@ -57,17 +58,18 @@ def in_blocks_s(
     Args:
         seconds: For all of them together, at least.
         block_s: Of one alternative in one round, at least; and at least one run.
+        fewest: Rounds, at least.
         progress: Told after each round how much of all is done, from 0 to 1.
     """
     names = list(alternatives)
     taken: dict[Name, list[list[float]]] = {name: [] for name in names}
-    started, passed = clock(), 0.0
-    while not passed or passed < seconds:
+    started, rounds, passed = clock(), 0, 0.0
+    while rounds < fewest or passed < seconds:
         for name in names:
             taken[name].append(_block(alternatives[name], block_s, clock))
         names = [*names[1:], names[0]]
-        passed = clock() - started
-        progress(min(passed / seconds, 1.0) if seconds else 1.0)
+        rounds, passed = rounds + 1, clock() - started
+        progress(min(rounds / fewest, passed / seconds if seconds else 1.0, 1.0))
     return taken
 
 
