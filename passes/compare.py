@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from math import inf, log10
 
 import numpy as np
@@ -11,7 +12,7 @@ from passes.metric import Metric, each_label, paired_interval
 from passes.program import Program
 from passes.proof import Drift, MetricChange
 
-__all__ = ["compare", "compare_metric", "errors", "sqnr_db"]
+__all__ = ["compare", "compare_metric", "drifts", "errors", "metric_change", "sqnr_db"]
 
 
 def sqnr_db(signal_power: float, noise_power: float) -> float:
@@ -24,12 +25,17 @@ def sqnr_db(signal_power: float, noise_power: float) -> float:
 
 
 def compare(reference: Program, candidate: Program, data: Dataset) -> tuple[Drift, ...]:
-    """Signal-to-noise ratio and largest error of each output over all samples.
+    """Signal-to-noise ratio and largest error of each output over all samples of `data`."""
+    return drifts(reference.answers(data), candidate.answers(data))
+
+
+def drifts(truths: Iterable[Mapping[str, Array]], answers: Iterable[Mapping[str, Array]]) -> tuple[Drift, ...]:
+    """The same of answers that are there, sample by sample.
 
     A value that is not finite in one and differs in the other makes the noise infinite.
     """
     power: dict[str, list[float]] = {}
-    for truth, answer in zip(reference.answers(data), candidate.answers(data), strict=True):
+    for truth, answer in zip(truths, answers, strict=True):
         for name, want in truth.items():
             signal, noise, worst = errors(want, answer[name])
             totals = power.setdefault(name, [0.0, 0.0, 0.0])
@@ -63,13 +69,20 @@ def compare_metric(reference: Program, candidate: Program, data: Dataset, metric
     """The metric of both programs where `data` has labels."""
     if data.labels is None:
         return None
-    labels = each_label(data.labels)
-    before = [metric.score(a, label) for a, label in zip(reference.answers(data), labels, strict=True)]
-    after = [metric.score(a, label) for a, label in zip(candidate.answers(data), labels, strict=True)]
+    return metric_change(reference.answers(data), candidate.answers(data), data.labels, metric)
+
+
+def metric_change(
+    truths: Iterable[Mapping[str, Array]], answers: Iterable[Mapping[str, Array]], labels: Array, metric: Metric
+) -> MetricChange:
+    """The same of answers that are there, sample by sample; `labels` are a dataset's."""
+    known = each_label(labels)
+    before = [metric.score(a, label) for a, label in zip(truths, known, strict=True)]
+    after = [metric.score(a, label) for a, label in zip(answers, known, strict=True)]
     return MetricChange(
         name=metric.name,
         before=float(np.mean(before)),
         after=float(np.mean(after)),
         drop_interval=paired_interval(before, after),
-        samples=len(labels),
+        samples=len(known),
     )

@@ -43,7 +43,7 @@ class Timed:
         machine: What this one calls itself.
         firsts_s: Loading the artefact and its first answer, each time; runtime and file are in memory by then.
         loads_s: Every run that counts, by load.
-        estimate_s: What the bundle predicts for its stack, with its interval, from `provenance`.
+        estimate_s: What the bundle predicts for its stack, with its interval, from `provenance`; perhaps extrapolated.
         incomparable: Why the prediction is not of what ran here; empty where it may be.
     """
 
@@ -56,6 +56,7 @@ class Timed:
     loads_s: Sequence[Sequence[float]]
     estimate_s: tuple[float, float, float]
     provenance: str
+    extrapolated: bool
     incomparable: str
 
     @cached_property
@@ -108,6 +109,7 @@ class Timed:
             "estimate_s": self.estimate_s[0],
             "estimate_interval_s": list(self.estimate_s[1:]),
             "provenance": self.provenance,
+            "extrapolated": self.extrapolated,
             "incomparable": self.incomparable,
         }
 
@@ -209,6 +211,7 @@ class _Ready:
             loads_s=self.loads_s,
             estimate_s=(after.latency_s, *after.latency_interval_s),
             provenance=self._report.estimate.provenance,
+            extrapolated=after.extrapolated,
             incomparable=self._incomparable(),
         )
 

@@ -24,11 +24,14 @@ from toolkit.bundle.hashes import hashes_of
 from toolkit.bundle.layout import MANIFEST
 from toolkit.cli.comparison import show_comparison
 from toolkit.cli.main import main
+from toolkit.cli.output import EXTRAPOLATED
 from toolkit.comparing import Comparison, compare_bundles
 from toolkit.comparing.answers import Answers, compared, differ
 from toolkit.comparing.documents import FIXED, Quantity, parts, quantities, steps, versions
 from toolkit.data import load_data
 from toolkit.report.reading import Document
+
+FITTED = {"provenance": "fitted", "memory_provenance": "counted", "energy_provenance": "data sheet"}
 
 
 def proof(name: str, db: float | None = None, decision: str = "kept", **settings: Any) -> dict[str, Any]:
@@ -43,16 +46,17 @@ def document(proofs: Sequence[Any] = (), operators: Sequence[tuple[str, float]] 
     return Document.model_validate(
         {
             "model": {"name": "net", "digest": "0"},
-            "stack": {"id": "a/b", "runtime": "r", "calibrated": True, "provenance": "fitted"},
+            "stack": {"id": "a/b", "runtime": "r", "calibrated": True},
             "artifact": {"file": "model.onnx", "format": "onnx", "complete": True, "checked": ""},
             "verdict": {"outcome": "fits"},
             "after": {
                 "size_bytes": 1000, "latency_s": 1.5, "latency_interval_s": interval, "memory_bytes": 1,
                 "memory_interval_bytes": interval, "energy_j": 1.5, "energy_interval_j": interval,
+                "extrapolated": False,
             },
             "accuracy": {"metric": None, "identical": True, "worst_sqnr_db": None, "data": "d", "samples": 9},
             "estimate": {
-                "operators": [{"class": c, "latency_s": s} for c, s in operators], "fixed_s": 0.5, "provenance": "p",
+                "operators": [{"class": c, "latency_s": s} for c, s in operators], "fixed_s": 0.5, **FITTED,
             },
             "proofs": list(proofs),
             "versions": {},
@@ -192,15 +196,22 @@ def test_all_that_differs_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     summary = {
         "size_bytes": 250, "latency_s": 0.75, "latency_interval_s": [0.5, 1.0], "memory_bytes": 1e6,
         "memory_interval_bytes": [5e5, 2e6], "energy_j": 3.0, "energy_interval_j": [2.0, 4.0],
+        "extrapolated": True,
     }  # fmt: skip
     metric = MetricChange(name="top-1 accuracy", before=0.9, after=0.8, drop_interval=(0.0, 0.2), samples=50)
     kinds = [(f"kind{i}", float(i)) for i in range(8)]
     one = document([proof("Fuse"), proof("Cast", 60.0), proof("Pack", -inf)], [("kind7", 10.0), *kinds[:7]])
     other = document(
         [proof("Fuse"), proof("Quantize", 30.0, "narrowed", bits=8), proof("Pack", 20.0, layers=["a"] * 30)],
-        [*kinds, ("kind1", 1.0)],
         model={"name": "other", "digest": "1234567890abcdef"},
-        stack={"id": "c/d", "runtime": "r", "calibrated": False, "provenance": "uncalibrated"},
+        stack={"id": "c/d", "runtime": "r", "calibrated": False},
+        estimate={
+            "operators": [{"class": kind, "latency_s": s} for kind, s in (*kinds, ("kind1", 1.0))],
+            "fixed_s": 0.5,
+            **FITTED,
+            "provenance": "uncalibrated",
+            "energy_provenance": "a guess",
+        },
         after=summary,
         artifact={"file": "m.tflite", "format": "tflite", "complete": True, "checked": "through something else"},
         verdict={"outcome": "does not fit"},
@@ -227,6 +238,10 @@ def test_all_that_differs_is_said(capsys: pytest.CaptureFixture[str]) -> None:
         "verdict fits does not fit",
         "latency of A: fitted",
         "latency of B: uncalibrated",
+        "memory: counted",
+        "energy of A: data sheet",
+        "energy of B: a guess",
+        f"B: {EXTRAPOLATED}",
         "not the same model: net 0 and other 1234567890ab",
         "",
         "predicted time of A B B - A",

@@ -23,6 +23,7 @@ from toolkit.bundle.bundle import Bundle, open_bundle
 from toolkit.bundle.hashes import hashes_of
 from toolkit.bundle.layout import MANIFEST
 from toolkit.cli.main import main
+from toolkit.cli.output import EXTRAPOLATED
 from toolkit.cli.times import show_times
 from toolkit.stopwatch import Stopwatch, Timed, ratio
 
@@ -31,6 +32,7 @@ def timed(medians_s: list[float], **fields: Any) -> Timed:
     known = {
         "bundle": Path("b"), "stack": "board/stack", "ran": "model.onnx in a runtime", "machine": "a machine",
         "threads": 1, "firsts_s": [0.5, 0.1, 0.2], "estimate_s": (1e-3, 0.5e-3, 2e-3), "provenance": "fitted on rows",
+        "extrapolated": False,
         "incomparable": "",
     }  # fmt: skip
     return Timed(loads_s=[[s] for s in medians_s], **{**known, **fields})
@@ -79,13 +81,14 @@ def test_a_time_inside_of_its_estimate(capsys: pytest.CaptureFixture[str]) -> No
         "b: model.onnx in a runtime, threads: 1",
         "  1.50 ms [1.20 ms, 1.80 ms] a sample, 9 runs, one in twenty over 6.12 ms; 200 ms to load and answer first",
         "  estimate for board/stack: 1.00 ms [500 µs, 2.00 ms]: this time is inside",
-        "estimate: fitted on rows",
+        "board/stack: fitted on rows",
     ]
 
 
 def test_times_that_are_outside_or_not_to_be_compared_beside_the_first(capsys: pytest.CaptureFixture[str]) -> None:
     slow = timed([3 * s for s in NINE], bundle=Path("slow"))
-    other = timed([s / 2 for s in NINE], bundle=Path("other"), incomparable="this is another machine", provenance="-")
+    other = timed([s / 2 for s in NINE], bundle=Path("other"), incomparable="this is another machine", provenance="-",
+                  extrapolated=True)  # fmt: skip
     show_times([timed(NINE), slow, other])
     said = capsys.readouterr().out
     assert "on a machine, in turns: " in said
@@ -94,8 +97,9 @@ def test_times_that_are_outside_or_not_to_be_compared_beside_the_first(capsys: p
     )
     assert "  0.5x [0.5, 0.5] the time of b\n" in said
     assert said.count("not to be compared, this is another machine") == 1
-    assert said.count("estimate: fitted on rows") == 1, "of two that are alike, and of none that is not compared"
-    assert "estimate: -" not in said
+    assert said.count("board/stack: fitted on rows") == 1, "of two that are alike"
+    assert "board/stack: -\n" in said, "an estimate says where it is from, compared or not"
+    assert said.count(f"  {EXTRAPOLATED}\n") == 1
 
 
 # ---- what runs
@@ -162,7 +166,7 @@ def test_threads_are_the_stacks_but_no_more_than_there_are(
         monkeypatch.setattr(os, "cpu_count", lambda processors=processors: processors)
         Stopwatch([of_a_pi])
         assert recorder.seen == [f"load float {threads}"]
-    with pytest.raises(UsageError, match="3 threads on a machine of 2"):
+    with pytest.raises(UsageError, match="3 threads on a machine of 2 processors"):
         Stopwatch([of_a_pi], threads=3)
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
-from passes.onnxruntime import Session
+from passes.onnxruntime import Session, import_onnxruntime
 from passes.program import Program
 from targets.stack import Stack
 from toolkit.backends.backend import Artifact
@@ -41,4 +40,4 @@ class OnnxFile:
         return Session(artifact.read_bytes(), threads=threads)
 
     def runs_here(self, artifact: Path) -> str:
-        return f"{artifact.name} in onnxruntime {version('onnxruntime')}"
+        return f"{artifact.name} in onnxruntime {import_onnxruntime().__version__}"

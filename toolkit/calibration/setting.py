@@ -52,4 +52,4 @@ def check_threads(threads: int | None) -> None:
     """
     most = os.cpu_count() or 1
     if threads is not None and threads > most:
-        raise UsageError(f"{threads} threads on a machine of {most}", hint=f"say --threads {most} or fewer")
+        raise UsageError(f"{threads} threads on a machine of {most} processors", hint=f"say --threads {most} or fewer")

@@ -32,7 +32,7 @@ from toolkit.cli.options import (
     samples_of,
     stated_limits,
 )
-from toolkit.cli.output import progress, say, show_json, show_refusals, table
+from toolkit.cli.output import EXTRAPOLATED, progress, say, show_json, show_refusals, table
 
 if TYPE_CHECKING:
     from toolkit.checking import Answer
@@ -106,7 +106,7 @@ def _show(answer: Answer, save: bool) -> None:
     if way.stack.batch > 1:
         say(f"the latency is that of one inference among {way.stack.batch} made at once")
     if way.estimate.extrapolated:
-        say("partly extrapolated: this network lies outside what was measured, the interval is widened")
+        say(EXTRAPOLATED)
     say()
     _show_change(answer, save)
 

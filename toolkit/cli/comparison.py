@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import inf, isinf
 from typing import TYPE_CHECKING
 
-from toolkit.cli.output import say, table
+from toolkit.cli.output import EXTRAPOLATED, say, table
 from toolkit.cli.times import show_times
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ _PARTS = 6
 
 def show_comparison(found: Comparison) -> None:
     """Figures, where the time goes, passes, answers, and what was timed."""
-
     a, b = found.documents
     paths = [str(bundle.path) for bundle in found.bundles]
     rows = [
@@ -34,11 +33,15 @@ def show_comparison(found: Comparison) -> None:
         ["verdict", a.verdict.outcome, b.verdict.outcome, ""],
     ]
     table(["", f"A: {paths[0]}", f"B: {paths[1]}", "B / A"], rows)
-    if a.stack.provenance == b.stack.provenance:
-        say(f"latency: {a.stack.provenance}")
-    else:
-        say(f"latency of A: {a.stack.provenance}")
-        say(f"latency of B: {b.stack.provenance}")
+    for what, source in a.estimate.sources.items():
+        if source == b.estimate.sources[what]:
+            say(f"{what}: {source}")
+        else:
+            say(f"{what} of A: {source}")
+            say(f"{what} of B: {b.estimate.sources[what]}")
+    for which, document in zip("AB", found.documents, strict=True):
+        if document.after.extrapolated:
+            say(f"{which}: {EXTRAPOLATED}")
     if a.model.digest != b.model.digest:
         say(f"not the same model: {a.model.name} {a.model.digest[:12]} and {b.model.name} {b.model.digest[:12]}")
     say()

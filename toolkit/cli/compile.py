@@ -42,7 +42,7 @@ from toolkit.cli.options import (
     samples_of,
     stated_limits,
 )
-from toolkit.cli.output import progress, say, show_json
+from toolkit.cli.output import EXTRAPOLATED, progress, say, show_json
 
 if TYPE_CHECKING:
     from passes.proof import Proof
@@ -306,7 +306,7 @@ def _show(bundle: Bundle) -> None:
     say()
     notes = [report["stack"]["provenance"]]
     if after["extrapolated"]:
-        notes.append("partly extrapolated: this network lies outside what was measured, the interval is widened")
+        notes.append(EXTRAPOLATED)
     say(f"latency: {'; '.join(notes)}")
     if parts := report["artifact"]["memory"]:
         say(f"memory, planned to the byte: {', '.join(f'{name} {units.bytes_(n)}' for name, n in parts.items())}")

@@ -27,7 +27,7 @@ from toolkit.cli.options import (
     place,
     project,
 )
-from toolkit.cli.output import progress, say, show_json, show_refusals, table
+from toolkit.cli.output import EXTRAPOLATED, progress, say, show_json, show_refusals, table
 
 if TYPE_CHECKING:
     from targets.energy import Duty
@@ -137,7 +137,7 @@ def _show(plan: Plan, rows: int) -> None:
         counted = units.count(estimate.instructions, "")
         say(f"{'executes':8} {counted:>9}  [{low}, {high}] instructions  {estimate.instructions_provenance}")
     if estimate.extrapolated:
-        say("partly extrapolated: this network lies outside what was measured, the interval is widened")
+        say(EXTRAPOLATED)
     shares = plan.work.shares
     say(
         f"{'by work':8} {shares['arithmetic']:.0%} arithmetic, {shares['on_chip']:.1%} on the chip, "

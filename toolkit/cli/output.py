@@ -8,7 +8,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["progress", "say", "show_json", "show_refusals", "table"]
+__all__ = ["EXTRAPOLATED", "progress", "say", "show_json", "show_refusals", "table"]
+
+EXTRAPOLATED = "partly extrapolated: this network lies outside what was measured, the interval is widened"
+"""Said wherever such an estimate is printed."""
 
 
 def show_json(document: Mapping[str, Any]) -> None:

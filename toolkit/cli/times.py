@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from toolkit.cli.output import say
+from toolkit.cli.output import EXTRAPOLATED, say
 
 if TYPE_CHECKING:
     from toolkit.stopwatch import Timed
@@ -32,5 +32,7 @@ def show_times(found: Sequence[Timed]) -> None:
         said = f"estimate for {one.stack}: {units.seconds(value)} {units.interval('latency_s', ends)}"
         where = "this time is inside" if one.predicted else "this time is outside"
         say(f"  {said}: {f'not to be compared, {one.incomparable}' if one.incomparable else where}")
-    for provenance in dict.fromkeys(one.provenance for one in found if not one.incomparable):
-        say(f"estimate: {provenance}")
+        if one.extrapolated:
+            say(f"  {EXTRAPOLATED}")
+    for stack, provenance in dict.fromkeys((one.stack, one.provenance) for one in found):
+        say(f"{stack}: {provenance}")

@@ -119,6 +119,7 @@ def _named(document: Document) -> dict[str, Any]:
         "model_digest": document.model.digest,
         **document.stack.model_dump(exclude={"id"}),
         "stack": document.stack.id,
+        "provenance": document.estimate.sources,
         "artifact": document.artifact.file,
         "outcome": document.verdict.outcome,
         "accuracy": {

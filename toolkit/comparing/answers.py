@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from passes.compare import errors, sqnr_db
+from passes.compare import drifts, metric_change
 from passes.dataset import Array, Dataset, Sample
-from passes.metric import TOP1, each_label, paired_interval
+from passes.metric import TOP1
 from passes.proof import Drift, MetricChange
 from passes.signature import Signature, TensorSpec
 from targets.errors import InvalidInput, MissingDependency
@@ -119,15 +119,15 @@ def answers_on(first: Bundle, second: Bundle, data: str, preprocess: str | None,
 
 def compared(name: str, want: Sequence[Sample], have: Sequence[Sample], data: Dataset | None) -> Answers:
     """Answers of two to the same samples; `data` has their labels, if they have any."""
-    outputs = list(want[0])
-    pairs = [(a[outputs[0]], b[outputs[0]]) for a, b in zip(want, have, strict=True)]
+    output = next(iter(want[0]))
+    pairs = [(a[output], b[output]) for a, b in zip(want, have, strict=True)]
     are_classes = all(_is_row(a) and _is_row(b) for a, b in pairs)
     return Answers(
         data=name,
         samples=len(want),
-        drift=tuple(_drift(output, want, have) for output in outputs),
+        drift=drifts(want, have),
         same_class=sum(map(_same_class, *zip(*pairs, strict=True))) if are_classes else None,
-        metric=_metric(want, have, data.labels) if data is not None and data.labels is not None else None,
+        metric=metric_change(want, have, data.labels, TOP1) if data is not None and data.labels is not None else None,
     )
 
 
@@ -138,23 +138,3 @@ def _is_row(answer: Array) -> bool:
 def _same_class(one: Array, other: Array) -> bool:
     """What is not a number is of no class."""
     return not (np.isnan(one).any() or np.isnan(other).any()) and bool(one.argmax() == other.argmax())
-
-
-def _drift(output: str, want: Sequence[Sample], have: Sequence[Sample]) -> Drift:
-    rows = [errors(a[output], b[output]) for a, b in zip(want, have, strict=True)]
-    signal, noise, _ = map(sum, zip(*rows, strict=True))
-    return Drift(output=output, sqnr_db=sqnr_db(signal, noise), max_abs_error=max(worst for _, _, worst in rows))
-
-
-def _metric(want: Sequence[Sample], have: Sequence[Sample], labels: Array) -> MetricChange:
-    scores = [
-        [TOP1.score(answer, label) for answer, label in zip(answers, each_label(labels), strict=True)]
-        for answers in (want, have)
-    ]
-    return MetricChange(
-        name=TOP1.name,
-        before=float(np.mean(scores[0])),
-        after=float(np.mean(scores[1])),
-        drop_interval=paired_interval(*scores),
-        samples=len(want),
-    )

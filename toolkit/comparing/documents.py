@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from itertools import zip_longest
 from typing import Any
 
 from passes.proof import Proof
@@ -136,7 +135,7 @@ def _seen(proof: Proof | None) -> Any:
 
 def _pairs(kind: str, ours: Sequence[Proof], theirs: Sequence[Proof]) -> list[tuple[Proof | None, Proof | None]]:
     if kind == "equal":
-        return list(zip_longest(ours, theirs))
+        return list(zip(ours, theirs, strict=True))
     return [*((proof, None) for proof in ours), *((None, proof) for proof in theirs)]
 
 

@@ -33,7 +33,6 @@ class _Stack(_Part):
     id: str
     runtime: str
     calibrated: bool
-    provenance: str
 
 
 class _Artifact(_Part):
@@ -55,6 +54,7 @@ class _Summary(_Part):
     memory_interval_bytes: tuple[float, float]
     energy_j: float
     energy_interval_j: tuple[float, float]
+    extrapolated: bool
 
 
 class _Accuracy(_Part):
@@ -74,6 +74,13 @@ class _Estimate(_Part):
     operators: list[_Operator]
     fixed_s: float
     provenance: str
+    memory_provenance: str
+    energy_provenance: str
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """Where each estimate is from; that of a stack without measurements says so."""
+        return {"latency": self.provenance, "memory": self.memory_provenance, "energy": self.energy_provenance}
 
 
 class Document(_Part):
