@@ -124,12 +124,23 @@ def _plain_products(
                 y = x.load([row, i * BD])  # zero outside of x
                 found = tl.dot(tl.trans(y), y, found)
                 sums += y.to(tl.float32)
+                found = _ended(found)
             tl.store(Sums + split * D + col_i, tl.sum(sums, 0), col_i < D)
         else:
             for row in tl.range(first, last, BT, num_stages=STAGES):
                 y, z = x.load([row, i * BD]), x.load([row, j * BD])
                 found = tl.dot(tl.trans(y), z, found)
         tl.store(_slot(Part, tl.program_id(0), BD), found)
+
+
+@triton.jit
+def _ended(x):
+    """x, once it is there.
+
+    Triton (3.6 to 3.9) gives tiles that are multiplied and read besides one buffer too few: the copy engine would write
+    a later one over what a product in flight reads. Waiting is all that this costs: `ptxas` drops the instruction.
+    """
+    return tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [x], dtype=tl.float32, is_pure=True, pack=1)
 
 
 @triton.jit
@@ -289,7 +300,7 @@ def _takes_descriptors(x: Tensor) -> bool:
     )
 
 
-_PLAIN: dict[str, Any] = {"BT": 64, "STAGES": 3, "num_warps": 4}
+_PLAIN: dict[str, Any] = {"BT": 32, "STAGES": 4, "num_warps": 4}
 
 
 @cache
