@@ -15,21 +15,15 @@ __all__ = ["Cut", "linear_int4", "refusal"]
 
 _SOURCE = Path(__file__).with_name("few_rows.cu")
 _MOST_ROWS = 16
-_SHARED_X = 16_384
-"""Elements of x that a block keeps in shared memory, as in few_rows.cu."""
 _TILE = 128
 """Consecutive k that one scale has to serve."""
 
 
 class Cut(NamedTuple):
-    """How the work is cut: tiles of 16 outputs a warp, and warps of a block, which share out K.
-
-    `depth` groups of each warp are on their way at a time, and `blocks` blocks share a multiprocessor.
-    """
+    """How the work is cut: tiles of 16 outputs a warp, warps of a block, which share out K, blocks a multiprocessor."""
 
     tiles: int
     warps: int
-    depth: int
     blocks: int
 
 
@@ -59,9 +53,8 @@ def linear_int4(
     cut = cut or _cut(rows, outs)
     values = {
         "FLOAT16": int(x.dtype == torch.float16), "TILES_M": -(-rows // 8), "TILES_N": cut.tiles, "WARPS": cut.warps,
-        "DEPTH": cut.depth, "BLOCKS": cut.blocks, "HALVES": int(rows > 8),
-        "X_SHARED": int(rows <= 8 and rows * n <= _SHARED_X),
-        "GROUP": n // scale.shape[1], "ZEROS": int(zero is not None), "BIAS": int(bias is not None),
+        "BLOCKS": cut.blocks, "GROUP": n // scale.shape[1],
+        "ZEROS": int(zero is not None), "BIAS": int(bias is not None),
     }  # fmt: skip
     launch = compiled(_SOURCE, "few_rows", tuple(f"-D{name}={value}" for name, value in values.items()), x.get_device())
     scale = scale.to(torch.float32).contiguous()
@@ -80,7 +73,7 @@ def _aligned(t: Tensor) -> Tensor:
 
 
 def _cut(rows: int, outs: int) -> Cut:
-    """As measured on an H100: most of the weight on its way at once; more outputs a warp where x has more rows."""
-    if rows <= 8:
-        return Cut(1, 4, 4, 4) if outs >= 12_288 else Cut(1, 16, 1, 2)
-    return Cut(2, 8, 1, 1) if outs >= 12_288 else Cut(2, 16, 1, 1)
+    """As measured on an H100: many small blocks where there are outputs for them; more a warp where x has more rows."""
+    if outs >= 12_288:
+        return Cut(2, 4, 4)
+    return Cut(1, 16, 2) if rows <= 8 else Cut(2, 16, 1)

@@ -1,17 +1,16 @@
 // x wᵀ for at most 8 TILES_M rows of x and weights of four bits, which are read as they lie.
 //
-// A warp owns 16 TILES_N outputs and, of K, every so many groups of 128, DEPTH of them on their way at a time. Of a
-// group a lane loads 16 bytes of each of its outputs: 32 consecutive k, or with HALVES twice 16, which spreads what it
-// needs of x over fewer lines of the cache. The matrix unit adds over k in any order, so lanes hand it what they
-// loaded, and x is put in the same order. Warps of a block add up in shared memory.
-// Compiled with FLOAT16 (else bfloat16), TILES_M, TILES_N, WARPS, DEPTH, BLOCKS (of a multiprocessor), X_SHARED (a
-// block keeps all of x), HALVES, GROUP (a multiple of 128), ZEROS, BIAS.
+// A warp owns 16 TILES_N outputs and, of K, every so many groups of 128. Of a group a lane loads 16 bytes of each of its
+// outputs: twice 16 consecutive k, so that what it needs of x lies in few lines of the cache. The matrix unit adds over k
+// in any order, so lanes hand it what they loaded, and x is put in the same order. Warps of a block add up in shared
+// memory.
+// Compiled with FLOAT16 (else bfloat16), TILES_M, TILES_N, WARPS, BLOCKS (of a multiprocessor), GROUP (a multiple of
+// 128), ZEROS, BIAS.
 
 typedef unsigned int u32;
 
 #define OUTS (16 * TILES_N)
 #define ROWS (8 * TILES_M)
-#define X_WORDS 2048  // of 16 bytes: what of x a block keeps, where it fits
 #if FLOAT16
 #define NUMBER "f16"
 #define MAGIC 0x64006400u  // two floats that end in a nibble's bits: 1024 and what the nibble says
@@ -24,14 +23,7 @@ typedef unsigned int u32;
 #define ONES 0x3F803F80u
 #endif
 
-__device__ __forceinline__ uint4 once(const uint4* at) {  // read by nobody else
-    uint4 x;
-    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w) : "l"(at));
-    return x;
-}
-
-__device__ __forceinline__ uint4 halves(const uint2* at) {
+__device__ __forceinline__ uint4 halves(const uint2* at) {  // read by nobody else
     uint4 x;
     asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0, %1}, [%2];" : "=r"(x.x), "=r"(x.y) : "l"(at));
     asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0, %1}, [%2];" : "=r"(x.z), "=r"(x.w) : "l"(at + 4));
@@ -71,7 +63,7 @@ __device__ __forceinline__ u32 word_of(const uint4& x, int i) {
 
 // What a lane needs of one group: of each of its outputs 32 nibbles and a scale, of each of its rows of x 32 elements.
 struct Group {
-    uint4 words[TILES_N][2], x[X_SHARED ? 1 : TILES_M][4];
+    uint4 words[TILES_N][2], x[TILES_M][4];
     float scale[TILES_N][2];
     unsigned char zero[TILES_N][2];
 };
@@ -83,17 +75,15 @@ struct Layer {
     int first, m, n, k;  // the block's first output; rows, outputs, inputs
 };
 
-// From device memory or from a copy of all of x in shared memory.
-__device__ __forceinline__ void load_x(Group& of, const Layer& layer, const uint4* x, int group) {
+__device__ __forceinline__ void load_x(Group& of, const Layer& layer, int group) {
     int lane = threadIdx.x % 32;
 #pragma unroll
-    for (int t = 0; t < (X_SHARED ? 1 : TILES_M); t++)
+    for (int t = 0; t < TILES_M; t++)
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            int row = 8 * t + lane / 4;
+            int row = 8 * t + lane / 4, at = i / 2 * 8 + lane % 4 * 2 + i % 2;
             of.x[t][i] = make_uint4(0, 0, 0, 0);
-            int at = HALVES ? i / 2 * 8 + lane % 4 * 2 + i % 2 : lane % 4 * 4 + i;
-            if (row < layer.m) of.x[t][i] = x[(long long)row * (layer.k / 8) + group * 16 + at];
+            if (row < layer.m) of.x[t][i] = layer.x[(long long)row * (layer.k / 8) + group * 16 + at];
         }
 }
 
@@ -102,13 +92,12 @@ __device__ __forceinline__ void load(Group& of, const Layer& layer, int group) {
 #pragma unroll
     for (int i = 0; i < 2 * TILES_N; i++) {
         long long out = min(layer.first + 8 * i + lane / 4, layer.n - 1);
-        const uint4* words = layer.weight + out * (layer.k / 32) + group * 4;
-        of.words[i / 2][i % 2] = HALVES ? halves((const uint2*)words + lane % 4) : once(words + lane % 4);
+        of.words[i / 2][i % 2] = halves((const uint2*)(layer.weight + out * (layer.k / 32) + group * 4) + lane % 4);
         long long at = out * (layer.k / GROUP) + group / (GROUP / 128);
         of.scale[i / 2][i % 2] = __ldg(layer.scale + at);
         if (ZEROS) of.zero[i / 2][i % 2] = __ldg(layer.zero + at);
     }
-    if (!X_SHARED) load_x(of, layer, layer.x, group);
+    load_x(of, layer, group);
 }
 
 __device__ __forceinline__ void add(float (&sums)[TILES_N][TILES_M][4], const Group& of) {
@@ -144,27 +133,11 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS) few_rows(
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, first = blockIdx.x * OUTS, groups = k / 128;
     Layer layer = {x, weight, scale, zero, first, m, n, k};
     float sums[TILES_N][TILES_M][4] = {};
-    Group ahead[DEPTH];
-    int group = warp;
-#pragma unroll
-    for (int i = 0; i < DEPTH; i++)
-        if (group + i * WARPS < groups) load(ahead[i], layer, group + i * WARPS);
-#if X_SHARED
-    __shared__ uint4 all_of_x[X_WORDS];
-    for (int i = threadIdx.x; i < m * (k / 8); i += 32 * WARPS) all_of_x[i] = x[i];
-    __syncthreads();
-#else
-    const uint4* all_of_x = x;
-#endif
-    for (; group < groups; group += DEPTH * WARPS) {
-#pragma unroll
-        for (int i = 0; i < DEPTH; i++) {
-            int now = group + i * WARPS, later = now + DEPTH * WARPS;
-            if (now >= groups) break;
-            if (X_SHARED) load_x(ahead[i], layer, all_of_x, now);
-            add(sums, ahead[i]);
-            if (later < groups) load(ahead[i], layer, later);
-        }
+    Group next;
+    if (warp < groups) load(next, layer, warp);
+    for (int group = warp; group < groups; group += WARPS) {
+        add(sums, next);
+        if (group + WARPS < groups) load(next, layer, group + WARPS);
     }
 #pragma unroll
     for (int i = 0; i < TILES_N; i++)

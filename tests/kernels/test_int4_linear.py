@@ -27,7 +27,7 @@ from kernels.machine import Machine
 pytestmark = pytest.mark.slow
 
 HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
-CUTS_FOR_HOPPER = [cuda.Cut(1, 4, 4, 4), cuda.Cut(2, 8, 2, 1)]
+CUTS_FOR_HOPPER = [cuda.Cut(1, 4, 4), cuda.Cut(2, 8, 1)]
 """Of the form in CUDA C++, beside the one that it chooses."""
 
 CUTS = [fused.Cut(16, 2, 2, 2, 8), fused.Cut(32, 2, 4, 2, 16)]  # a program's rows and outputs, fewer and more
