@@ -40,7 +40,7 @@ class Size:
 
 SIZES: Mapping[Device, Size] = {
     "cpu": Size(context=256, tile=16, width=64, blocks=2, heads=4, batch=8, epochs=4, rate=3e-3),
-    "cuda": Size(context=1024, tile=32, width=256, blocks=4, heads=8, batch=16, epochs=14, rate=1e-3),
+    "cuda": Size(context=1024, tile=32, width=256, blocks=4, heads=8, batch=4, epochs=14, rate=1e-3),
 }
 """By device; a thread of a CPU trains a network of the first in less than four minutes."""
 
