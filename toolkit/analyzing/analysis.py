@@ -110,8 +110,8 @@ class Analysis:
 
 
 def _rounded(value: float | None) -> float | None:
-    """Four significant digits; None for what was not measured, and for the infinite."""
-    return None if value is None or not isfinite(value) else float(f"{value:.4g}")
+    """Six significant digits, so that fewer are rounded once; None for what was not measured, and for the infinite."""
+    return None if value is None or not isfinite(value) else float(f"{value:.6g}")
 
 
 def _plain(value: Any) -> Any:

@@ -16,10 +16,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+from collections.abc import Callable
 from dataclasses import asdict
+from typing import TypeVar
 
 from toolkit.bench.scaling.clocks import clock_checks, mode_checks
 from toolkit.bench.scaling.threads import fitted_shares, pairs, taken_stacks, thread_table
+
+Found = TypeVar("Found")
 
 
 def main() -> None:
@@ -30,9 +35,11 @@ def main() -> None:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     as_json = parser.parse_args().json
-    rows = pairs()
-    shares, table = fitted_shares(rows), thread_table(rows)
-    clocks, modes, taken = clock_checks(), mode_checks(), taken_stacks()
+    rows = _told("pairs of rows", pairs)
+    shares = _told("shares that threads divide", lambda: fitted_shares(rows))
+    table = _told("boards that they were not fitted on", lambda: thread_table(rows))
+    clocks, modes = _told("clocks", clock_checks), _told("modes and heat", mode_checks)
+    taken = _told("whole stacks", taken_stacks)
     if as_json:
         document = {
             "schema": "toolkit.bench.scaling/1",
@@ -57,6 +64,12 @@ def main() -> None:
         print(f"\n{title:64} measured  scaled   error")
         for check in checks:
             print(f"{check.what:64} {check.measured:8.2f} {check.predicted:7.2f}  {check.error:+6.1%}  {check.note}")
+
+
+def _told(what: str, make: Callable[[], Found]) -> Found:
+    """Whoever waits is told what is made."""
+    print(f"{what} ...", file=sys.stderr, flush=True)
+    return make()
 
 
 if __name__ == "__main__":
