@@ -54,7 +54,7 @@ def test_digits_are_well_in_float_and_as_a_device_rounds_them(
     assert main(["analyze", "digits", "--target", PI, "-o", str(tmp_path / "page.html")]) == 0
     printed = capsys.readouterr().out
     assert "nothing is broken" in printed
-    assert re.search(r"node_conv2d +Conv +7\.7 of 24", printed)
+    assert re.search(r"stem\.0 +Conv +7\.7 of 24", printed)
     page = (tmp_path / "page.html").read_text()
     assert "Nothing is broken" in page
     assert "<svg" in page
@@ -78,7 +78,7 @@ def test_a_layer_that_pruning_left_with_a_bias_in_space_is_named(
     code, found = run(capsys, saved(model, tmp_path), "--data", str(images), "--before", "digits")
     assert code == 1
     (finding,) = found["findings"]
-    assert (finding["kind"], finding["layer"]) == ("symmetry", "node_conv2d_1")
+    assert (finding["kind"], finding["layer"]) == ("symmetry", "block1.0")
     assert "channel 7 " in finding["text"]
     assert found["before"]["findings"] == []
 
@@ -118,6 +118,30 @@ def test_samples_that_calibration_never_saw_leave_the_range(
                       str(tmp_path / "faint.npz"), "--samples", "8")  # fmt: skip
     assert code == 1
     assert {"image"} <= {f["layer"] for f in found["findings"] if f["kind"] == "range"}
+
+
+class Twice(torch.nn.Module):
+    """A module that convolves twice, and one in it that does so once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.randn(4, 4, 3, 3, generator=torch.Generator().manual_seed(0)))
+        self.inner = torch.nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        once = torch.nn.functional.conv2d(x, self.weight, padding=1).relu()
+        return torch.nn.functional.conv2d(self.inner(once), self.weight.flip(0), padding=1)
+
+
+def test_layers_are_called_by_their_modules_and_apart() -> None:
+    images = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(1)).numpy()
+    network = torch.nn.Sequential(Twice(), torch.nn.Conv2d(4, 2, 1)).eval()
+    found = analyze_model((network, (torch.zeros(1, 4, 8, 8),)), data=images)
+    names = [layer.name for layer in found.layers]
+    assert names[1] == "0.inner"
+    assert names[3] == "1"
+    assert re.fullmatch(r"0 \(node_\w+\)", names[0])
+    assert len(set(names)) == 4
 
 
 class OneAttention(torch.nn.Module):
@@ -170,12 +194,13 @@ def test_a_dead_layer_is_named(
             tensor.CopyFrom(numpy_helper.from_array(0 * numpy_helper.to_array(tensor), tensor.name))
     code, found = run(capsys, saved(model, tmp_path), "--data", str(images))
     assert code == 1
-    assert ("constant", "node_conv2d_3") in {(f["kind"], f["layer"]) for f in found["findings"]}
+    assert ("constant", "down.1.0") in {(f["kind"], f["layer"]) for f in found["findings"]}
 
 
 def test_names_on_the_page_are_text(digits: onnx.ModelProto, images: Path, tmp_path: Path) -> None:
     model = onnx.ModelProto.FromString(digits.SerializeToString())
-    model.graph.node[0].name = "<script>alert(1)</script>"
+    for entry in model.graph.node[0].metadata_props:
+        entry.value = "<script>alert(1)</script>"
     page = tmp_path / "page.html"
     assert main(["analyze", saved(model, tmp_path), "--data", str(images), "-o", str(page), "-q"]) == 0
     assert "<script" not in page.read_text()

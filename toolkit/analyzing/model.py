@@ -16,6 +16,7 @@ from targets.target import load_target
 from toolkit.analyzing.activations import add_turning, layer_reports
 from toolkit.analyzing.analysis import Analysis, Progress
 from toolkit.analyzing.attention import add_attention
+from toolkit.analyzing.naming import call_by_module
 from toolkit.analyzing.rounding import add_rounding
 from toolkit.analyzing.symmetry import add_symmetry, same_answers
 from toolkit.data import check_preprocess_used, first_sample, load_data
@@ -77,11 +78,12 @@ def analyze_model(
     result.stack = device.id if device else ""
     if device is not None:
         add_rounding(result, graph, source, device, calibrating, looked_at, progress)
-    _judge(result)
+    _judge(result, graph)
     if earlier is not None:
         program = float_program(earlier, plain, Options(progress=progress))
-        result.before = _looked_at(program, Graph(quantizer_model(program)), looked_at, progress)
-        _judge(result.before)
+        graph = Graph(quantizer_model(program))
+        result.before = _looked_at(program, graph, looked_at, progress)
+        _judge(result.before, graph)
     progress("done", 1.0)
     return result
 
@@ -115,10 +117,11 @@ def _looked_at(program: Program, graph: Graph, data: Dataset, progress: Progress
     return result
 
 
-def _judge(result: Analysis) -> None:
-    """Put the layers in the order in which they run, and say what is broken."""
+def _judge(result: Analysis, graph: Graph) -> None:
+    """Put the layers in the order in which they run, call them as the user does, and say what is broken."""
     from toolkit.geometry.analysis import findings
 
+    call_by_module(result, graph)
     result.layers.sort(key=lambda layer: layer.place)
     found: list[Finding] = []
     for layer in result.layers:

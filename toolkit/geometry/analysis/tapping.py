@@ -11,6 +11,7 @@ import numpy as np
 
 from passes.dataset import Array, Sample
 from passes.onnxruntime import Session
+from passes.torch_level.export import MODULE_KEY
 from targets.grouping import ANCHORS, EPILOGUES
 
 if TYPE_CHECKING:
@@ -51,6 +52,9 @@ class Graph:
 
     Args:
         model: With the shapes of its tensors inferred.
+
+    Attributes:
+        modules: By node, the module of the network that made it, where the graph says so.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -65,6 +69,8 @@ class Graph:
                 self.readers.setdefault(name, []).append(node)
         self.values = {value.name: value for value in (*graph.input, *graph.value_info, *graph.output)}
         self.outputs = [value.name for value in graph.output]
+        self.modules = {node.name: entry.value for node in graph.node for entry in node.metadata_props
+                        if entry.key == MODULE_KEY}  # fmt: skip
 
     def held_bytes(self, tensor: str) -> int:
         """Of a tensor in float32, a dimension that varies counted as one."""
