@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from passes.dataset import Array, Sample
+from passes.origins import keep_origins
 from passes.program import Program, onnx_program
 from passes.signature import Signature, TensorSpec
 from targets.errors import InvalidInput, ToolkitError
@@ -132,7 +133,9 @@ def _graph(model: Any) -> Any:
 
     if len(model.graph.node) > SPRAWLING_NODES and model.ByteSize() < LARGEST_PROTO:
         model = shape_inference.infer_shapes(model, data_prop=True)
-    return onnx_ir.from_proto(model)
+    read = onnx_ir.from_proto(model)
+    keep_origins(read)
+    return read
 
 
 def _check_opsets(model: Any, file: str) -> None:

@@ -13,8 +13,8 @@ import numpy as np
 
 from passes.dataset import Array
 from passes.onnx_level.matching import made_by
+from passes.origins import MODULE_KEY
 from passes.program import Program
-from passes.torch_level.export import MODULE_KEY
 from targets.graph import SOURCE_KEY
 from targets.grouping import EPILOGUES
 

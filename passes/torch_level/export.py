@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import io
-import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from passes.context import Context
 from passes.contract import Kind, Pass, PassFailed
+from passes.origins import keep_origins
 from passes.program import Level, Program
 from passes.quiet import quiet_libraries, silent_output
 from passes.signature import Signature, TensorSpec
 from passes.torch_level.capture import export_errors, is_script, to_tensor
 from passes.torch_level.operator_library import operators_read_once
-from targets.graph import SOURCE_KEY
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["MODULE_KEY", "Export"]
+__all__ = ["Export"]
 
 LOWEST_OPSET = 18
 """The dynamo exporter has implementations from here on, and returns 18 without a word when asked for less."""
-
-MODULE_KEY = "toolkit.module"
-"""Node metadata that holds the name of the torch module a node came from."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +55,7 @@ class Export(Pass):
                 f"asked the exporter for opset {self.opset}, it returned {came_back}", hint="choose another opset"
             )
         _rename(model, program)
-        _keep_sources(model)
+        keep_origins(model)
         model.graph.name = program.name
         model.producer_name, model.producer_version = "edge-toolkit", ""
         return program.with_model(model, level=Level.ONNX)
@@ -152,37 +147,3 @@ def _rename_symbols(model: ir.Model, inputs: Sequence[tuple[ir.Value, TensorSpec
         if value.shape is not None and not value.shape.is_static():
             dims = [d if isinstance(d, int) else names.get(str(d.value), d) for d in value.shape.dims]
             value.shape = onnx_ir.Shape(dims)
-
-
-def _keep_sources(model: ir.Model) -> None:
-    """Replace the exporter's notes on each node by its module and its line; absolute paths do not stay."""
-    for node in model.graph.all_nodes():
-        source = _line(node.metadata_props.get("pkg.torch.onnx.stack_trace", ""))
-        scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes", "")
-        names = [name.strip(" '\"") for name in scopes.strip("[]").split(",")]
-        node.metadata_props.clear()
-        node.doc_string = None
-        if source:
-            node.metadata_props[SOURCE_KEY] = source
-        if len(names) > 1 and names[-2]:
-            node.metadata_props[MODULE_KEY] = names[-2]
-
-
-def _line(stack_trace: str) -> str:
-    """`package/file.py:12` of the innermost frame outside torch."""
-    import torch
-
-    library = os.path.dirname(torch.__file__)
-    for line in reversed(stack_trace.splitlines()):
-        parts = line.strip().split('"')
-        if len(parts) == 3 and parts[0].startswith("File") and not parts[1].startswith(library):
-            number = parts[2].split(",")[1].strip().removeprefix("line ")
-            return f"{_module_path(parts[1])}:{number}"
-    return ""
-
-
-def _module_path(file: str) -> str:
-    """The path under the folder that Python imports it from, so that it is the same on every machine."""
-    roots = [os.path.abspath(root) + os.sep for root in sys.path]
-    under = [root for root in roots if file.startswith(root)]
-    return file.removeprefix(max(under, key=len)).replace(os.sep, "/") if under else os.path.basename(file)

@@ -199,8 +199,8 @@ def test_a_dead_layer_is_named(
 
 def test_names_on_the_page_are_text(digits: onnx.ModelProto, images: Path, tmp_path: Path) -> None:
     model = onnx.ModelProto.FromString(digits.SerializeToString())
-    for entry in model.graph.node[0].metadata_props:
-        entry.value = "<script>alert(1)</script>"
+    for note in model.graph.node[0].metadata_props:
+        note.value = "<script>alert(1)</script>"
     page = tmp_path / "page.html"
     assert main(["analyze", saved(model, tmp_path), "--data", str(images), "-o", str(page), "-q"]) == 0
     assert "<script" not in page.read_text()

@@ -1,0 +1,70 @@
+"""Where the nodes of a graph come from: the module and the line of the user's network that each was exported from."""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import cache
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from targets.graph import SOURCE_KEY
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["MODULE_KEY", "keep_origins"]
+
+MODULE_KEY = "toolkit.module"
+"""Node metadata that holds the name of the torch module a node came from."""
+
+_TRACE, _SCOPES = "pkg.torch.onnx.stack_trace", "pkg.torch.onnx.name_scopes"
+_NOTES = ("pkg.torch.", "namespace")
+"""What the keys of torch's exporter begin with."""
+
+
+def keep_origins(model: ir.Model) -> None:
+    """Replace the notes of torch's exporters on each node by its module and its line; absolute paths do not stay."""
+    for node in model.graph.all_nodes():
+        notes, node.doc_string = node.metadata_props, None
+        source, module = _line(notes.get(_TRACE, "")), _module(notes.get(_SCOPES, ""))
+        for key in [key for key in notes if key.startswith(_NOTES)]:
+            del notes[key]
+        if source:
+            notes[SOURCE_KEY] = source
+        if module:
+            notes[MODULE_KEY] = module
+
+
+def _module(scopes: str) -> str:
+    """The innermost module of "['', 'stem', 'conv2d']", whose last name is the operator's."""
+    names = [name.strip(" '\"") for name in scopes.strip("[]").split(",")]
+    return names[-2] if len(names) > 1 else ""
+
+
+def _line(stack_trace: str) -> str:
+    """`package/file.py:12` of the innermost frame outside torch, wherever torch was installed."""
+    for line in reversed(stack_trace.splitlines()):
+        parts = line.strip().split('"')
+        if len(parts) == 3 and parts[0].startswith("File") and not _is_torchs(parts[1]):
+            number = parts[2].split(",")[1].strip().removeprefix("line ")
+            return f"{_module_path(parts[1])}:{number}"
+    return ""
+
+
+def _is_torchs(file: str) -> bool:
+    return file.startswith(_torchs_folder()) or "/site-packages/torch/" in file.replace("\\", "/")
+
+
+@cache
+def _torchs_folder() -> str:
+    """Found without importing it: a graph may be read that needs no torch."""
+    spec = find_spec("torch")
+    return os.path.dirname(spec.origin) + os.sep if spec is not None and spec.origin else "/site-packages/torch/"
+
+
+def _module_path(file: str) -> str:
+    """The path under the folder that Python imports it from, so that it is the same on every machine."""
+    roots = [os.path.abspath(root) + os.sep for root in sys.path]
+    under = [root for root in roots if file.startswith(root)]
+    return file.removeprefix(max(under, key=len)).replace(os.sep, "/") if under else os.path.basename(file)
