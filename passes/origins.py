@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from targets.graph import SOURCE_KEY
+from targets.graph import MODULE_KEY, SOURCE_KEY
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["MODULE_KEY", "keep_origins"]
-
-MODULE_KEY = "toolkit.module"
-"""Node metadata that holds the name of the torch module a node came from."""
+__all__ = ["inherit_origin", "keep_origins"]
 
 _TRACE, _SCOPES = "pkg.torch.onnx.stack_trace", "pkg.torch.onnx.name_scopes"
 _NOTES = ("pkg.torch.", "namespace")
@@ -34,6 +32,13 @@ def keep_origins(model: ir.Model) -> None:
             notes[SOURCE_KEY] = source
         if module:
             notes[MODULE_KEY] = module
+
+
+def inherit_origin(node: ir.Node, origin: Mapping[str, str]) -> None:
+    """Give a node the module and the line of one in whose place it stands, where it has none of its own."""
+    for key in (SOURCE_KEY, MODULE_KEY):
+        if key in origin:
+            node.metadata_props.setdefault(key, origin[key])
 
 
 def _module(scopes: str) -> str:

@@ -217,6 +217,7 @@ def _row(
         bound=max(terms, key=terms.__getitem__),
         extrapolated=foreign,
         fused=op.fused,
+        module=op.module,
         source=op.source,
         reason=where.reason,
     )

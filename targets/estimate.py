@@ -28,8 +28,14 @@ class OperatorCost:
     bound: str
     extrapolated: bool
     fused: tuple[str, ...] = ()
+    module: str = ""
     source: str = ""
     reason: str = ""
+
+    @property
+    def where(self) -> str:
+        """What its user calls it: a module of the network, else a line, else the node."""
+        return self.module or self.source or self.name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +107,7 @@ class Estimate:
             f"{self.energy_j * 1e3:.3g} mJ<br><small>{escape(self.provenance)}</small>"
         )
         rows = "".join(
-            f"<tr><td>{escape(op.name)}</td><td>{escape(op.op_type)}</td><td>{escape(op.place)}</td>"
+            f"<tr><td>{escape(op.where)}</td><td>{escape(op.op_type)}</td><td>{escape(op.place)}</td>"
             f"<td>{op.latency_s * 1e6:.3g} µs</td><td>{escape(op.bound)}</td></tr>"
             for op in sorted(self.operators, key=lambda op: -op.latency_s)[:20]
         )

@@ -36,10 +36,13 @@ from targets.workload import Operator, Workload
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["SOURCE_KEY", "read_workload"]
+__all__ = ["MODULE_KEY", "SOURCE_KEY", "read_workload"]
 
 SOURCE_KEY = "toolkit.source"
 """Node metadata that holds the line of the user's Python, as `file.py:12`."""
+
+MODULE_KEY = "toolkit.module"
+"""Node metadata that holds the name of the module of the user's network, as `blocks.2.project`."""
 
 _LOOKUPS = frozenset({"Gather", "GatherElements", "GatherND"})
 
@@ -329,6 +332,7 @@ class _Reader:
             reads=reads,
             writes=writes,
             fused=tuple(n.op_type for n in group.nodes[1:]),
+            module=anchor.metadata_props.get(MODULE_KEY, ""),
             source=anchor.metadata_props.get(SOURCE_KEY, ""),
             rank=len(output or ()),
             static=known,

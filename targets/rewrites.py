@@ -52,7 +52,7 @@ def _gather(rows: list[Mapping[str, Any]]) -> Refusal:
     return Refusal(
         op_types=tuple(dict.fromkeys(op["op_type"] for op in rows)),
         count=len(rows),
-        where=slowest["source"] or slowest["name"],
+        where=slowest.get("module") or slowest["source"] or slowest["name"],
         latency_s=sum(op["latency_s"] for op in rows),
         reason=slowest["reason"],
         rewrite=rewrite_for(slowest["op_type"], slowest["reason"]),

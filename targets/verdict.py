@@ -149,6 +149,7 @@ class Support:
                     "op_type": op.op_type,
                     "class": op.op_class,
                     "latency_s": op.latency_s,
+                    "module": op.module,
                     "source": op.source,
                     "reason": op.reason,
                     "rewrite": rewrite_for(op.op_type, op.reason),

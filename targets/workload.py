@@ -22,10 +22,10 @@ _LOWER = frozenset({"int8", "uint8", "float16", "bfloat16"})
 class Operator:
     """One unit of dispatch: an operator and what the runtime folds into it.
 
-    `reads` and `writes` name activation tensors of the workload; `source` is the line of the user's Python, where
-    the exporter recorded it. `product` and bytes are those of one run; an inference makes `repeats` of
-    them on average: several inside a loop, less than one inside a branch that some samples take.
-    `kept_weight_bytes` of the weights are no float32, and a lower precision leaves them as they are.
+    `reads` and `writes` name activation tensors of the workload; `module` and `source` are the part of the user's
+    network and the line of their Python, where the exporter recorded them. `product` and bytes are those of one run; an
+    inference makes `repeats` of them on average: several inside a loop, less than one inside a branch that some samples
+    take. `kept_weight_bytes` of the weights are no float32, and a lower precision leaves them as they are.
     """
 
     name: str
@@ -40,6 +40,7 @@ class Operator:
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
     fused: tuple[str, ...] = ()
+    module: str = ""
     source: str = ""
     rank: int = 0
     static: bool = True

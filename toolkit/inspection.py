@@ -62,6 +62,13 @@ def _refused(work: Any, name: str) -> list[dict[str, str]]:
         if reason := refusals(op, rules):
             remedy = rewrite_for(op.op_type, reason)
             found.append(
-                {"op_type": op.op_type, "name": op.name, "source": op.source, "reason": reason, "rewrite": remedy}
+                {
+                    "op_type": op.op_type,
+                    "name": op.name,
+                    "module": op.module,
+                    "source": op.source,
+                    "reason": reason,
+                    "rewrite": remedy,
+                }
             )
     return found

@@ -87,6 +87,7 @@ class Fallback:
 
     name: str
     op_type: str
+    module: str
     source: str
     reason: str
     price: Mapping[str, float]
@@ -106,6 +107,7 @@ class Fallback:
         return {
             "name": self.name,
             "op_type": self.op_type,
+            "module": self.module,
             "source": self.source,
             "reason": self.reason,
             **self.price,
@@ -190,6 +192,7 @@ def _priced(op: OperatorCost, found: Estimate) -> Fallback:
     return Fallback(
         name=op.name,
         op_type=op.op_type,
+        module=op.module,
         source=op.source,
         reason=op.reason,
         price=leaving_price(op, found),

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from passes.contract import PassFailed
 from passes.onnx_level.rewriting import typed
+from passes.origins import inherit_origin
 from passes.program import Program
-from targets.graph import SOURCE_KEY
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -131,7 +131,6 @@ def replace_node(graph: ir.Graph, old: ir.Node, made: Sequence[ir.Node]) -> None
         node.name = node.name or f"{old.name or name}_{i}"
         for output in node.outputs:
             output.name = output.name or f"{node.name}_out"
-        if SOURCE_KEY in old.metadata_props:
-            node.metadata_props.setdefault(SOURCE_KEY, old.metadata_props[SOURCE_KEY])
+        inherit_origin(node, old.metadata_props)
     onnx_ir.convenience.replace_nodes_and_values(graph, old, [old], made, [result], [last])
     last.name = name

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from passes.contract import PassFailed
+from passes.origins import inherit_origin
 from passes.program import Program
 from passes.quiet import quiet_libraries
 from targets.errors import ToolkitError
-from targets.graph import SOURCE_KEY
 
 __all__ = ["RULE_KEY", "rewrite", "rewriting_errors", "typed"]
 
@@ -44,8 +44,7 @@ def rewrite(program: Program, rules: Sequence[Any]) -> Program:
     from onnxscript.rewriter import RewritePass
 
     model = program.clone()
-    source = {v.name: node.metadata_props[SOURCE_KEY] for node in model.graph for v in node.outputs
-              if SOURCE_KEY in node.metadata_props}  # fmt: skip
+    origins = {v.name: dict(node.metadata_props) for node in model.graph for v in node.outputs}
     with rewriting_errors():
         if rules:
             RewritePass(list(rules))(model)
@@ -56,8 +55,7 @@ def rewrite(program: Program, rules: Sequence[Any]) -> Program:
     for node in model.graph:
         node.metadata_props.pop(RULE_KEY, None)
         for value in node.outputs:
-            if SOURCE_KEY not in node.metadata_props and value.name in source:
-                node.metadata_props[SOURCE_KEY] = source[value.name]
+            inherit_origin(node, origins.get(value.name, {}))
     return program.with_model(model)
 
 

@@ -13,9 +13,8 @@ import numpy as np
 
 from passes.dataset import Array
 from passes.onnx_level.matching import made_by
-from passes.origins import MODULE_KEY
 from passes.program import Program
-from targets.graph import SOURCE_KEY
+from targets.graph import MODULE_KEY, SOURCE_KEY
 from targets.grouping import EPILOGUES
 
 if TYPE_CHECKING:

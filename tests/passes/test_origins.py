@@ -10,8 +10,8 @@ import pytest
 import torch
 from onnx import helper
 
-from passes.origins import MODULE_KEY, keep_origins
-from targets.graph import SOURCE_KEY
+from passes.origins import inherit_origin, keep_origins
+from targets.graph import MODULE_KEY, SOURCE_KEY
 from toolkit.sources import load_source
 
 
@@ -54,6 +54,15 @@ def test_nothing_else_stays_of_the_exporters_notes() -> None:
     node = _noted('File "/home/somebody/net.py", line 7, in forward', "['', 'body.0', 'relu']")
     assert dict(node.metadata_props) == {"mine": "kept", SOURCE_KEY: "net.py:7", MODULE_KEY: "body.0"}
     assert not node.doc_string
+
+
+def test_what_stands_in_for_a_node_has_its_origin_and_keeps_its_own() -> None:
+    origin = {SOURCE_KEY: "net.py:7", MODULE_KEY: "norm", "mine": "not passed on"}
+    bare, own = ir.node("Relu", []), ir.node("Relu", [], metadata_props={MODULE_KEY: "act"})
+    inherit_origin(bare, origin)
+    inherit_origin(own, origin)
+    assert dict(bare.metadata_props) == {SOURCE_KEY: "net.py:7", MODULE_KEY: "norm"}
+    assert dict(own.metadata_props) == {SOURCE_KEY: "net.py:7", MODULE_KEY: "act"}
 
 
 def test_a_file_of_torchs_exporter_keeps_its_modules_and_no_path(tmp_path: Path) -> None:

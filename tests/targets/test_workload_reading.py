@@ -10,7 +10,7 @@ import pytest
 
 from targets.cost import estimate
 from targets.errors import InvalidInput
-from targets.graph import SOURCE_KEY, read_workload
+from targets.graph import MODULE_KEY, SOURCE_KEY, read_workload
 from targets.memory import live_bytes
 from targets.target import load_stack
 from targets.workload import Workload
@@ -266,14 +266,18 @@ def test_a_loop_with_constant_bounds_over_activations_is_work(read: Read) -> Non
     assert [(op.op_type, op.repeats) for op in work.operators] == [("Relu", 1), ("Add", 3), ("Loop", 1)]
 
 
-def test_the_source_line_of_the_anchor_is_kept() -> None:
+def test_the_module_and_the_line_of_the_anchor_are_kept() -> None:
     proto = onnx.parser.parse_model(
         '<ir_version: 8, opset_import: ["" : 18]> g (float[1,4] x) => (float[1,4] y) { y = Relu(x) }'
     )
     model = onnx_ir.from_proto(proto)
     model.graph.node(0).metadata_props[SOURCE_KEY] = "net.py:12"
     assert read_workload(model).operators[0].source == "net.py:12"
-    assert estimate(model, load_stack("desktop_cpu/onnxruntime-fp32")).operators[0].source == "net.py:12"
+    (priced,) = estimate(model, load_stack("desktop_cpu/onnxruntime-fp32")).operators
+    assert priced.where == priced.source == "net.py:12"
+    model.graph.node(0).metadata_props[MODULE_KEY] = "body.1"
+    (priced,) = estimate(model, load_stack("desktop_cpu/onnxruntime-fp32")).operators
+    assert (priced.where, priced.module, priced.source) == ("body.1", "body.1", "net.py:12")
 
 
 def test_narrowing_keeps_arithmetic_and_divides_bytes(read: Read) -> None:

@@ -58,7 +58,9 @@ def test_the_page_shows_every_pass_and_every_operator(bundle: Bundle) -> None:
     for proof in report["proofs"]:
         assert proof["pass"] in words
         assert proof["decision"] in words
-    assert {op["op_type"] for op in report["estimate"]["operators"]} <= words
+    operators = report["estimate"]["operators"]
+    assert {op["op_type"] for op in operators} <= words
+    assert {"block1.0", "classify"} <= {op["module"] for op in operators if op["module"]} <= words
     assert report["verdict"]["outcome"] in words
 
 

@@ -154,7 +154,7 @@ def _show_fallbacks(answer: Answer) -> None:
     from toolkit import units
 
     for fallback in answer.fallbacks:
-        where = f"{fallback.name} ({fallback.source})" if fallback.source else fallback.name
+        where = (fallback.module or fallback.name) + (f" ({fallback.source})" if fallback.source else "")
         price = {name: units.seconds(value) for name, value in fallback.price.items()}
         say(f"leaves the accelerator: {fallback.op_type} {where}: {fallback.reason}")
         after = f", {price['dragged_s']} of {fallback.followers} operators after it" if fallback.followers else ""

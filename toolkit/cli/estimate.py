@@ -148,7 +148,7 @@ def _show(plan: Plan, rows: int) -> None:
     say()
     slowest = sorted(estimate.operators, key=lambda op: -op.latency_s)
     table(
-        ["operator", "class", "place", "MACs", "latency", "energy", "bound by", "source"],
+        ["operator", "class", "place", "MACs", "latency", "energy", "bound by", "where"],
         [
             [
                 " + ".join((op.op_type, *op.fused)),
@@ -158,7 +158,7 @@ def _show(plan: Plan, rows: int) -> None:
                 units.seconds(op.latency_s),
                 units.joules(op.energy_j),
                 op.bound,
-                op.source or op.name,
+                op.where,
             ]
             for op in slowest[:rows]
         ],

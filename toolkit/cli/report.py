@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from targets.errors import MissingDependency
+from targets.errors import MissingDependency, UsageError
 from toolkit.cli.app import app
 from toolkit.cli.options import JsonOpt, QuietOpt, VerboseOpt
 from toolkit.cli.output import say, show_json
@@ -57,6 +57,10 @@ def _bundle_page(path: Path, output: Path | None) -> Path:
     bundle = open_bundle(path)
     if output is None:
         return bundle.path / "report.html"
+    if output.resolve().is_relative_to(bundle.path.resolve()):
+        raise UsageError(
+            f"{output} lies in the bundle, whose files are not changed", hint="name a file outside of it with -o"
+        )
     from toolkit.report.html import render
     from toolkit.search.atlas.page import replace_text
 

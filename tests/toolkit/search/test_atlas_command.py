@@ -277,6 +277,8 @@ def test_report_of_a_bundle_leaves_the_bundle_alone(folder, tmp_path, capsys):
     assert capsys.readouterr().out.strip() == "made/report.html"
     assert main(["report", "made", "-o", "page.html"]) == 0
     assert (tmp_path / "page.html").read_text() == before
+    assert main(["report", "made", "-o", "made/report.html"]) == 2
+    assert "outside of it" in capsys.readouterr().err
     assert main(["verify", "made"]) == 0
     (tmp_path / "made" / "report.html").write_text("changed")
     assert main(["report", "made"]) == 5

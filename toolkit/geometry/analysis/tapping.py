@@ -11,7 +11,7 @@ import numpy as np
 
 from passes.dataset import Array, Sample
 from passes.onnxruntime import Session
-from passes.origins import MODULE_KEY
+from targets.graph import MODULE_KEY
 from targets.grouping import ANCHORS, EPILOGUES
 
 if TYPE_CHECKING:

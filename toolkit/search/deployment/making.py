@@ -12,10 +12,10 @@ from passes.context import Budget, Context, Fit
 from passes.contract import Pass, PassFailed
 from passes.metric import TOP1
 from passes.onnx_level.sites import key_of
-from passes.origins import MODULE_KEY
 from passes.program import Program, onnx_program
 from passes.recipe import Recipe
 from targets.cost import estimate
+from targets.graph import MODULE_KEY
 from targets.grouping import ANCHORS
 from targets.stack import Stack
 from targets.target import digest_of, vector_width
