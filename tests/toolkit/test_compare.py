@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Sequence
-from math import inf
+from collections.abc import Callable, Sequence
+from math import inf, nan
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,56 +15,22 @@ import numpy as np
 import pytest
 
 import toolkit
-from passes.proof import Decision, Drift, MetricChange, Proof
+from passes.dataset import Dataset
 from passes.signature import Signature, TensorSpec
 from targets.errors import InvalidInput, MissingDependency, UsageError
+from tests.toolkit.compared_documents import document, proof, report
 from toolkit import comparing
 from toolkit.bundle.bundle import Bundle, open_bundle
 from toolkit.bundle.golden import Golden, write_golden
 from toolkit.bundle.hashes import hashes_of
 from toolkit.bundle.layout import MANIFEST
-from toolkit.cli.comparison import show_comparison
 from toolkit.cli.main import main
-from toolkit.cli.output import EXTRAPOLATED
-from toolkit.comparing import Comparison, compare_bundles
-from toolkit.comparing.answers import Answers, compared, differ
-from toolkit.comparing.documents import FIXED, Quantity, parts, quantities, steps, versions
+from toolkit.comparing import compare_bundles
+from toolkit.comparing.answers import compared, differ, golden_answers
+from toolkit.comparing.documents import FIXED, Quantity, parts, steps, versions
 from toolkit.data import load_data
-from toolkit.report.reading import Document
-
-FITTED = {"provenance": "fitted", "memory_provenance": "counted", "energy_provenance": "data sheet"}
-
-
-def proof(name: str, db: float | None = None, decision: str = "kept", **settings: Any) -> dict[str, Any]:
-    """As a report holds it; `db` of None is an answer that did not move, -inf one that is no longer finite."""
-    drift = Drift(output="y", sqnr_db=inf if db is None else db, max_abs_error=0.0)
-    found = Proof(name=name, settings=settings, kind="exact", decision=Decision(decision), drift=(drift,))
-    return found.to_json()
-
-
-def document(proofs: Sequence[Any] = (), operators: Sequence[tuple[str, float]] = (), **fields: Any) -> Document:
-    interval = [1.0, 2.0]
-    return Document.model_validate(
-        {
-            "model": {"name": "net", "digest": "0"},
-            "stack": {"id": "a/b", "runtime": "r", "calibrated": True},
-            "artifact": {"file": "model.onnx", "format": "onnx", "complete": True, "checked": ""},
-            "verdict": {"outcome": "fits"},
-            "after": {
-                "size_bytes": 1000, "latency_s": 1.5, "latency_interval_s": interval, "memory_bytes": 1,
-                "memory_interval_bytes": interval, "energy_j": 1.5, "energy_interval_j": interval,
-                "extrapolated": False,
-            },
-            "accuracy": {"metric": None, "identical": True, "worst_sqnr_db": None, "data": "d", "samples": 9},
-            "estimate": {
-                "operators": [{"class": c, "latency_s": s} for c, s in operators], "fixed_s": 0.5, **FITTED,
-            },
-            "proofs": list(proofs),
-            "versions": {},
-            **fields,
-        }
-    )  # fmt: skip
-
+from toolkit.report.reading import read_document
+from toolkit.stopwatch import Stopwatch, Timed
 
 # ---- recipes
 
@@ -88,6 +55,12 @@ def test_a_pass_that_was_reverted_in_one_is_told() -> None:
     assert [p.decision for p in step.proofs if p] == ["kept", "reverted"]
 
 
+def test_a_pass_that_was_narrowed_for_another_reason_is_told() -> None:
+    ours, theirs = ({**proof("Fuse", decision="narrowed"), "reason": why} for why in ("one layer", "two layers"))
+    (step,) = steps(document([ours]), document([theirs]))
+    assert [p.reason for p in step.proofs if p] == ["one layer", "two layers"]
+
+
 # ---- figures
 
 
@@ -109,6 +82,10 @@ def test_a_ratio_of_estimates_is_as_unsure_as_both() -> None:
     assert found.ratio_interval == (0.125, 2.0)
     one = Quantity(name="latency_s", values=(2.0, 2.0), intervals=((1.0, 4.0), (1.0, 4.0)))
     assert (one.ratio, one.ratio_interval) == (1.0, None), "one prediction has one error"
+    moved = Quantity(name="latency_s", values=(2.0, 3.0), intervals=((1.0, 4.0), (1.0, 4.0)))
+    assert moved.ratio_interval == (0.25, 4.0)
+    surer = Quantity(name="latency_s", values=(2.0, 2.0), intervals=((1.0, 4.0), (1.6, 2.5)))
+    assert surer.ratio_interval == (0.4, 2.5)
     nothing = Quantity(name="energy_j", values=(0.0, 1.0), intervals=((0.0, 0.0), (0.5, 2.0)))
     assert nothing.ratio is None
     assert nothing.ratio_interval is None
@@ -118,6 +95,22 @@ def test_libraries_that_differ() -> None:
     ours = document(versions={"torch": "2.12", "onnx": "1.23"})
     theirs = document(versions={"torch": "2.13", "onnx": "1.23", "flatbuffers": "25"})
     assert versions(ours, theirs) == {"flatbuffers": (None, "25"), "torch": ("2.12", "2.13")}
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"after": {**report()["after"], "energy_interval_j": [1.0, nan]}}, r"after\.energy_interval_j\.1"),
+        ({"estimate": {**report()["estimate"], "fixed_s": inf}}, r"estimate\.fixed_s"),
+        ({"accuracy": {**report()["accuracy"], "metric": {}}}, "'drop_interval'"),
+        ({"proofs": [{}]}, "'metric'"),
+        ({"proofs": [None]}, "object"),
+    ],
+)
+def test_what_is_damaged_in_a_report_is_named(fields: dict[str, Any], named: str) -> None:
+    bundle: Any = SimpleNamespace(path=Path("b"), report=report(**fields))
+    with pytest.raises(InvalidInput, match=rf"b/report\.json is damaged: .*{named}"):
+        read_document(bundle)
 
 
 # ---- answers
@@ -137,6 +130,54 @@ def test_the_same_class_is_counted_where_there_are_classes() -> None:
     assert same([np.stack([one, one])], [np.stack([one, one])]) is None
     assert same([np.ones((2, 3))], [np.ones((2, 3))]) is None, "a batch is no row"
     assert same([one[:, :1]], [other[:, :1]]) is None
+    assert same([one, one[0]], [other, other[0]]) is None, "some rows are no rows"
+
+
+def test_classes_are_of_the_first_output() -> None:
+    want = {"y": np.array([[1.0, 3.0]]), "z": np.array([[1.0, 3.0]])}
+    have = {"y": np.array([[0.0, 4.0]]), "z": np.array([[3.0, 1.0]])}
+    assert compared("d", [want], [have], None).same_class == 1
+
+
+class Recorded:
+    """A bundle whose golden samples have these inputs; to another sample it answers their sum, or refuses."""
+
+    def __init__(self, path: str, samples: Sequence[tuple[float, float]], refusal: Exception | None = None) -> None:
+        self.path, self.refusal = path, refusal
+        self.signature = Signature((spec("a", 1), spec("b", 1)), (spec("y", 1),))
+        inputs = [{"a": np.array([a]), "b": np.array([b])} for a, b in samples]
+        self.golden = [Golden(one, {"y": np.array([10.0])}, {}) for one in inputs]
+
+    def __call__(self, inputs: Any) -> dict[str, Any]:
+        if self.refusal:
+            raise self.refusal
+        return {"y": inputs["a"] + inputs["b"]}
+
+
+def test_a_sample_is_recorded_where_all_of_its_inputs_are() -> None:
+    told: list[float] = []
+    one, other = Recorded("one", [(1.0, 2.0), (5.0, 6.0)]), Recorded("other", [(1.0, 3.0), (5.0, 6.0)])
+    found, apart = golden_answers(one, other, lambda step, share: told.append(share))  # type: ignore[arg-type]
+    assert found is not None
+    assert (found.data, found.samples, apart) == ("golden samples of one", 2, "")
+    assert found.drift[0].max_abs_error == 7.0, "it answers 3 to the first, and the second is recorded"
+    assert told == [0.5, 1.0]
+
+
+@pytest.mark.parametrize("kind", [InvalidInput, MissingDependency])
+def test_why_the_second_does_not_answer_is_told(kind: type[InvalidInput | MissingDependency]) -> None:
+    other = Recorded("other", [], kind("an operator is unknown", hint="update it"))
+    found, apart = golden_answers(Recorded("one", [(1.0, 2.0)]), other, lambda *_: None)  # type: ignore[arg-type]
+    assert found is None
+    assert apart == "other was made with other samples, and does not answer here: an operator is unknown"
+
+
+def test_the_metric_goes_from_the_first_to_the_second() -> None:
+    right, wrong = {"y": np.array([[0.0, 1.0]])}, {"y": np.array([[1.0, 0.0]])}
+    data = Dataset("d", lambda: [], size=2, labels=np.array([1, 1]))
+    found = compared("d", [right, right], [right, wrong], data).metric
+    assert found is not None
+    assert (found.before, found.after) == (1.0, 0.5)
 
 
 def test_the_first_ones_answers_are_the_signal() -> None:
@@ -174,111 +215,6 @@ def test_what_takes_or_gives_something_else_is_not_compared(inputs: Any, outputs
     assert differ(Signature(X, Y), Signature(inputs, outputs)).startswith(apart)
     assert bool(differ(Signature(X, Y), Signature(inputs, outputs))) == bool(apart)
     assert bool(differ(Signature(inputs, outputs), Signature(X, Y))) == bool(apart)
-
-
-# ---- what is said
-
-
-class Named:
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-
-def comparison(a: Document, b: Document, answers: Answers | None = None) -> Comparison:
-    return Comparison(
-        bundles=(Named("a"), Named("b")),  # type: ignore[arg-type]
-        documents=(a, b), quantities=quantities(a, b), parts=parts(a, b), steps=steps(a, b), versions=versions(a, b),
-        answers=answers, apart="" if answers else "A takes x; B y", times=None,
-    )  # fmt: skip
-
-
-def test_all_that_differs_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    summary = {
-        "size_bytes": 250, "latency_s": 0.75, "latency_interval_s": [0.5, 1.0], "memory_bytes": 1e6,
-        "memory_interval_bytes": [5e5, 2e6], "energy_j": 3.0, "energy_interval_j": [2.0, 4.0],
-        "extrapolated": True,
-    }  # fmt: skip
-    metric = MetricChange(name="top-1 accuracy", before=0.9, after=0.8, drop_interval=(0.0, 0.2), samples=50)
-    kinds = [(f"kind{i}", float(i)) for i in range(8)]
-    one = document([proof("Fuse"), proof("Cast", 60.0), proof("Pack", -inf)], [("kind7", 10.0), *kinds[:7]])
-    other = document(
-        [proof("Fuse"), proof("Quantize", 30.0, "narrowed", bits=8), proof("Pack", 20.0, layers=["a"] * 30)],
-        model={"name": "other", "digest": "1234567890abcdef"},
-        stack={"id": "c/d", "runtime": "r", "calibrated": False},
-        estimate={
-            "operators": [{"class": kind, "latency_s": s} for kind, s in (*kinds, ("kind1", 1.0))],
-            "fixed_s": 0.5,
-            **FITTED,
-            "provenance": "uncalibrated",
-            "energy_provenance": "a guess",
-        },
-        after=summary,
-        artifact={"file": "m.tflite", "format": "tflite", "complete": True, "checked": "through something else"},
-        verdict={"outcome": "does not fit"},
-        accuracy={"metric": metric.to_json(), "identical": False, "worst_sqnr_db": 12.34, "data": "d", "samples": 50},
-        versions={"torch": "2.13"},
-    )
-    answers = Answers(
-        data="samples of mine", samples=4, same_class=3, metric=metric,
-        drift=(Drift(output="y", sqnr_db=20.0, max_abs_error=0.125), Drift(output="z", sqnr_db=inf, max_abs_error=0.0),
-               Drift(output="w", sqnr_db=-inf, max_abs_error=inf)),
-    )  # fmt: skip
-    show_comparison(comparison(one, other, answers))
-    said = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
-    assert said == [
-        "A: a B: b B / A",
-        "stack a/b c/d",
-        "artefact model.onnx m.tflite",
-        "size of the model 1.00 kB 250 B 0.25x",
-        "latency 1.50 s [1.00 s, 2.00 s] 750 ms [500 ms, 1.00 s] 0.5x [0.25, 1]",
-        "memory 1.00 B [1.00 B, 2.00 B] 1.00 MB [500 kB, 2.00 MB] 1e+06x [2.5e+05, 2e+06]",
-        "energy 1.50 J [1.00 J, 2.00 J] 3.00 J [2.00 J, 4.00 J] 2x [1, 4]",
-        "from the float model identical 12.3 dB",
-        "top-1 accuracy - 80.00% of 50 (d)",
-        "verdict fits does not fit",
-        "latency of A: fitted",
-        "latency of B: uncalibrated",
-        "memory: counted",
-        "energy of A: data sheet",
-        "energy of B: a guess",
-        f"B: {EXTRAPOLATED}",
-        "not the same model: net 0 and other 1234567890ab",
-        "",
-        "predicted time of A B B - A",
-        "kind7 x 1 10.0 s 7.00 s -3.00 s",
-        "kind1 x 1 and 2 1.00 s 2.00 s +1.00 s",
-        "each inference 500 ms 500 ms +0 s",
-        "kind0 x 1 0 s 0 s +0 s",
-        "kind2 x 1 2.00 s 2.00 s +0 s",
-        "kind3 x 1 3.00 s 3.00 s +0 s",
-        "3 other kinds 15.0 s 15.0 s +0 s",
-        "all 31.5 s 29.5 s -2.00 s",
-        "",
-        "pass A B",
-        "Cast kept, 60.0 dB -",
-        "Quantize - narrowed, 30.0 dB",
-        "Pack kept, not finite kept, 20.0 dB (layers=['a', 'a', 'a', 'a', 'a', 'a', 'a', '...)",
-        "",
-        "answers of B: through something else",
-        "B's answers against A's, on 4 samples of mine:",
-        "y: 20.0 dB, at most 0.125 apart",
-        "z: identical",
-        "w: not finite in one of them alone",
-        "the same class in 3 of 4",
-        "top-1 accuracy: 90.00% and 80.00%, B - A -10.00% [-20.00%, +0.00%] (90 % interval, paired)",
-        "made with another torch: none and 2.13",
-    ]
-
-
-def test_what_is_alike_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
-    known = document(accuracy={"metric": None, "identical": False, "worst_sqnr_db": None, "data": "d", "samples": 1})
-    show_comparison(comparison(known, known))
-    said = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
-    assert "latency: fitted" in said
-    assert "latency 1.50 s [1.00 s, 2.00 s] 1.50 s [1.00 s, 2.00 s] 1x" in said
-    assert "from the float model not finite not finite" in said
-    assert "answers: not compared; A takes x; B y" in said
-    assert not [line for line in said if line.startswith(("pass", "not the same", "made with"))]
 
 
 # ---- bundles
@@ -413,6 +349,31 @@ def test_samples_of_the_user_with_labels(pair: tuple[Bundle, Bundle], tmp_path: 
     assert found.metric.after == pytest.approx(np.mean(np.array(classes[1]) == labels[:40]))
     low, high = found.metric.drop_interval
     assert low <= found.metric.drop <= high
+
+
+@pytest.mark.slow
+def test_both_are_timed_in_their_order_where_it_is_asked_for(
+    pair: tuple[Bundle, Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Brief(Stopwatch):
+        def times(self, *, seconds: float = 0.0, progress: Callable[[str, float], None] = print) -> list[Timed]:
+            return super().times(seconds=seconds, progress=progress)
+
+    monkeypatch.setattr(comparing, "Stopwatch", Brief)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    told: list[tuple[str, float]] = []
+    np.save(tmp_path / "mine.npy", np.zeros((2, 1, 8, 8), np.float32))
+    found = compare_bundles(
+        *pair, data=str(tmp_path / "mine.npy"), measure=True, threads=2,
+        progress=lambda step, share: told.append((step, share)),
+    )  # fmt: skip
+    assert found.times is not None
+    assert [(one.bundle, one.threads) for one in found.times] == [(bundle.path, 2) for bundle in pair]
+    assert found.answers is not None
+    assert found.answers.data == "samples of mine.npy"
+    assert told[:2] == [("answering", 0.5), ("answering", 1.0)]
+    assert told[-1] == ("running", 1.0)
+    assert compare_bundles(*pair).times is None
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -65,10 +66,34 @@ def test_what_slows_both_leaves_the_ratio() -> None:
     assert ends == pytest.approx((2.0, 2.0))
 
 
+def test_a_machine_that_slows_down_leaves_the_ratio_of_neighbours() -> None:
+    above, below = timed([1e-3] * 4 + [4e-3] * 5), timed([1e-3] * 5 + [4e-3] * 4)
+    assert ratio(above, below) == (1.0, (1.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("interval_s", "inside"),
+    [((1.5e-3, 2e-3), True), ((1e-3, 1.5e-3), True), ((1.6e-3, 2e-3), False), ((1e-3, 1.4e-3), False)],
+)
+def test_an_estimate_holds_what_is_at_its_ends(interval_s: tuple[float, float], inside: bool) -> None:
+    assert timed(NINE, estimate_s=(1.5e-3, *interval_s)).predicted is inside
+
+
 def test_one_run_in_twenty() -> None:
     found = timed([float(i) for i in range(101)])
     assert found.slow_s == 95.0
     assert found.to_json()["quartiles_s"] == [25.0, 75.0]
+
+
+def test_the_document_holds_what_was_found() -> None:
+    found = timed(NINE, threads=2, extrapolated=True, incomparable="this is another machine").to_json()
+    assert found.pop("slow_s") == pytest.approx(6.12e-3)
+    assert found == {
+        "bundle": "b", "stack": "board/stack", "ran": "model.onnx in a runtime", "machine": "a machine", "threads": 2,
+        "runs": 9, "first_s": 0.2, "latency_s": 1.5e-3, "latency_interval_s": [1.2e-3, 1.8e-3],
+        "quartiles_s": [1.3e-3, 1.7e-3], "estimate_s": 1e-3, "estimate_interval_s": [0.5e-3, 2e-3],
+        "provenance": "fitted on rows", "extrapolated": True, "incomparable": "this is another machine",
+    }  # fmt: skip
 
 
 # ---- what is said
@@ -100,6 +125,26 @@ def test_times_that_are_outside_or_not_to_be_compared_beside_the_first(capsys: p
     assert said.count("board/stack: fitted on rows") == 1, "of two that are alike"
     assert "board/stack: -\n" in said, "an estimate says where it is from, compared or not"
     assert said.count(f"  {EXTRAPOLATED}\n") == 1
+
+
+def test_a_bundle_beside_itself_takes_as_long(capsys: pytest.CaptureFixture[str]) -> None:
+    show_times([timed(NINE), timed(NINE)])
+    said = capsys.readouterr().out
+    assert said.startswith("on a machine, in turns: ")
+    assert said.count("  1x [1, 1] the time of b\n") == 1
+
+
+def test_all_runs_of_all_loads_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    show_times([replace(timed(NINE), loads_s=[[s, s, s] for s in NINE])])
+    assert " a sample, 27 runs, " in capsys.readouterr().out
+
+
+def test_what_is_not_to_be_compared_is_neither_inside_nor_outside(capsys: pytest.CaptureFixture[str]) -> None:
+    for medians_s in (NINE, [9 * s for s in NINE]):
+        show_times([timed(medians_s, incomparable="this is another machine")])
+        said = capsys.readouterr().out
+        assert "not to be compared, this is another machine" in said
+        assert "this time is" not in said
 
 
 # ---- what runs
@@ -146,12 +191,29 @@ def test_each_is_loaded_nine_times_and_the_first_time_does_not_count(
     found = watch.times(seconds=0.0, progress=lambda step, share: told.append(share))
     loads = [seen for seen in recorder.seen if seen.startswith("load")]
     assert loads == ["load float 3", "load integers 3"] * 10
+    starts = [recorder.seen[i + 1 : i + 3] for i, seen in enumerate(recorder.seen) if seen == "load integers 3"][1:]
+    assert starts == [["integers", name] for name in ("float", "integers")] * 4 + [["integers", "float"]]
     for one in found:
         assert len(one.firsts_s) == len(one.loads_s) == 9
         assert one.threads == 3
         assert one.ran == "model.onnx in a test"
     assert told == sorted(told)
     assert told[-1] == 1.0
+
+
+@pytest.mark.slow
+def test_the_time_asked_for_is_each_bundles(digits: tuple[Bundle, Bundle], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked_s: list[float] = []
+
+    def at_once(alternatives: Any, *, seconds: float, progress: Any) -> dict[Any, list[list[float]]]:
+        asked_s.append(seconds)
+        return {one: [[1.0], [2.0]] for one in alternatives}
+
+    monkeypatch.setattr(stopwatch, "BACKENDS", {"onnxruntime": Recorder()})
+    monkeypatch.setattr(stopwatch, "in_blocks_s", at_once)
+    found = Stopwatch(digits).times(seconds=3.0)
+    assert sum(asked_s) == pytest.approx(2 * 3.0)
+    assert [one.loads_s for one in found] == [[[1.0, 2.0]] * 9] * 2
 
 
 @pytest.mark.slow
@@ -197,6 +259,32 @@ def test_an_estimate_is_of_its_threads(digits: tuple[Bundle, Bundle], monkeypatc
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     (found,) = Stopwatch([digits[0]], threads=2).times(seconds=0.0)
     assert found.incomparable == "it is for 1 thread"
+
+
+@pytest.mark.slow
+def test_fewer_threads_than_the_estimates_are_others(
+    digits: tuple[Bundle, Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    monkeypatch.setattr(stopwatch, "processor", lambda: "Raspberry Pi 4 Model B Rev 1.5, 4 cores")
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(stopwatch, "BACKENDS", {"onnxruntime": Recorder()})
+    (found,) = Stopwatch([changed(digits[0], stack="raspberry_pi_4/onnxruntime-fp32")], threads=2).times(seconds=0.0)
+    assert found.incomparable == "it is for 4 threads"
+
+
+@pytest.mark.slow
+def test_that_an_estimate_is_extrapolated_is_read_from_the_report(
+    digits: tuple[Bundle, Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stopwatch, "BACKENDS", {"onnxruntime": Recorder()})
+    shutil.copytree(digits[0].path, tmp_path / "copy")
+    report = json.loads((tmp_path / "copy/report.json").read_text("utf-8"))
+    for extrapolated in (True, False):
+        report["after"]["extrapolated"] = extrapolated
+        (tmp_path / "copy/report.json").write_text(json.dumps(report))
+        (found,) = Stopwatch([Bundle(tmp_path / "copy", digits[0].manifest)]).times(seconds=0.0)
+        assert found.extrapolated is extrapolated
 
 
 @pytest.mark.slow
@@ -280,6 +368,16 @@ def test_a_program_takes_no_threads(digits: tuple[Bundle, Bundle], monkeypatch: 
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     with pytest.raises(UsageError, match="runs on one thread"):
         Stopwatch([changed(digits[0], artifact=artifact)], threads=2)
+    (found,) = Stopwatch([changed(digits[0], artifact=artifact)], threads=1).times(seconds=0.0)
+    assert found.threads == 1
+
+
+@pytest.mark.slow
+def test_a_sample_that_the_model_does_not_take(digits: tuple[Bundle, Bundle]) -> None:
+    signature = digits[0].manifest["signature"]
+    inputs = [{**signature["inputs"][0], "name": "another"}]
+    with pytest.raises(InvalidInput, match="the model takes another; got image"):
+        Stopwatch([changed(digits[0], signature={**signature, "inputs": inputs})])
 
 
 @pytest.mark.slow

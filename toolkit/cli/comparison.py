@@ -110,7 +110,7 @@ def _moved(document: Document) -> str:
 
     known = document.accuracy
     if known.worst_sqnr_db is None:
-        return "identical" if known.identical else "not finite"
+        return "identical" if known.identical else "without SQNR"
     return units.decibels(known.worst_sqnr_db)
 
 
@@ -135,7 +135,7 @@ def _fates(step: Step) -> list[str]:
             continue
         own = {k: v for k, v in proof.settings.items() if other is None or other.settings.get(k) != v}
         worst = proof.worst_sqnr_db
-        moved = "" if worst == inf else ", not finite" if worst == -inf else f", {units.decibels(worst)}"
+        moved = "" if worst == inf else ", no SQNR" if worst == -inf else f", {units.decibels(worst)}"
         said = ", ".join(f"{name}={_short(value)}" for name, value in own.items())
         cells.append(str(proof.decision) + moved + (f" ({said})" if said and other is not None else ""))
     return cells
