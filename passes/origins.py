@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from functools import cache
@@ -19,6 +20,8 @@ __all__ = ["inherit_origin", "keep_origins"]
 _TRACE, _SCOPES = "pkg.torch.onnx.stack_trace", "pkg.torch.onnx.name_scopes"
 _NOTES = ("pkg.torch.", "namespace")
 """What the keys of torch's exporter begin with."""
+
+_FRAME = re.compile(r'^\s*File "([^"]+)", line (\d+)', re.MULTILINE)
 
 
 def keep_origins(model: ir.Model) -> None:
@@ -49,11 +52,9 @@ def _module(scopes: str) -> str:
 
 def _line(stack_trace: str) -> str:
     """`package/file.py:12` of the innermost frame outside torch, wherever torch was installed."""
-    for line in reversed(stack_trace.splitlines()):
-        parts = line.strip().split('"')
-        if len(parts) == 3 and parts[0].startswith("File") and not _is_torchs(parts[1]):
-            number = parts[2].split(",")[1].strip().removeprefix("line ")
-            return f"{_module_path(parts[1])}:{number}"
+    for file, number in reversed(_FRAME.findall(stack_trace)):
+        if not _is_torchs(file):
+            return f"{_module_path(file)}:{number}"
     return ""
 
 
@@ -72,4 +73,4 @@ def _module_path(file: str) -> str:
     """The path under the folder that Python imports it from, so that it is the same on every machine."""
     roots = [os.path.abspath(root) + os.sep for root in sys.path]
     under = [root for root in roots if file.startswith(root)]
-    return file.removeprefix(max(under, key=len)).replace(os.sep, "/") if under else os.path.basename(file)
+    return file.removeprefix(max(under, key=len)).replace(os.sep, "/") if under else re.split(r"[/\\]", file)[-1]

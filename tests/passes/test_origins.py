@@ -35,7 +35,9 @@ def _noted(trace: str, scopes: str = "") -> ir.Node:
         ('File "/home/somebody/net.py", line 7, in forward\n'
          'File "/opt/lib/python3.10/site-packages/torch/nn/modules/conv.py", line 553, in forward', "net.py:7"),
         (f'File "/a.py", line 1, in f\nFile "{Path(torch.__file__).parent}/nn/functional.py", line 9, in g', "a.py:1"),
+        ('File "C:\\net\\body.py", line 3, in forward', "body.py:3"),
         ("", ""),
+        ('File "cut.py"', ""),
         ("no frame at all", ""),
     ],
 )  # fmt: skip
