@@ -15,9 +15,9 @@ from passes.onnx_level.fold_constants import FoldConstants
 from passes.program import Level
 from passes.proof import Decision
 from passes.torch_level.capture import signature_of
-from passes.torch_level.export import MODULE_KEY, Export
+from passes.torch_level.export import Export
 from targets.errors import InvalidInput
-from targets.graph import SOURCE_KEY, read_workload
+from targets.graph import MODULE_KEY, SOURCE_KEY, read_workload
 
 Make = Callable[..., Any]
 
