@@ -31,7 +31,7 @@ DRIFT = keys("output identical sqnr_db max_abs_error")
 METRIC = keys("name before after drop_interval samples")
 TENSOR = keys("name dtype shape")
 OPERATOR = keys(
-    "name op_type class dtype place macs latency_s energy_j bound extrapolated fused source reason", terms=ANY
+    "name op_type class dtype place macs latency_s energy_j bound extrapolated fused module source reason", terms=ANY
 )
 ESTIMATE = keys(
     "schema model stack runtime fixed_s latency_s latency_interval_s weight_bytes activation_bytes peak_memory_bytes "
@@ -53,8 +53,8 @@ REWRITTEN = keys(
     "kind sqnr_db identical max_abs_error data samples", exchanges=[keys("name replaces says kind count caution")]
 )
 FALLBACK = keys(
-    "name op_type source reason own_s copies_s dragged_s total_s followers before_s after_s after_interval_s gain_s "
-    "failed",
+    "name op_type module source reason own_s copies_s dragged_s total_s followers before_s after_s after_interval_s "
+    "gain_s failed",
     remedy=REWRITTEN,
 )
 WAY = keys(
@@ -66,7 +66,7 @@ WAY = keys(
     checks=[CHECK],
     support=keys(
         "outcome operators leaving_s unverified unknown unread",
-        leaving=[keys("name op_type class latency_s source reason rewrite")],
+        leaving=[keys("name op_type class latency_s module source reason rewrite")],
     ),
 )
 FIGURES = keys(
@@ -130,7 +130,7 @@ DOCUMENTS: Mapping[str, tuple[str, Document]] = {
             signature=keys("", inputs=[TENSOR], outputs=[TENSOR]),
             operators=[keys("op_type nodes macs share")],
             unread=ANY,
-            refusals={"edgetpu": [keys("op_type name source reason rewrite")]},
+            refusals={"edgetpu": [keys("op_type name module source reason rewrite")]},
             unverified=keys("edgetpu"),
         ),
     ),
