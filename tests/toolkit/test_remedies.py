@@ -163,7 +163,7 @@ def test_ways_are_ranked_by_gain_and_listed_by_effort(refused: tuple[str, Answer
     assert set(rewritten["rewritten"]) == set("kind sqnr_db identical max_abs_error data samples exchanges".split())
     for fallback in document["fallbacks"]:
         assert set(fallback) == set(
-            "name op_type source reason own_s copies_s dragged_s total_s followers remedy before_s after_s "
+            "name op_type module source reason own_s copies_s dragged_s total_s followers remedy before_s after_s "
             "after_interval_s gain_s failed".split()
         )
     assert rewritten["graph"] in {path.name for path in answer.saved}
