@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from functools import cache
 from importlib.util import find_spec
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from targets.graph import MODULE_KEY, SOURCE_KEY
@@ -21,12 +22,16 @@ _TRACE, _SCOPES = "pkg.torch.onnx.stack_trace", "pkg.torch.onnx.name_scopes"
 _NOTES = ("pkg.torch.", "namespace")
 """What the keys of torch's exporter begin with."""
 
+_INSTALLED = re.compile(r"[/\\](site|dist)-packages[/\\]torch[/\\]")
 _FRAME = re.compile(r'^\s*File "([^"]+)", line (\d+)', re.MULTILINE)
 
 
 def keep_origins(model: ir.Model) -> None:
-    """Replace the notes of torch's exporters on each node by its module and its line; absolute paths do not stay."""
-    for node in model.graph.all_nodes():
+    """Replace the notes of torch's exporters on each node by its module and its line; absolute paths do not stay.
+
+    The older exporter keeps its traces in the nodes' doc strings, which go.
+    """
+    for node in chain(model.graph.all_nodes(), *(function.all_nodes() for function in model.functions.values())):
         notes, node.doc_string = node.metadata_props, None
         source, module = _line(notes.get(_TRACE, "")), _module(notes.get(_SCOPES, ""))
         for key in [key for key in notes if key.startswith(_NOTES)]:
@@ -59,14 +64,16 @@ def _line(stack_trace: str) -> str:
 
 
 def _is_torchs(file: str) -> bool:
-    return file.startswith(_torchs_folder()) or "/site-packages/torch/" in file.replace("\\", "/")
+    return _INSTALLED.search(file) is not None or file.startswith(_torchs_folder())
 
 
 @cache
 def _torchs_folder() -> str:
     """Found without importing it: a graph may be read that needs no torch."""
     spec = find_spec("torch")
-    return os.path.dirname(spec.origin) + os.sep if spec is not None and spec.origin else "/site-packages/torch/"
+    assert spec is not None
+    assert spec.origin is not None
+    return os.path.dirname(spec.origin) + os.sep
 
 
 def _module_path(file: str) -> str:

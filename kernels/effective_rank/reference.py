@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kernels.effective_rank.gram import scale_of
+
 __all__ = ["effective_rank", "rank_of"]
 
 
 def effective_rank(w: Tensor, kind: str) -> Tensor:
-    return rank_of(torch.linalg.svdvals(w), kind)
+    return rank_of(torch.linalg.svdvals(w / scale_of(w)), kind)  # so that a power of two changes no bit
 
 
 def rank_of(sigma: Tensor, kind: str) -> Tensor:

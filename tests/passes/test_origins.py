@@ -35,6 +35,7 @@ def _noted(trace: str, scopes: str = "") -> ir.Node:
         ('File "/home/somebody/net.py", line 7, in forward\n'
          'File "/opt/lib/python3.10/site-packages/torch/nn/modules/conv.py", line 553, in forward', "net.py:7"),
         (f'File "/a.py", line 1, in f\nFile "{Path(torch.__file__).parent}/nn/functional.py", line 9, in g', "a.py:1"),
+        ('File "a.py", line 1, in f\nFile "/usr/lib/python3/dist-packages/torch/nn/functional.py", line 9', "a.py:1"),
         ('File "C:\\net\\body.py", line 3, in forward', "body.py:3"),
         ("", ""),
         ('File "cut.py"', ""),
@@ -56,6 +57,19 @@ def test_nothing_else_stays_of_the_exporters_notes() -> None:
     node = _noted('File "/home/somebody/net.py", line 7, in forward', "['', 'body.0', 'relu']")
     assert dict(node.metadata_props) == {"mine": "kept", SOURCE_KEY: "net.py:7", MODULE_KEY: "body.0"}
     assert not node.doc_string
+
+
+def test_functions_keep_no_path_either() -> None:
+    body = helper.make_function("own", "F", ["x"], ["y"], [helper.make_node("Relu", ["x"], ["y"])],
+                                [helper.make_opsetid("", 18)])  # fmt: skip
+    body.node[0].metadata_props.append(
+        onnx.StringStringEntryProto(key="pkg.torch.onnx.stack_trace", value='File "/home/somebody/net.py", line 7')
+    )
+    graph = helper.make_graph([helper.make_node("F", ["x"], ["y"], domain="own")], "g", [], [])
+    model = ir.from_proto(helper.make_model(graph, functions=[body]))
+    keep_origins(model)
+    (function,) = model.functions.values()
+    assert dict(function[0].metadata_props) == {SOURCE_KEY: "net.py:7"}
 
 
 def test_what_stands_in_for_a_node_has_its_origin_and_keeps_its_own() -> None:
